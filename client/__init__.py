@@ -1,0 +1,1 @@
+"""One site: private records, policy, keys, log; donor and recipient of organs."""

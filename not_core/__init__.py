@@ -1,0 +1,7 @@
+"""Organs as values and the verbs on them.
+
+Rooms, lowest first: values (``errors``, ``canonical``, ``atomic``, ``manifest``, ``protocol``),
+``trust`` (keys, federation, signing, sealing), ``surgery`` (checkpoints, plans, organs),
+``learning`` (records, training, evaluation) and ``commands`` (the ``organ`` command line).
+Nothing here knows a site, a coordinator or a simulation.
+"""

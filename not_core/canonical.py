@@ -1,0 +1,108 @@
+"""Canonical JSON (RFC 8785) for everything that is hashed or signed, and SHA-256 of it.
+
+One value has one encoding, so a digest of the bytes is a digest of the value. Reading refuses
+bytes that are not canonical: nobody can give one value two digests.
+"""
+
+import hashlib
+import json
+from dataclasses import is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+import rfc8785
+from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
+
+from not_core.errors import FormatError
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="strings")
+"""Config of every value that is read from outside: exact types, no unknown fields."""
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in lower-case hexadecimal."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+"""A site's, organ's or exchange's name: lower-case letters, digits and inner hyphens."""
+
+Line = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""One line of free text without control characters."""
+
+DEFAULT_LIMIT = 4 * 1024 * 1024
+"""Largest document read, in bytes."""
+
+
+@cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def encode(value: Any) -> bytes:
+    """Serialise a value or plain JSON data as RFC 8785 bytes.
+
+    Raises:
+        ValueError: The value holds NaN, infinity or an integer beyond 2**53.
+
+    Source: RFC 8785.
+    """
+    plain = _adapter(type(value)).dump_python(value, mode="json") if is_dataclass(value) else value
+    return rfc8785.dumps(plain)
+
+
+def decode(cls: type[T], data: bytes, what: str, limit: int = DEFAULT_LIMIT) -> T:
+    """Parse canonical bytes into ``cls``.
+
+    Args:
+        cls: A pydantic dataclass configured ``STRICT``.
+        data: The bytes, exactly as ``encode`` wrote them.
+        what: Noun for messages, such as ``"manifest"``.
+        limit: Largest size accepted, in bytes.
+
+    Raises:
+        FormatError: Too large, not JSON, not canonical, or not of the form of ``cls``. The message
+            names fields, never their contents.
+    """
+    if len(data) > limit:
+        raise FormatError(f"{what} has {len(data)} bytes, at most {limit} are read")
+    try:
+        value = _adapter(cls).validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise FormatError(
+            f"{what} is not valid at {where}: {first['type'].replace('_', ' ')}; "
+            "get an undamaged copy, or one that this version of organ-exchange can read"
+        ) from None
+    if encode(value) != data:
+        raise FormatError(f"{what} is not canonical JSON (RFC 8785); get the unedited file")
+    return cast(T, value)
+
+
+def plain(data: bytes, what: str) -> Any:
+    """Parse ordinary JSON from a file that others write, such as a model's ``config.json``.
+
+    Raises:
+        FormatError: Not JSON.
+    """
+    try:
+        return json.loads(data)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FormatError(f"{what} is not JSON") from error
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 of bytes in lower-case hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file in lower-case hexadecimal, read in constant memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical bytes."""
+    return sha256(encode(value))

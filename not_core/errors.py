@@ -1,0 +1,125 @@
+"""Every error this project raises on bad input, on one page.
+
+A message says what was found, what was expected and what to do next; never a secret and never
+text from a record. ``code`` is all that may cross a site's border.
+"""
+
+
+class NotError(Exception):
+    """Base of all errors of Organ Exchange."""
+
+    code = "failed"
+
+
+class FormatError(NotError):
+    """A file or message does not have the form that its format version prescribes."""
+
+    code = "format"
+
+
+class OutputExistsError(NotError):
+    """The place to write to is already taken."""
+
+    code = "output-exists"
+
+
+class CheckpointError(NotError):
+    """A model folder, hub id or GGUF file cannot be read as a checkpoint."""
+
+    code = "checkpoint"
+
+
+class UnknownFamilyError(CheckpointError):
+    """The model's family is not one that surgery supports."""
+
+    code = "unknown-family"
+
+
+class PlanError(NotError):
+    """A layer plan names layers that do not exist or leaves a model without layers."""
+
+    code = "plan"
+
+
+class IncompatibleOrganError(NotError):
+    """An organ does not fit the recipient model."""
+
+    code = "incompatible-organ"
+
+
+class OrganError(NotError):
+    """An organ folder is incomplete or contradicts its own manifest."""
+
+    code = "organ"
+
+
+class RecordsError(NotError):
+    """Private records cannot be read or are too few."""
+
+    code = "records"
+
+
+class TrainingError(NotError):
+    """Training cannot start or has diverged."""
+
+    code = "training"
+
+
+class KeyFileError(NotError):
+    """A key file is missing, unreadable, too open to others, or of the wrong kind."""
+
+    code = "key-file"
+
+
+class CertificateError(NotError):
+    """A certificate does not chain to the federation root or does not bind what it must."""
+
+    code = "certificate"
+
+
+class SignatureError(NotError):
+    """A signature does not verify."""
+
+    code = "signature"
+
+
+class OfferError(NotError):
+    """A signed offer is expired, not yet valid, or contradicts the body that it describes."""
+
+    code = "offer"
+
+
+class NotAddressedError(NotError):
+    """A sealed organ is not addressed to this identity."""
+
+    code = "not-addressed"
+
+
+class UnsealError(NotError):
+    """A sealed body does not decrypt: wrong key, changed bytes, or truncated."""
+
+    code = "unseal"
+
+
+class PolicyError(NotError):
+    """The site's policy refuses, or waits for its operator."""
+
+    code = "policy"
+
+
+class HomeError(NotError):
+    """A site's or coordinator's home folder is missing or incomplete."""
+
+    code = "home"
+
+
+class ExchangeError(NotError):
+    """An exchange cannot go on: a missing site, an unexpected reply, a failed step."""
+
+    code = "exchange"
+
+
+class SourceError(NotError):
+    """A model or text source cannot be fetched or has the wrong digest."""
+
+    code = "source"

@@ -1,0 +1,1 @@
+"""Private records, the training of organs on them, and honest measurement."""

@@ -1,0 +1,115 @@
+"""What an organ says of itself: base, span, tensors, training, privacy, donor.
+
+The organ digest is the SHA-256 of the canonical manifest. The manifest holds no time, no key and
+no path, so the same training gives the same digest at any hour and under any identity.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+from pydantic.dataclasses import dataclass
+
+from not_core import canonical
+from not_core.canonical import STRICT, Digest, Line, Name
+
+FORMAT: Literal["organ-exchange/organ/v1"] = "organ-exchange/organ/v1"
+
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Positive = Annotated[int, Field(ge=1, le=2**53 - 1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Span:
+    """Donor layers ``start`` up to, not including, ``stop``; counted from 0."""
+
+    start: Count
+    stop: Positive
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop:
+            raise ValueError(f"expected 0 <= start < stop, got {self.start}:{self.stop}")
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __str__(self) -> str:
+        return f"{self.start}:{self.stop}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class BaseFacts:
+    """The model that an organ was cut from.
+
+    ``config`` holds the fields that decide whether an organ fits; ``layer_config`` the entries of
+    the organ's own layers in fields that hold one entry a layer.
+    """
+
+    family: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")]
+    architecture: Line
+    layers: Positive
+    config: dict[str, JsonValue]
+    layer_config: dict[str, list[JsonValue]]
+    weights: Digest
+    tokenizer: Digest | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class TensorFacts:
+    """One tensor: ``name`` counts layers from 0 within the organ; ``sha256`` is of its bytes."""
+
+    name: Line
+    dtype: Line
+    shape: tuple[Count, ...]
+    sha256: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class TrainingFacts:
+    """How the organ was trained; enough to repeat it on the same records."""
+
+    scaffold: Literal["in-situ"]
+    tokens: Positive
+    steps: Positive
+    seed: Count
+    learning_rate: float
+    block_tokens: Positive
+    batch_blocks: Positive
+    device: Line
+    threads: Positive
+    libraries: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class NoPrivacy:
+    """An explicit statement that nothing bounds what the organ may have memorised."""
+
+    mechanism: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Manifest:
+    """The signed description of one organ; see ``docs/format.md``."""
+
+    format: Literal["organ-exchange/organ/v1"] = FORMAT
+    name: Name
+    version: Positive
+    domain: Line
+    licence: Line
+    donor: Name
+    base: BaseFacts
+    span: Span
+    tensors: tuple[TensorFacts, ...]
+    training: TrainingFacts | None
+    privacy: NoPrivacy
+    audit: Digest | None = None
+    parents: tuple[Digest, ...] = ()
+
+    @property
+    def organ_id(self) -> str:
+        """The name that stays the same over versions: ``donor/name``."""
+        return f"{self.donor}/{self.name}"
+
+    @property
+    def digest(self) -> str:
+        """The organ digest."""
+        return canonical.digest(self)

@@ -1,0 +1,1 @@
+"""Checkpoints, layer plans, and organs cut out of and put into models."""

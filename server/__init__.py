@@ -1,0 +1,1 @@
+"""The coordinator: offers, sealed bytes and reports; it can open nothing and needs no torch."""

@@ -1,0 +1,1 @@
+"""Many sites on one machine: the demo exchange, experiments and benchmarks."""
