@@ -1,0 +1,50 @@
+"""The device that work runs on, and what makes its results repeatable there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick(name: str = "auto") -> "torch.device":
+    """Resolve ``auto`` to cuda, mps or cpu, in that order.
+
+    Raises:
+        ValueError: The device is not of a known kind or not there.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        elif torch.backends.mps.is_available():
+            name = "mps"
+        else:
+            name = "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device {name!r} cannot be used here; use auto, cpu, cuda or mps"
+        ) from error
+    return device
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[int]:
+    """Run the block with ``count`` CPU threads; None keeps torch's own choice.
+
+    The order of floating-point sums follows the number of threads, so bit-identical results need
+    the same number.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,143 @@
+"""Perplexity on held-out documents, and what may be concluded from a difference.
+
+Perplexity is token-weighted over documents; intervals resample documents, because the tokens of
+one document are not independent.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from not_core.errors import RecordsError
+from not_core.learning.text_blocks import Block, document_blocks, token_nats
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+RESAMPLES = 2000
+BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentLoss:
+    """Summed negative log-likelihood of one document, in nats, and the tokens it is over."""
+
+    nats: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Losses of a model on documents, in their order."""
+
+    losses: tuple[DocumentLoss, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Predicted tokens in all documents."""
+        return sum(loss.tokens for loss in self.losses)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(total nats / total tokens)."""
+        return math.exp(sum(loss.nats for loss in self.losses) / self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Relative change of perplexity, after / before - 1, with its 95% interval."""
+
+    change: float
+    low: float
+    high: float
+
+
+def read_losses(
+    model: "PreTrainedModel",
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    block_tokens: int = 256,
+    blocks_per_document: int | None = 1,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> Reading:
+    """Measure a model on documents.
+
+    Args:
+        model: In evaluation mode, on its device.
+        tokenizer: Its tokenizer.
+        texts: Held-out documents.
+        block_tokens: Documents are read in blocks of at most this many tokens.
+        blocks_per_document: Blocks read of each document; None for all.
+        advance: Called with the number of tokens just read.
+
+    Raises:
+        RecordsError: No document has two tokens.
+    """
+    import torch
+
+    documents = document_blocks(tokenizer, texts, block_tokens, blocks_per_document)
+    # (document, block), longest first so that a batch pads little
+    blocks = sorted(
+        ((index, block) for index, parts in enumerate(documents) for block in parts),
+        key=lambda entry: (-len(entry[1]), entry[0]),
+    )
+    if not blocks:
+        raise RecordsError("no document has two tokens; bring longer held-out documents")
+    nats = [0.0] * len(documents)
+    with torch.inference_mode():
+        for batch in _batches(blocks):
+            sums = token_nats(model, [block for _, block in batch]).double().sum(dim=1)
+            for (index, block), loss in zip(batch, sums.tolist(), strict=True):
+                nats[index] += loss
+                advance(len(block))
+    return Reading(
+        tuple(
+            DocumentLoss(total, sum(len(block) - 1 for block in parts))
+            for total, parts in zip(nats, documents, strict=True)
+            if parts
+        )
+    )
+
+
+def _batches(blocks: Sequence[tuple[int, Block]]) -> list[Sequence[tuple[int, Block]]]:
+    batches, start = [], 0
+    while start < len(blocks):
+        size = max(1, BATCH_TOKENS // len(blocks[start][1]))
+        batches.append(blocks[start : start + size])
+        start += size
+    return batches
+
+
+def compare(before: Reading, after: Reading, seed: int) -> Change:
+    """Paired bootstrap over documents of the relative change of perplexity.
+
+    Args:
+        before: Losses without the organ.
+        after: Losses with it, on the same documents.
+        seed: Of the resampling.
+
+    Returns:
+        The change and its 95% percentile interval. One document has no spread: its interval is
+        unbounded.
+
+    Raises:
+        ValueError: The readings are not of the same documents.
+
+    Source: Efron and Tibshirani (1993), section 13.3.
+    """
+    import numpy as np
+
+    if [loss.tokens for loss in before.losses] != [loss.tokens for loss in after.losses]:
+        raise ValueError("expected two readings of the same documents")
+    delta = np.array([b.nats - a.nats for a, b in zip(before.losses, after.losses, strict=True)])
+    tokens = np.array([loss.tokens for loss in before.losses])
+    change = math.expm1(delta.sum() / tokens.sum())
+    if len(tokens) < 2:
+        return Change(change, -1.0, math.inf)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(tokens), size=(RESAMPLES, len(tokens)))
+    ratios = np.expm1(delta[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return Change(change, float(low), float(high))

@@ -1,0 +1,146 @@
+"""Private records: read from the operator's files, de-duplicated and split by document.
+
+Records stay in memory. They are read as a stream, because the data-set library would otherwise
+leave an unencrypted copy of them in its cache in the user's home. No message quotes a record.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from not_core.errors import RecordsError
+from not_core.learning.near_duplicates import groups
+
+KINDS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Documents to train on and documents to measure on; near-duplicates share a side."""
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def read_records(source: Path, text_field: str = "text") -> tuple[str, ...]:
+    """Read the text of every record, in order, without exact duplicates and empty texts.
+
+    Args:
+        source: A JSONL, CSV or Parquet file, a text file (one document), or a folder of any one of
+            these kinds.
+        text_field: Field that holds the text; ignored for text files.
+
+    Raises:
+        RecordsError: Nothing there, unreadable, no such field, or no text in it.
+    """
+    files, kind = _files(source)
+    texts: dict[str, None] = {}
+    number = 0
+    try:
+        for number, row in enumerate(_rows(files, kind), start=1):
+            field = "text" if kind == "text" else text_field
+            if field not in row:
+                raise RecordsError(
+                    f"record {number} of {source} has no field {field!r}; it has "
+                    f"{', '.join(sorted(map(str, row)))}; name the field that holds the text"
+                )
+            value = row[field]
+            if value is not None and not isinstance(value, str):
+                raise RecordsError(
+                    f"field {field!r} of record {number} of {source} is "
+                    f"{type(value).__name__}, expected text"
+                )
+            if value and value.strip():
+                texts.setdefault(value.strip())
+    except RecordsError:
+        raise
+    except Exception as error:  # the library raises whatever its parsers raise, quoting rows
+        raise RecordsError(
+            f"{source} cannot be read as {kind} ({type(error).__name__} after {number} records); "
+            "check that every line or row is well formed"
+        ) from None
+    if not texts:
+        raise RecordsError(f"{source} holds no text; expected at least one record with text")
+    return tuple(texts)
+
+
+def split(texts: Sequence[str], held_out: int, seed: int) -> Split:
+    """Split documents: ``held_out`` of them, or a few more, to measure on; the rest to train on.
+
+    Near-duplicates are put on one side. The order is by a keyed digest, so it does not depend on
+    the order of the file.
+
+    Args:
+        texts: Documents without exact duplicates.
+        held_out: Least number of documents to hold out, at least 1.
+        seed: Chooses the split.
+
+    Raises:
+        RecordsError: Fewer documents than are to be held out.
+    """
+    if held_out < 1:
+        raise ValueError(f"expected held_out >= 1, got {held_out}")
+    if len(texts) < held_out:
+        raise RecordsError(
+            f"{len(texts)} documents, {held_out} are to be held out; "
+            "hold out fewer or bring more records"
+        )
+    order = sorted(range(len(texts)), key=lambda i: _keyed(seed, texts[i]))
+    group = groups(texts)
+    members: dict[int, list[int]] = {}
+    for i in order:
+        members.setdefault(group[i], []).append(i)
+    # Singletons first: a large group of near-duplicates is one opinion, not many.
+    by_size = sorted(members.values(), key=len)
+    away: set[int] = set()
+    for family in by_size:
+        if len(away) >= held_out:
+            break
+        away.update(family)
+    return Split(
+        train=tuple(texts[i] for i in order if i not in away),
+        held_out=tuple(texts[i] for i in order if i in away),
+    )
+
+
+def _keyed(seed: int, text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), key=seed.to_bytes(8, "big")).digest()
+
+
+def _files(source: Path) -> tuple[list[Path], str]:
+    if source.is_file():
+        found = [source]
+    elif source.is_dir():
+        found = sorted(path for path in source.iterdir() if path.suffix in KINDS)
+    else:
+        raise RecordsError(f"no file or folder {source}; give the place of the private records")
+    kinds = {KINDS.get(path.suffix) for path in found}
+    if len(kinds) != 1 or None in kinds:
+        raise RecordsError(
+            f"{source} holds {'several kinds' if kinds else 'none'} of the files expected: "
+            f"{', '.join(sorted(KINDS))}; give a folder of one kind"
+        )
+    if all(path.stat().st_size == 0 for path in found):
+        raise RecordsError(f"{source} is empty; expected at least one record")
+    return found, str(kinds.pop())
+
+
+def _rows(files: Sequence[Path], kind: str) -> Iterator[dict[str, Any]]:
+    from datasets import load_dataset
+
+    options = {"sample_by": "document"} if kind == "text" else {}
+    yield from load_dataset(
+        kind,
+        data_files=[str(path.resolve()) for path in files],
+        split="train",
+        streaming=True,
+        **options,
+    )

@@ -1,0 +1,54 @@
+"""The model card of an organ, written from its manifest and from nothing else."""
+
+from not_core.manifest import Manifest
+
+
+def card(manifest: Manifest) -> str:
+    """Markdown that says what the organ is, what it was made from and what protects it."""
+    base, training = manifest.base, manifest.training
+    lines = [
+        "---",
+        "library_name: organ-exchange",
+        f"license: {manifest.licence}",
+        "tags: [organ]",
+        "---",
+        "",
+        f"# {manifest.organ_id}, version {manifest.version}",
+        "",
+        f"Layers {manifest.span} of a {base.family} model of {base.layers} layers, "
+        f"given by **{manifest.donor}**. Domain: {manifest.domain}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| base weights (SHA-256) | `{base.weights}` |",
+        f"| vocabulary (SHA-256) | `{base.tokenizer}` |",
+        f"| tensors | {len(manifest.tensors)} |",
+    ]
+    if training is None:
+        lines.append("| training | none: these are the base model's own layers |")
+    else:
+        lines += [
+            f"| training | {training.scaffold}, {training.tokens} tokens, {training.steps} steps, "
+            f"learning rate {training.learning_rate}, seed {training.seed} |",
+            "| libraries | "
+            + ", ".join(f"{name} {version}" for name, version in training.libraries.items())
+            + " |",
+        ]
+    lines += [
+        "",
+        "## Privacy",
+        "",
+        "No differential privacy: nothing bounds what this organ may have memorised from the "
+        "records it was trained on."
+        if training is not None
+        else "No private record was used.",
+        "",
+        "## Use",
+        "",
+        "```",
+        f"organ transplant THIS-FOLDER --into BASE-MODEL --position {manifest.span.start} "
+        "--out GRAFTED",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,67 @@
+"""Whether an organ fits a host, decided from the manifest and the host's config and headers."""
+
+from collections.abc import Set
+
+from not_core.errors import IncompatibleOrganError
+from not_core.manifest import Manifest
+from not_core.surgery.anatomy import fitting_fields
+from not_core.surgery.checkpoint import Checkpoint
+
+ALLOWABLE = frozenset({"base", "tokenizer"})
+"""Differences that a user may allow: the organ still runs, though it was made for another host."""
+
+
+def check(manifest: Manifest, host: Checkpoint, allow: Set[str] = frozenset()) -> None:
+    """Refuse an organ that does not fit, naming every difference with both values.
+
+    Args:
+        manifest: The organ's.
+        host: The recipient model.
+        allow: Differences to accept, from ``ALLOWABLE``.
+
+    Raises:
+        IncompatibleOrganError: It does not fit, or fits only with an ``allow`` that is not given.
+    """
+    if odd := allow - ALLOWABLE:
+        raise ValueError(f"only {sorted(ALLOWABLE)} can be allowed, got {sorted(odd)}")
+    found = []
+    base = manifest.base
+    if base.family != host.anatomy.family:
+        raise IncompatibleOrganError(
+            f"organ is of family {base.family}, recipient is {host.anatomy.family}; "
+            "choose an organ grown in the recipient's family"
+        )
+    theirs, ours = base.config, fitting_fields(host.config, host.anatomy)
+    found += [
+        f"{name} is {theirs.get(name)!r} in the organ, {ours.get(name)!r} in the recipient"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    found += _odd_shapes(manifest, host)
+    if found:
+        raise IncompatibleOrganError(
+            "; ".join(found) + "; choose an organ grown in the recipient's model"
+        )
+    if "tokenizer" not in allow and base.tokenizer != host.tokenizer_digest:
+        found.append(f"vocabulary {_short(base.tokenizer)}, not {_short(host.tokenizer_digest)}")
+    if "base" not in allow and base.weights != host.weights_digest:
+        found.append(f"base weights {_short(base.weights)}, not {_short(host.weights_digest)}")
+    if found:
+        raise IncompatibleOrganError(
+            f"organ was grown with {' and '.join(found)}; choose an organ of this base, "
+            "or allow the difference and measure what it does"
+        )
+
+
+def _odd_shapes(manifest: Manifest, host: Checkpoint) -> list[str]:
+    layer = {rest: host.tensors.shape(name) for rest, name in host.layer_names(0).items()}
+    odd = []
+    for facts in manifest.tensors:
+        rest = facts.name.partition(".")[2]
+        if layer.get(rest) != facts.shape:
+            odd.append(f"{rest} is {facts.shape} in the organ, {layer.get(rest)} in the recipient")
+    return odd[:3]
+
+
+def _short(digest: str | None) -> str:
+    return digest[:12] if digest else "none"

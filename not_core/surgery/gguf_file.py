@@ -1,0 +1,132 @@
+"""GGUF files read lazily: one tensor is dequantised when it is asked for.
+
+Names come from the gguf package's own tables. What its converter changed on the way in is undone
+here: Llama's query and key rows were permuted for its rotary layout, GPT-2's Conv1D matrices were
+transposed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from not_core.errors import CheckpointError, UnknownFamilyError
+from not_core.surgery.anatomy import Anatomy, anatomy
+from not_core.surgery.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+MAGIC = b"GGUF"
+
+
+@dataclass(frozen=True)
+class GgufTensors:
+    """Tensors of one GGUF file under the names of the Hugging Face class."""
+
+    where: dict[str, Any]
+    restore: Callable[[str, "torch.Tensor"], "torch.Tensor"]
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self.where))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor, without reading it."""
+        return tuple(self.restore(name, _meta(self.where[name])).shape)
+
+    def read(self, name: str) -> "torch.Tensor":
+        """One tensor as float32, on the CPU."""
+        import torch
+        from gguf import dequantize
+
+        entry = self.where[name]
+        values = torch.from_numpy(dequantize(entry.data, entry.tensor_type).copy())
+        return self.restore(name, values).contiguous()
+
+
+def open_gguf(path: Path) -> Checkpoint:
+    """Open a GGUF file without reading its weights.
+
+    Raises:
+        CheckpointError: Missing, or not GGUF.
+        UnknownFamilyError: The architecture is not supported.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no file {path}; give a .gguf file or a model folder")
+    with path.open("rb") as file:
+        if file.read(4) != MAGIC:
+            raise CheckpointError(f"{path} is not GGUF; get an undamaged copy")
+    from gguf import GGUFReader
+    from transformers import AutoConfig
+
+    try:
+        reader = GGUFReader(path)
+        raw = AutoConfig.from_pretrained(
+            path.parent, gguf_file=path.name, local_files_only=True
+        ).to_dict()
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as GGUF ({type(error).__name__}); get an undamaged copy"
+        ) from error
+    config = {key: value for key, value in raw.items() if key != "quantization_config"}
+    part = anatomy(config)
+    where = _names(reader, config, part)
+    # A GGUF without an output matrix ties it to the embedding.
+    config["tie_word_embeddings"] = part.head not in where
+    return Checkpoint(path, config, part, GgufTensors(where, _restorer(config)))
+
+
+def _names(reader: Any, config: dict[str, Any], part: Anatomy) -> dict[str, Any]:
+    """Map the class's tensor names to the file's tensors."""
+    import torch
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    architectures = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
+    if part.family not in architectures:
+        raise UnknownFamilyError(f"family {part.family} has no GGUF form; use safetensors")
+    table = get_tensor_name_map(architectures[part.family], config[part.layer_count])
+    there = {entry.name: entry for entry in reader.tensors}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    where = {}
+    for name in model.state_dict():
+        stem, dot, kind = name.rpartition(".")
+        entry = there.get(f"{table.get_name(stem)}{dot}{kind}")
+        if entry is not None:
+            where[name] = entry
+        elif name != part.head:
+            raise CheckpointError(f"the GGUF file lacks {name}; get a complete copy")
+    return where
+
+
+def _meta(entry: Any) -> "torch.Tensor":
+    import torch
+
+    return torch.empty(tuple(int(side) for side in reversed(entry.shape)), device="meta")
+
+
+def _restorer(config: dict[str, Any]) -> Callable[[str, "torch.Tensor"], "torch.Tensor"]:
+    if config["model_type"] == "llama":
+        heads = {
+            ".q_proj.": config["num_attention_heads"],
+            ".k_proj.": config["num_key_value_heads"],
+        }
+
+        def restore(name: str, values: "torch.Tensor") -> "torch.Tensor":
+            for part, count in heads.items():
+                if part in name:
+                    # (heads, half, 2, ...) as stored -> (heads, 2, half, ...) as the class rotates
+                    split = values.reshape(count, -1, 2, *values.shape[1:])
+                    return split.transpose(1, 2).reshape(values.shape)
+            return values
+
+        return restore
+
+    transposed = (".c_attn.weight", ".attn.c_proj.weight", ".c_fc.weight", ".mlp.c_proj.weight")
+
+    def restore(name: str, values: "torch.Tensor") -> "torch.Tensor":
+        return values.T if name.endswith(transposed) else values
+
+    return restore
