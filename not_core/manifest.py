@@ -88,14 +88,17 @@ class NoPrivacy:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Manifest:
-    """The signed description of one organ; see ``docs/format.md``."""
+    """The signed description of one organ.
+
+    ``donor`` is the name of the site that claims it; None until a site does, by signing.
+    """
 
     format: Literal["organ-exchange/organ/v1"] = FORMAT
     name: Name
     version: Positive
     domain: Line
     licence: Line
-    donor: Name
+    donor: Name | None
     base: BaseFacts
     span: Span
     tensors: tuple[TensorFacts, ...]
@@ -107,7 +110,7 @@ class Manifest:
     @property
     def organ_id(self) -> str:
         """The name that stays the same over versions: ``donor/name``."""
-        return f"{self.donor}/{self.name}"
+        return f"{self.donor or 'unclaimed'}/{self.name}"
 
     @property
     def digest(self) -> str:

@@ -72,6 +72,12 @@ class TrainedOrgan:
     losses: tuple[float, ...]
 
 
+def default_span(layers: int) -> Span:
+    """Three layers, a third of the way up; see METHOD in ``docs/decisions``."""
+    start = layers // 3
+    return Span(start=start, stop=min(start + 3, layers))
+
+
 Advance = Callable[[int, float], None]
 """Called after each step with the tokens it read and its loss."""
 

@@ -16,7 +16,7 @@ def card(manifest: Manifest) -> str:
         f"# {manifest.organ_id}, version {manifest.version}",
         "",
         f"Layers {manifest.span} of a {base.family} model of {base.layers} layers, "
-        f"given by **{manifest.donor}**. Domain: {manifest.domain}.",
+        f"given by **{manifest.donor or 'nobody yet'}**. Domain: {manifest.domain}.",
         "",
         "| | |",
         "|---|---|",

@@ -5,7 +5,7 @@ Reading checks that the three agree; trust in who made them is ``not_core.trust`
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class Label:
     """What its maker calls an organ."""
 
     name: str
-    donor: str
+    donor: str | None = None
     domain: str = "unspecified"
     licence: str = "unspecified"
     version: int = 1
@@ -145,6 +145,26 @@ def write_organ(out: Path, weights: Weights, manifest: Manifest) -> None:
         )
         (work / MANIFEST).write_bytes(canonical.encode(manifest))
         (work / CARD).write_text(card(manifest), encoding="utf-8")
+
+
+def claim(folder: Path, donor: str) -> Manifest:
+    """Write a donor's name into the manifest and card of an organ that nobody has claimed yet.
+
+    Raises:
+        OrganError: Another site has claimed it.
+    """
+    manifest = read_manifest(folder)
+    if manifest.donor == donor:
+        return manifest
+    if manifest.donor is not None:
+        raise OrganError(
+            f"{folder} was given by {manifest.donor}, this identity is {donor}; "
+            "only the donor can sign an organ"
+        )
+    claimed = replace(manifest, donor=donor)
+    atomic.write(folder / CARD, card(claimed).encode())
+    atomic.write(folder / MANIFEST, canonical.encode(claimed))
+    return claimed
 
 
 def read_manifest(folder: Path) -> Manifest:

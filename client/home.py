@@ -1,0 +1,155 @@
+"""A site's home folder: where everything of a site lies, outside any checkout.
+
+    site.toml      model, records, label        identity/  keys, profile, root
+    policy.toml    what may leave, what to take log.db     hash-chained log
+    organs/made    organs trained here          organs/sealed/EXCHANGE  as offered
+    organs/in/EXCHANGE  sealed, as delivered    organs/opened   verified, unsealed
+    receipts/EXCHANGE   signed receipts         work/      scratch, emptied at will
+"""
+
+import tomllib
+from dataclasses import asdict
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from client.log import Log
+from not_core import atomic
+from not_core.canonical import STRICT, Line, Name
+from not_core.errors import HomeError
+from not_core.manifest import Positive
+from not_core.trust import keys
+from not_core.trust.federation import Root, load_root
+from not_core.trust.keys import Identity
+
+T = TypeVar("T")
+
+SITE, POLICY = "site.toml", "policy.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Settings:
+    """What a site is and has; the content of ``site.toml``.
+
+    Attributes:
+        site: Name in the federation.
+        model: Model folder, GGUF file or hub id.
+        records: The private records.
+        text_field: Field of a record that holds its text.
+        general: Public general text, to measure forgetting.
+        domain: What the records are about, in public words.
+        donates: Whether the site gives organs.
+        organ_name: Name of the organ it gives.
+        licence: Licence of that organ.
+        held_out: Documents kept back from all training, to measure on.
+        device: auto, cpu, cuda or mps.
+        threads: CPU threads; 0 for torch's choice.
+    """
+
+    site: Name
+    model: str
+    records: str
+    general: str
+    domain: Line
+    text_field: str = "text"
+    donates: bool = True
+    organ_name: Name = "organ"
+    licence: Line = "unspecified"
+    held_out: Positive = 20
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Policy:
+    """What may leave and what is taken in; the content of ``policy.toml``.
+
+    Attributes:
+        release_organs: ``ask``: each organ waits for the operator; ``always``: none does.
+        least_documents: Measurements on fewer held-out documents do not leave.
+        least_gain: Smallest fall of domain perplexity worth a transplant, as a fraction.
+        most_forgetting: Largest rise of general perplexity accepted, as a fraction.
+        most_tokens: Largest number of training tokens a coordinator may ask for.
+    """
+
+    release_organs: Literal["ask", "always"] = "ask"
+    least_documents: Positive = 10
+    least_gain: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    most_forgetting: Annotated[float, Field(ge=0)] = 0.10
+    most_tokens: Positive = 10_000_000
+
+
+@plain_dataclass(frozen=True, slots=True)
+class Site:
+    """A site that is ready to take part."""
+
+    folder: Path
+    settings: Settings
+    policy: Policy
+    identity: Identity
+    root: Root
+    log: Log
+
+    def place(self, *parts: str) -> Path:
+        """A path in the home; its parent is made, for the owner only."""
+        path = self.folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
+
+def create(folder: Path, settings: Settings, policy: Policy) -> None:
+    """Make a home with new keys and a request for admission in ``identity/request.json``.
+
+    Raises:
+        OutputExistsError: ``folder`` is taken.
+    """
+    with atomic.folder(folder, mode=0o700) as work:
+        (work / SITE).write_text(tomli_w.dumps(asdict(settings)), encoding="utf-8")
+        (work / POLICY).write_text(tomli_w.dumps(asdict(policy)), encoding="utf-8")
+        keys.create(work / "identity", settings.site)
+        Log(work / "log.db").append("created", what="home")
+
+
+def load(folder: Path) -> Site:
+    """Load the home of an admitted site.
+
+    Raises:
+        HomeError: Not a site's home, or its settings are not valid.
+        KeyFileError: The keys are missing, too open, or not admitted yet.
+    """
+    settings, policy = settings_of(folder)
+    identity = keys.load(folder / "identity")
+    if identity.site != settings.site:
+        raise HomeError(
+            f"{folder / SITE} names {settings.site}, the keys belong to {identity.site}; "
+            "use one home for each site"
+        )
+    root = load_root(folder / "identity")
+    return Site(folder, settings, policy, identity, root, Log(folder / "log.db"))
+
+
+def settings_of(folder: Path) -> tuple[Settings, Policy]:
+    """Read ``site.toml`` and ``policy.toml``.
+
+    Raises:
+        HomeError: Missing or not valid.
+    """
+    return _read(folder / SITE, Settings), _read(folder / POLICY, Policy)
+
+
+def _read(path: Path, cls: type[T]) -> T:
+    if not path.is_file():
+        raise HomeError(f"no {path.name} in {path.parent}; make a home with organ-site init")
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return TypeAdapter(cls).validate_python(table)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise HomeError(f"{path} is not TOML ({error}); correct it") from None
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise HomeError(f"{path}: {where}: {first['msg']}; correct it") from None

@@ -1,0 +1,150 @@
+"""A site's log: every byte that left and every decision, hash-chained in SQLite.
+
+Each row's hash covers the row and the hash before it, so a changed, dropped or reordered row is
+found by ``verify``. Rows hold digests and sizes, never text of a record.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from not_core import canonical
+from not_core.errors import HomeError
+
+GENESIS = "0" * 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One row.
+
+    Attributes:
+        number: Position in the log, from 1.
+        time: Seconds since the epoch, UTC.
+        event: What happened, such as ``released`` or ``approved``.
+        what: What it happened to, such as ``offer``.
+        digest: SHA-256 of it; empty where there is none.
+        bytes: Its size.
+        exchange: The exchange it was for; empty where there is none.
+        previous: Hash of the row before.
+    """
+
+    number: int
+    time: int
+    event: str
+    what: str
+    digest: str
+    bytes: int
+    exchange: str
+    previous: str
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the row, chained to the row before."""
+        return canonical.digest(asdict(self))
+
+
+class Log:
+    """Appends to and reads a log; several processes may append at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(
+        self, event: str, *, what: str, digest: str = "", size: int = 0, exchange: str = ""
+    ) -> Entry:
+        """Append a row; it is on disk when this returns."""
+        with self._write() as database:
+            row = database.execute(
+                "SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1"
+            ).fetchone()
+            number, previous = row or (0, GENESIS)
+            entry = Entry(
+                number=number + 1,
+                time=int(time.time()),
+                event=event,
+                what=what,
+                digest=digest,
+                bytes=size,
+                exchange=exchange,
+                previous=previous,
+            )
+            database.execute(
+                "INSERT INTO entries VALUES "
+                "(:number, :time, :event, :what, :digest, :bytes, :exchange, :previous, :hash)",
+                {**asdict(entry), "hash": entry.hash},
+            )
+        return entry
+
+    def release(self, what: str, data: bytes, exchange: str, *, once: bool = True) -> None:
+        """Record that ``data`` leaves the site; the same bytes are one release, however often."""
+        digest = canonical.sha256(data)
+        if not (once and self.has("released", digest)):
+            self.append("released", what=what, digest=digest, size=len(data), exchange=exchange)
+
+    def has(self, event: str, digest: str) -> bool:
+        """Whether an event of this digest has been recorded."""
+        with self._connect() as database:
+            found = database.execute(
+                "SELECT 1 FROM entries WHERE event = ? AND digest = ? LIMIT 1", (event, digest)
+            ).fetchone()
+        return found is not None
+
+    def entries(self) -> list[Entry]:
+        """All rows, oldest first."""
+        return [entry for entry, _ in self._rows()]
+
+    def verify(self) -> int:
+        """Check the whole chain.
+
+        Returns:
+            Number of rows.
+
+        Raises:
+            HomeError: A row was changed, dropped or reordered.
+        """
+        previous, count = GENESIS, 0
+        for entry, stored in self._rows():
+            count += 1
+            if entry.previous != previous or entry.number != count or entry.hash != stored:
+                raise HomeError(
+                    f"row {count} of {self._path} does not continue the chain: the log was "
+                    "changed; compare with a copy kept elsewhere"
+                )
+            previous = stored
+        return count
+
+    def _rows(self) -> Iterator[tuple[Entry, str]]:
+        with self._connect() as database:
+            rows = database.execute("SELECT * FROM entries ORDER BY number").fetchall()
+        names = Entry.__dataclass_fields__
+        for *fields, stored in rows:
+            yield Entry(**dict(zip(names, fields, strict=True))), stored
+
+    @contextmanager
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        database = sqlite3.connect(self._path, timeout=60, isolation_level=None)
+        try:
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, time INTEGER, "
+                "event TEXT, what TEXT, digest TEXT, bytes INTEGER, exchange TEXT, "
+                "previous TEXT, hash TEXT)"
+            )
+            yield database
+        finally:
+            database.close()
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._connect() as database:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")

@@ -1,0 +1,136 @@
+"""``organ train`` and ``organ evaluate``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from not_core.commands.program import Json, new_place, progress, report, span
+from not_core.commands.surgery import Model, Out
+
+Data = Annotated[
+    Path, typer.Option(help="Private records: JSONL, CSV, Parquet, text, or a folder of one kind.")
+]
+TextField = Annotated[str, typer.Option(help="Field that holds a record's text.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command()(train)
+    app.command()(evaluate)
+
+
+def train(
+    model: Model,
+    data: Data,
+    out: Out,
+    text_field: TextField = "text",
+    span_: Annotated[
+        str | None,
+        typer.Option("--span", help="Layers START:STOP; default: three, a third of the way up."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Training tokens, about.")] = 16_384,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same records: same organ.")] = 0,
+    name: Annotated[str, typer.Option(help="The organ's name.")] = "organ",
+    domain: Annotated[str, typer.Option(help="What its records are about.")] = "unspecified",
+    licence: Annotated[str, typer.Option(help="Licence of the organ.")] = "unspecified",
+    version: Annotated[int, typer.Option(min=1, help="Version; later ones are higher.")] = 1,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Train an organ in place on private records: the model around it stays frozen.
+
+    There is no differential privacy: the organ may memorise records.
+
+    Example: organ train --model SmolLM2/ --data hospital.jsonl --out organ/
+    """
+    new_place(out)
+    wanted = span(span_) if span_ else None
+    from not_core.learning.records import read_records
+    from not_core.learning.training import Recipe, default_span
+    from not_core.learning.training import train as train_organ
+    from not_core.manifest import Span
+    from not_core.surgery import organ as organs
+    from not_core.surgery.checkpoint import open_checkpoint
+
+    try:
+        recipe = Recipe(
+            tokens=tokens, learning_rate=learning_rate, seed=seed, device=device, threads=threads
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    host = open_checkpoint(model)
+    texts = read_records(data, text_field)
+    cut = Span(start=wanted[0], stop=wanted[1]) if wanted else default_span(host.layers)
+    with progress("training", tokens, "tokens") as bar:
+        trained = train_organ(
+            host, cut, texts, recipe, advance=lambda n, loss: bar(n, f"loss {loss:.3f}")
+        )
+    label = organs.Label(name=name, domain=domain, licence=licence, version=version)
+    manifest = organs.describe(host, cut, trained.weights, label, training=trained.facts)
+    organs.write_organ(out, trained.weights, manifest)
+    report(
+        {
+            "organ": str(out),
+            "digest": manifest.digest,
+            "span": str(cut),
+            "tokens": trained.facts.tokens,
+            "steps": trained.facts.steps,
+            "loss_first": trained.losses[0],
+            "loss_last": trained.losses[-1],
+            "privacy": manifest.privacy.mechanism,
+        },
+        as_json,
+    )
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Model folder, .gguf file or hub id.")],
+    data: Data,
+    text_field: TextField = "text",
+    block_tokens: Annotated[int, typer.Option(min=2, help="Longest block read, in tokens.")] = 256,
+    whole_documents: Annotated[
+        bool, typer.Option(help="Read all blocks of a document, not the first only.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read at most so many records.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model's token-weighted perplexity on held-out records, by document.
+
+    Example: organ evaluate grafted/ --data clinic.jsonl --json
+    """
+    from not_core.learning import device as devices
+    from not_core.learning.evaluation import read_losses
+    from not_core.learning.records import read_records
+    from not_core.surgery.assemble import assemble
+    from not_core.surgery.checkpoint import open_checkpoint
+    from not_core.surgery.plan import identity
+
+    host = open_checkpoint(model)
+    texts = read_records(data, text_field)[:limit]
+    with devices.threads(threads):
+        body = assemble(identity(host.layers), host, {}).to(devices.pick(device))
+        with progress("evaluating", len(texts) * block_tokens, "tokens") as bar:
+            reading = read_losses(
+                body,
+                host.tokenizer,
+                texts,
+                block_tokens=block_tokens,
+                blocks_per_document=None if whole_documents else 1,
+                advance=bar,
+            )
+    report(
+        {
+            "model": model,
+            "perplexity": reading.perplexity,
+            "documents": len(reading.losses),
+            "tokens": reading.tokens,
+        },
+        as_json,
+    )

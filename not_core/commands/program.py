@@ -1,0 +1,141 @@
+"""What the four command lines share: exit codes, JSON output, progress, quiet libraries.
+
+Exit codes: 0 done, 1 refused or failed, 2 usage. Reports go to standard output, progress and
+errors to standard error.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from not_core.errors import NotError
+
+# Nothing of ours phones home; an operator who wants Flower's telemetry sets the variable.
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DO_NOT_TRACK": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+
+errors = Console(stderr=True)
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """A command group that prints its help when it is called without a command."""
+    return typer.Typer(
+        help=help_text,
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command line; an expected error becomes one line and exit code 1."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        app()
+    except NotError as error:
+        errors.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("stopped; nothing half-written was left behind")
+        sys.exit(130)
+
+
+def report(facts: dict[str, Any], as_json: bool) -> None:
+    """Print facts as a table of two columns, or as JSON for programs."""
+    console = Console()
+    if as_json:
+        console.print_json(data=facts)
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _flat(facts):
+        table.add_row(name, _escaped(value))
+    console.print(table)
+
+
+class Advance(Protocol):
+    """Move a progress bar on by some units, with a word on how it goes."""
+
+    def __call__(self, units: int, note: str = "") -> None:
+        """Move on."""
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str) -> Iterator[Advance]:
+    """A bar with rate and remaining time on standard error; nothing when that is no terminal."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=errors,
+        disable=not errors.is_terminal,
+        transient=True,
+    ) as bar:
+        task = bar.add_task(title, total=total, note="")
+
+        def advance(units: int, note: str = "") -> None:
+            bar.update(task, advance=units, note=note)
+
+        yield advance
+
+
+def span(value: str) -> tuple[int, int]:
+    """Parse ``START:STOP``; a usage error otherwise."""
+    start, colon, stop = value.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+        raise typer.BadParameter(f"expected START:STOP with START < STOP, such as 2:4, got {value}")
+    return int(start), int(stop)
+
+
+def new_place(out: Path) -> Path:
+    """Check, before any work, that ``out`` is free.
+
+    Raises:
+        OutputExistsError: It is taken.
+    """
+    from not_core import atomic
+
+    atomic.refuse_existing(out)
+    return out
+
+
+def _flat(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in facts.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            yield prefix + name, f"{value:.4g}"
+        elif isinstance(value, list | tuple):
+            yield prefix + name, ", ".join(map(str, value)) or "none"
+        else:
+            yield prefix + name, "none" if value is None else str(value)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

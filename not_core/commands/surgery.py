@@ -1,0 +1,159 @@
+"""``organ extract``, ``organ transplant`` and ``organ inspect``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from not_core.commands.program import Json, new_place, report, span
+from not_core.errors import OrganError
+
+Out = Annotated[Path, typer.Option(help="Folder to make; it must not exist yet.")]
+Model = Annotated[str, typer.Option(help="Model folder, .gguf file or hub id.")]
+
+
+class ModeName(StrEnum):
+    """How an organ is put in."""
+
+    replace = "replace"
+    insert = "insert"
+
+
+class Difference(StrEnum):
+    """A difference between organ and recipient that can be allowed."""
+
+    base = "base"
+    tokenizer = "tokenizer"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command()(extract)
+    app.command()(transplant)
+    app.command()(inspect)
+
+
+def extract(
+    model: Model,
+    span_: Annotated[str, typer.Option("--span", help="Layers START:STOP, half-open, from 0.")],
+    out: Out,
+    name: Annotated[str, typer.Option(help="The organ's name.")] = "organ",
+    as_json: Json = False,
+) -> None:
+    """Cut a span of layers out of a model, untrained.
+
+    Example: organ extract --model SmolLM2/ --span 2:4 --out plain/
+    """
+    start, stop = span(span_)
+    new_place(out)
+    from not_core.manifest import Span
+    from not_core.surgery import organ as organs
+    from not_core.surgery.checkpoint import open_checkpoint
+
+    host = open_checkpoint(model)
+    cut = Span(start=start, stop=stop)
+    weights = organs.extract(host, cut)
+    manifest = organs.describe(host, cut, weights, organs.Label(name=name), training=None)
+    organs.write_organ(out, weights, manifest)
+    report({"organ": str(out), "digest": manifest.digest, **_summary(manifest)}, as_json)
+
+
+def transplant(
+    organ: Annotated[Path, typer.Argument(help="Organ folder.")],
+    into: Annotated[str, typer.Option(help="Recipient: model folder, .gguf file or hub id.")],
+    out: Out,
+    mode: Annotated[ModeName, typer.Option(help="Take the host's layers' place, or add.")] = (
+        ModeName.replace
+    ),
+    position: Annotated[
+        int | None,
+        typer.Option(min=0, help="Host layer of the organ's first layer; default: where it grew."),
+    ] = None,
+    allow: Annotated[
+        list[Difference] | None, typer.Option(help="Accept a difference that still runs.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put an organ into a model and write the grafted model to a new folder.
+
+    The result loads with plain `AutoModelForCausalLM.from_pretrained`. This command does not
+    verify signatures: use `organ verify` or `organ open` first.
+
+    Example: organ transplant opened/ --into SmolLM2/ --mode replace --position 10 --out grafted/
+    """
+    new_place(out)
+    from not_core.surgery import plan as plans
+    from not_core.surgery.assemble import write_model
+    from not_core.surgery.checkpoint import open_checkpoint
+    from not_core.surgery.compatibility import check
+    from not_core.surgery.organ import read_manifest, read_organ
+
+    host = open_checkpoint(into)
+    manifest = read_manifest(organ)
+    check(manifest, host, frozenset(map(str, allow or ())))
+    where = manifest.span.start if position is None else position
+    source = manifest.digest
+    plan = plans.transplant(
+        host.layers, source, len(manifest.span), mode=mode.value, position=where
+    )
+    write_model(plan, host, {source: read_organ(organ)}, out)
+    report(
+        {
+            "grafted": str(out),
+            "organ": source,
+            "mode": mode.value,
+            "position": where,
+            "layers": len(plan.layers),
+        },
+        as_json,
+    )
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Organ folder or sealed .organ file.")],
+    as_json: Json = False,
+) -> None:
+    """Say what an organ claims to be; needs no key and verifies no signature.
+
+    Example: organ inspect organ/
+    """
+    from not_core import canonical
+
+    if path.is_file():
+        from not_core.trust.sealing import read_header
+
+        with path.open("rb") as file:
+            header = read_header(file)
+        report(header.summary(), as_json)
+        return
+    if not path.is_dir():
+        raise OrganError(f"no organ at {path}; give an organ folder or a sealed .organ file")
+    from not_core.surgery.organ import read_manifest
+
+    manifest = read_manifest(path)
+    facts: dict[str, Any] = {"digest": manifest.digest, **_summary(manifest)}
+    facts["signed"] = (path / "model.sig").is_file()
+    if as_json:
+        facts["manifest"] = canonical.plain(canonical.encode(manifest), "manifest")
+    report(facts, as_json)
+
+
+def _summary(manifest: Any) -> dict[str, Any]:
+    training = manifest.training
+    return {
+        "id": manifest.organ_id,
+        "version": manifest.version,
+        "domain": manifest.domain,
+        "licence": manifest.licence,
+        "donor": manifest.donor,
+        "family": manifest.base.family,
+        "base_weights": manifest.base.weights,
+        "base_layers": manifest.base.layers,
+        "span": str(manifest.span),
+        "tensors": len(manifest.tensors),
+        "training": "none (the base's own layers)"
+        if training is None
+        else f"{training.scaffold}, {training.tokens} tokens, {training.steps} steps",
+        "privacy": manifest.privacy.mechanism,
+    }

@@ -1,0 +1,240 @@
+"""The messages of an exchange: all that client and server know of each other.
+
+A message is a canonical JSON value and, for segments, raw bytes. This is the only module of
+``not_core`` that knows Flower: it packs both into a ``RecordDict``, the bytes as an ``Array``, which
+travels without a copy through numpy.
+
+Every request is idempotent: asked again, a site answers from what it has kept.
+"""
+
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated, Literal, TypeVar
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from not_core import canonical
+from not_core.canonical import STRICT, Digest, Line, Name
+from not_core.errors import FormatError
+from not_core.manifest import Count, Positive, Span
+from not_core.trust.profile import Profile
+
+ENROL = "query.enrol"
+DONATE = "train.donate"
+SEGMENT = "query.segment"
+DELIVER = "query.deliver"
+TRANSPLANT = "evaluate.transplant"
+
+SEGMENT_BYTES = 16 * 1024 * 1024
+"""Bytes of a sealed organ in one message; no process ever holds a whole organ for the wire."""
+
+RECEIPT_TYPE = "application/vnd.organ-exchange.receipt+json"
+"""DSSE payload type of a signed receipt."""
+
+Text = Annotated[str, Field(max_length=256 * 1024)]
+Fraction = Annotated[float, Field(allow_inf_nan=False)]
+Perplexity = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Refusal:
+    """A site's answer when it cannot or will not: a code of ``not_core.errors``, and no text."""
+
+    code: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class EnrolRequest:
+    """Asks a site who it is."""
+
+    exchange: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Enrolment:
+    """A site's profile and what it offers to do; no number of records."""
+
+    profile: Profile
+    domain: Line
+    donates: bool
+    family: Line
+    layers: Positive
+    base_weights: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Terms:
+    """What all donors of an exchange train: the same layers for the same number of tokens."""
+
+    span: Span
+    tokens: Positive
+    learning_rate: Annotated[float, Field(gt=0, lt=1)]
+    seed: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class DonateRequest:
+    """Asks a site to train an organ and seal it to the addressees, whom it checks itself."""
+
+    exchange: Name
+    terms: Terms
+    addressees: Annotated[tuple[Profile, ...], Field(max_length=10_000)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Donation:
+    """A signed offer of an organ, the size of its sealed file, and what making it took."""
+
+    offer: Text
+    sealed_bytes: Positive
+    sealed_sha256: Digest
+    organ_bytes: Positive
+    tokens: Positive
+    steps: Positive
+    seconds: Annotated[float, Field(ge=0)]
+    privacy: Line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class SegmentRequest:
+    """Asks a donor for bytes of a sealed organ; the reply's body is these bytes."""
+
+    exchange: Name
+    organ: Digest
+    offset: Count
+    length: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Segment:
+    """Where the bytes of the message's body belong."""
+
+    organ: Digest
+    offset: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class DeliverRequest:
+    """Hands a recipient the bytes in the body, which belong at ``offset`` of a sealed organ."""
+
+    exchange: Name
+    organ: Digest
+    offset: Count
+    sealed_bytes: Positive
+    sealed_sha256: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Delivered:
+    """How many bytes of a sealed organ the recipient holds, from its start."""
+
+    organ: Digest
+    held: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class TransplantRequest:
+    """Asks a site to try organs, each alone, and to say what they did to it."""
+
+    exchange: Name
+    organs: Annotated[tuple[Digest, ...], Field(max_length=10_000)]
+    mode: Literal["replace", "insert"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Receipt:
+    """A recipient's measurements of one organ, rounded, and its verdict.
+
+    Perplexities are token-weighted over documents that the organ's donor and the recipient's own
+    training never saw; ``change`` is relative, with its 95% interval over documents.
+    """
+
+    exchange: Name
+    organ: Digest
+    donor: Name
+    recipient: Name
+    mode: Literal["replace", "insert"]
+    position: Count
+    domain_perplexity_before: Perplexity
+    domain_perplexity_after: Perplexity
+    general_perplexity_before: Perplexity
+    general_perplexity_after: Perplexity
+    change: Fraction
+    interval: tuple[Fraction, Fraction]
+    documents: Positive
+    tokens: Positive
+    verdict: Literal["accepted", "rejected"]
+    reason: Line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Trial:
+    """What came of one organ: a signed receipt, or the code of what stopped it."""
+
+    organ: Digest
+    receipt: Text | None
+    code: Name | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Trials:
+    """Reply to a transplant request."""
+
+    trials: tuple[Trial, ...]
+
+
+Reply = TypeVar("Reply")
+
+
+@plain_dataclass(frozen=True, slots=True)
+class Packet:
+    """A message's value as bytes, the name of its type, and its body."""
+
+    kind: str
+    value: bytes
+    body: bytes
+
+
+def pack(value: object, body: bytes = b"") -> RecordDict:
+    """Put a value and a body into a Flower message."""
+    return RecordDict(
+        {
+            "kind": ConfigRecord({"name": type(value).__name__}),
+            "content": ArrayRecord(
+                {"value": _array(canonical.encode(value)), "body": _array(body)}
+            ),
+        }
+    )
+
+
+def unpack(content: RecordDict) -> Packet:
+    """Take a message apart.
+
+    Raises:
+        FormatError: It was not made by ``pack``.
+    """
+    try:
+        kind = content.config_records["kind"]["name"]
+        arrays = content.array_records["content"]
+        value, body = arrays["value"].data, arrays["body"].data
+    except KeyError as error:
+        raise FormatError(f"a message without {error}; expected one of this protocol") from None
+    if not isinstance(kind, str):
+        raise FormatError("a message whose kind is not text; expected one of this protocol")
+    return Packet(kind, value, body)
+
+
+def read(packet: Packet, cls: type[Reply]) -> Reply:
+    """Read a packet's value as ``cls``.
+
+    Raises:
+        FormatError: It is of another kind or malformed.
+    """
+    if packet.kind != cls.__name__:
+        raise FormatError(f"a message of kind {packet.kind[:40]!r}, expected {cls.__name__}")
+    return canonical.decode(cls, packet.value, cls.__name__, limit=64 * 1024 * 1024)
+
+
+def _array(data: bytes) -> Array:
+    return Array("uint8", (len(data),), "organ.bytes", data)
