@@ -1,0 +1,123 @@
+"""Secret and public key material on disk: owner-only files, bounded reads, P-384 keys in PEM."""
+
+import os
+import stat
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from not_core import atomic
+from not_core.errors import FormatError, KeyFileError
+
+SECRET_LIMIT = 64 * 1024
+"""Largest key or passphrase file read, in bytes."""
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Write a secret file that only its owner may read, mode 0600, whole or not at all."""
+    atomic.write(path, data, mode=0o600)
+
+
+def read_secret(path: Path, what: str) -> bytes:
+    """Read a secret file after checking, on the open file, that it is its owner's alone.
+
+    Args:
+        path: The file; a symbolic link is refused.
+        what: Noun for messages, such as ``"signing key"``.
+
+    Raises:
+        KeyFileError: Missing, not a regular file, another user's, readable or writable by others,
+            or larger than ``SECRET_LIMIT``. Nothing is read before these checks.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise KeyFileError(
+            f"no {what} at {path}; expected a file made by 'organ identity init' or "
+            "'organ federation init'; check the folder"
+        ) from None
+    except OSError as error:
+        raise KeyFileError(
+            f"{what} at {path} cannot be opened ({error.strerror}); expected a regular file"
+        ) from None
+    with os.fdopen(handle, "rb") as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise KeyFileError(f"{what} at {path} is not a regular file; restore it from a backup")
+        mode = stat.S_IMODE(facts.st_mode)
+        if mode & 0o077:
+            raise KeyFileError(
+                f"{what} at {path} has mode {mode:04o}, expected 0600; run 'chmod 600' on it, and "
+                "make new keys if others may have read it"
+            )
+        if facts.st_uid != os.geteuid():
+            raise KeyFileError(f"{what} at {path} belongs to another user; run as its owner")
+        data = file.read(SECRET_LIMIT + 1)
+    if len(data) > SECRET_LIMIT:
+        raise KeyFileError(f"{what} at {path} is larger than {SECRET_LIMIT} bytes; not a key")
+    return data
+
+
+def read_public(path: Path, what: str, limit: int) -> bytes:
+    """Read a public file of at most ``limit`` bytes.
+
+    Args:
+        path: The file.
+        what: Noun for messages, such as ``"profile"``.
+        limit: Largest size accepted, in bytes.
+
+    Raises:
+        KeyFileError: Missing or unreadable.
+        FormatError: Larger than ``limit``.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise KeyFileError(
+            f"no readable {what} at {path} ({error.strerror}); check the path"
+        ) from None
+    if len(data) > limit:
+        raise FormatError(f"{what} at {path} is larger than {limit} bytes; get the right file")
+    return data
+
+
+def signing_key_pem(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) -> bytes:
+    """Serialise a private signing key as PKCS8 PEM, encrypted when a passphrase is given."""
+    protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase:
+        protection = serialization.BestAvailableEncryption(passphrase)
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection
+    )
+
+
+def read_signing_key(
+    path: Path, what: str, passphrase: bytes | None = None
+) -> ec.EllipticCurvePrivateKey:
+    """Load an ECDSA P-384 private key from an owner-only PEM file.
+
+    Raises:
+        KeyFileError: As ``read_secret``; or not a PEM key, wrong passphrase, or not P-384.
+    """
+    data = read_secret(path, what)
+    try:
+        key = serialization.load_pem_private_key(data, passphrase)
+    except TypeError:
+        need = "is not encrypted; leave the passphrase out" if passphrase else "needs a passphrase"
+        raise KeyFileError(f"{what} at {path} {need}") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise KeyFileError(
+            f"{what} at {path} cannot be read as a PEM private key; check the passphrase, or "
+            "restore the file from a backup"
+        ) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not is_p384(key.public_key()):
+        raise KeyFileError(f"{what} at {path} is not an ECDSA P-384 key; make one with init")
+    return key
+
+
+def is_p384(key: object) -> bool:
+    """Whether ``key`` is a public key on P-384, the one curve that this project signs with."""
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)

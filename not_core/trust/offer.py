@@ -1,0 +1,156 @@
+"""A signed offer: which body, of which organ, from whom, to whom, until when.
+
+An offer is signed before the content key is wrapped, and each wrap is bound to the offer's
+envelope. Everything here runs without model_signing and without torch: the coordinator uses it.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from not_core import canonical
+from not_core.canonical import STRICT, Digest, Line, Name
+from not_core.errors import OfferError
+from not_core.manifest import Count, Positive, Span
+from not_core.trust.certificates import seconds
+from not_core.trust.federation import Root, verify_profile
+from not_core.trust.keys import Identity
+from not_core.trust.profile import Profile
+from not_core.trust.statement import sign_statement, verify_statement
+
+OFFER_FORMAT: Literal["organ-exchange/offer/v1"] = "organ-exchange/offer/v1"
+BODY_FORMAT: Literal["organ-exchange/body/v1"] = "organ-exchange/body/v1"
+OFFER_TYPE = "application/vnd.organ-exchange.offer.v1+json"
+
+MAX_ADDRESSEES = 512
+"""So that a delivery header with one wrap each stays under 1 MiB."""
+
+TOLERANCE = 300
+"""How far two sites' clocks may differ, in seconds."""
+
+
+@pydantic_dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class BodyDescriptor:
+    """What a body is, bound into its encryption: the same for every offer of that body."""
+
+    format: Literal["organ-exchange/body/v1"] = BODY_FORMAT
+    organ_digest: Digest
+    donor: Name
+
+
+@pydantic_dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Offer:
+    """What a donor signs; times are seconds since the epoch, UTC.
+
+    ``descriptor`` is the digest of the ``BodyDescriptor``; ``addressees`` are the sorted
+    fingerprints of sealing keys. ``base_weights``, ``family``, ``span`` and ``domain`` repeat the
+    manifest for those who must choose before opening; ``open_sealed`` checks that they agree.
+    """
+
+    format: Literal["organ-exchange/offer/v1"] = OFFER_FORMAT
+    exchange: Name
+    organ_id: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}/[a-z0-9-]{1,63}$")]
+    organ_digest: Digest
+    version: Positive
+    donor: Name
+    descriptor: Digest
+    body_sha256: Digest
+    body_bytes: Positive
+    addressees: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=MAX_ADDRESSEES)]
+    not_before: Count
+    expires: Count
+    domain: Line
+    base_weights: Digest
+    family: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")]
+    span: Span
+
+    def __post_init__(self) -> None:
+        if list(self.addressees) != sorted(set(self.addressees)):
+            raise ValueError("expected sorted addressees without duplicates")
+        if self.not_before >= self.expires:
+            raise ValueError("expected not_before < expires")
+        if not self.organ_id.startswith(f"{self.donor}/"):
+            raise ValueError("expected an organ id that starts with the donor")
+        if self.descriptor != describe(self.organ_digest, self.donor):
+            raise ValueError("expected the descriptor of this organ digest and donor")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedOffer:
+    """An offer with the exact bytes that were signed and the profile of who signed them."""
+
+    offer: Offer
+    envelope: bytes
+    profile: Profile
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the envelope, in hexadecimal; HPKE's ``info`` is these 32 bytes."""
+        return canonical.sha256(self.envelope)
+
+
+def describe(organ_digest: str, donor: str) -> str:
+    """Digest of the body descriptor, in hexadecimal; the body's encryption context."""
+    return canonical.digest(BodyDescriptor(organ_digest=organ_digest, donor=donor))
+
+
+def sign_offer(offer: Offer, identity: Identity) -> SignedOffer:
+    """Sign an offer as its donor.
+
+    Raises:
+        OfferError: ``identity`` is not the donor.
+    """
+    if offer.donor != identity.site:
+        raise OfferError(
+            f"offer names donor {offer.donor}, this identity is {identity.site}; a site offers "
+            "only its own organs"
+        )
+    envelope = sign_statement(canonical.encode(offer), OFFER_TYPE, identity)
+    return SignedOffer(offer=offer, envelope=envelope, profile=identity.profile)
+
+
+def verify_offer(
+    envelope: bytes,
+    profile: Profile,
+    root: Root,
+    *,
+    now: float | None = None,
+    tolerance: int = TOLERANCE,
+) -> SignedOffer:
+    """Check an offer: its donor's certificate, its signature, its donor and its dates.
+
+    Args:
+        envelope: The signed statement.
+        profile: The donor's profile, from anywhere.
+        root: The federation's root.
+        now: Seconds since the epoch.
+        tolerance: Allowed difference between clocks, in seconds.
+
+    Raises:
+        CertificateError: The profile does not chain to ``root``.
+        SignatureError: Not signed by that profile's key.
+        FormatError: Not a canonical offer.
+        OfferError: Another donor than the signer, expired, or not yet valid.
+    """
+    public_key = verify_profile(profile, root, now=now)
+    payload = verify_statement(envelope, OFFER_TYPE, public_key)
+    offer = canonical.decode(Offer, payload, "offer")
+    if offer.donor != profile.site:
+        raise OfferError(
+            f"offer names donor {offer.donor}, its signer is {profile.site}; a site offers only "
+            "its own organs, refuse this one"
+        )
+    moment = seconds(now)
+    if moment < offer.not_before - tolerance:
+        raise OfferError(
+            f"offer of {offer.organ_id} is valid only in {offer.not_before - moment} seconds; "
+            "check this machine's clock"
+        )
+    if moment > offer.expires + tolerance:
+        raise OfferError(
+            f"offer of {offer.organ_id} expired {moment - offer.expires} seconds ago; ask "
+            f"{offer.donor} for a new one"
+        )
+    return SignedOffer(offer=offer, envelope=envelope, profile=profile)
