@@ -135,16 +135,21 @@ def write_organ(out: Path, weights: Weights, manifest: Manifest) -> None:
     Raises:
         OutputExistsError: ``out`` is taken.
     """
+    with atomic.folder(out) as work:
+        fill(work, weights, manifest)
+
+
+def fill(folder: Path, weights: Weights, manifest: Manifest) -> None:
+    """Write an organ's files into an empty folder that the caller makes atomic."""
     from safetensors.torch import save_file
 
-    with atomic.folder(out) as work:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in _flat(weights).items()},
-            work / TENSORS,
-            metadata={"format": "pt"},
-        )
-        (work / MANIFEST).write_bytes(canonical.encode(manifest))
-        (work / CARD).write_text(card(manifest), encoding="utf-8")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in _flat(weights).items()},
+        folder / TENSORS,
+        metadata={"format": "pt"},
+    )
+    (folder / MANIFEST).write_bytes(canonical.encode(manifest))
+    (folder / CARD).write_text(card(manifest), encoding="utf-8")
 
 
 def claim(folder: Path, donor: str) -> Manifest:

@@ -1,0 +1,110 @@
+"""The site's Flower app: messages in, answers out, and nothing else crosses the border.
+
+An error answers with its code only. Flower would send an exception's text to the coordinator, so
+every handler is wrapped, and what happened is written to ``site.log`` in the site's own home, as
+type and place of the error: an unexpected error's text may quote a record.
+"""
+
+import logging
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from client import donor, recipient
+from client.home import Site, load
+from not_core import protocol
+from not_core.errors import HomeError, NotError
+
+Request = TypeVar("Request")
+Handler = Callable[[Site, Request, bytes], tuple[object, bytes]]
+FindHome = Callable[[Context], Path]
+
+
+def configured_home(context: Context) -> Path:
+    """The home that the operator named: ``--node-config 'home="/path"'``.
+
+    Raises:
+        HomeError: None was named.
+    """
+    home = context.node_config.get("home")
+    if not isinstance(home, str):
+        raise HomeError("this node has no home; start it with --node-config 'home=\"/path\"'")
+    return Path(home)
+
+
+def site_app(find_home: FindHome) -> ClientApp:
+    """Make the app of a site whose home ``find_home`` finds; simulations bring their own."""
+    app = ClientApp()
+
+    @app.query("enrol")
+    def enrol(message: Message, context: Context) -> Message:
+        return answer(message, find_home, context, protocol.EnrolRequest, donor.enrol)
+
+    @app.train("donate")
+    def donate(message: Message, context: Context) -> Message:
+        return answer(message, find_home, context, protocol.DonateRequest, donor.donate)
+
+    @app.query("segment")
+    def segment(message: Message, context: Context) -> Message:
+        return answer(message, find_home, context, protocol.SegmentRequest, donor.segment)
+
+    @app.query("deliver")
+    def deliver(message: Message, context: Context) -> Message:
+        return answer(message, find_home, context, protocol.DeliverRequest, recipient.deliver)
+
+    @app.evaluate("transplant")
+    def transplant(message: Message, context: Context) -> Message:
+        return answer(message, find_home, context, protocol.TransplantRequest, recipient.transplant)
+
+    return app
+
+
+def answer(
+    message: Message,
+    find_home: FindHome,
+    context: Context,
+    cls: type[Request],
+    handler: Handler[Request],
+) -> Message:
+    """Run a handler; whatever happens, the reply is a value of the protocol."""
+    return Message(_content(message, find_home, context, cls, handler), reply_to=message)
+
+
+def _content(
+    message: Message,
+    find_home: FindHome,
+    context: Context,
+    cls: type[Request],
+    handler: Handler[Request],
+) -> RecordDict:
+    home: Path | None = None
+    try:
+        home = find_home(context)
+        packet = protocol.unpack(message.content)
+        value, body = handler(load(home), protocol.read(packet, cls), packet.body)
+        return protocol.pack(value, body)
+    except NotError as error:
+        _note(home, f"{cls.__name__}: {error.code}: {error}")
+        return protocol.pack(protocol.Refusal(code=error.code))
+    except Exception as error:  # the border: no text of an unexpected error may leave
+        where = "".join(traceback.format_tb(error.__traceback__))
+        _note(home, f"{cls.__name__}: {type(error).__name__}\n{where}")
+        return protocol.pack(protocol.Refusal(code="internal"))
+
+
+def _note(home: Path | None, text: str) -> None:
+    if home is None or not home.is_dir():
+        return
+    handler = logging.FileHandler(home / "site.log", encoding="utf-8")
+    try:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        handler.handle(logging.LogRecord("site", logging.ERROR, "", 0, text, None, None))
+    finally:
+        handler.close()
+
+
+app = site_app(configured_home)

@@ -1,0 +1,230 @@
+"""A site as donor: enrol, train an organ, sign and seal it, hand out its bytes."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from client import progress
+from client.home import Site
+from client.records import own_split
+from not_core import atomic, canonical
+from not_core.errors import FormatError, NotError, OrganError, PolicyError
+from not_core.learning.training import Recipe, TrainedOrgan, train
+from not_core.manifest import Manifest
+from not_core.protocol import (
+    Donation,
+    DonateRequest,
+    Enrolment,
+    EnrolRequest,
+    Segment,
+    SegmentRequest,
+    Terms,
+)
+from not_core.surgery import organ as organs
+from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
+from not_core.trust import sealing, signing
+from not_core.trust.federation import verify_profile
+from not_core.trust.offer import SignedOffer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """An organ that this site trained, as kept in ``organs/made``."""
+
+    organ: str
+    tokens: int
+    steps: int
+    seconds: float
+
+
+def enrol(site: Site, request: EnrolRequest, body: bytes) -> tuple[Enrolment, bytes]:
+    """Answer who this site is; nothing about its records but their public label."""
+    host = open_checkpoint(site.settings.model)
+    enrolment = Enrolment(
+        profile=site.identity.profile,
+        domain=site.settings.domain,
+        donates=site.settings.donates,
+        family=host.anatomy.family,
+        layers=host.layers,
+        base_weights=host.weights_digest,
+    )
+    site.log.release("profile", canonical.encode(enrolment), request.exchange)
+    return enrolment, b""
+
+
+def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, bytes]:
+    """Train, or find, the organ of these terms; once it may leave, seal it and sign an offer.
+
+    Raises:
+        PolicyError: The site gives nothing, the terms exceed its policy, or the operator has not
+            approved the organ yet.
+        CertificateError: An addressee's profile does not chain to this site's root.
+    """
+    if not site.settings.donates:
+        raise PolicyError("this site gives no organs; set donates = true in site.toml")
+    if request.terms.tokens > site.policy.most_tokens:
+        raise PolicyError(
+            f"asked to train on {request.terms.tokens} tokens, the policy allows "
+            f"{site.policy.most_tokens}"
+        )
+    for profile in request.addressees:
+        verify_profile(profile, site.root)
+    made = _make(site, request.terms)
+    folder = _made(site, made.organ)
+    if site.policy.release_organs == "ask" and not site.log.has("approved", made.organ):
+        raise PolicyError(
+            f"organ {made.organ} waits for approval; run organ-site approve HOME {made.organ[:12]}"
+        )
+    signed, sealed = _seal(site, request, made.organ, folder)
+    digest = canonical.sha256_file(sealed)
+    if not site.log.has("released", digest):
+        site.log.append(
+            "released",
+            what="sealed organ",
+            digest=digest,
+            size=sealed.stat().st_size,
+            exchange=request.exchange,
+        )
+    site.log.release("offer", signed.envelope, request.exchange)
+    donation = Donation(
+        offer=signed.envelope.decode(),
+        sealed_bytes=sealed.stat().st_size,
+        sealed_sha256=digest,
+        organ_bytes=(folder / organs.TENSORS).stat().st_size,
+        tokens=made.tokens,
+        steps=made.steps,
+        seconds=made.seconds,
+        privacy=organs.read_manifest(folder).privacy.mechanism,
+    )
+    return donation, b""
+
+
+def segment(site: Site, request: SegmentRequest, body: bytes) -> tuple[Segment, bytes]:
+    """Hand out bytes of a sealed organ that was offered in this exchange.
+
+    Raises:
+        OrganError: No such offer.
+    """
+    sealed = _sealed(site, request.exchange, request.organ)
+    if not sealed.is_file():
+        raise OrganError("asked for an organ that this site did not offer in this exchange")
+    with sealed.open("rb") as file:
+        file.seek(request.offset)
+        return Segment(organ=request.organ, offset=request.offset), file.read(request.length)
+
+
+def pending(site: Site) -> list[Manifest]:
+    """Organs that were trained and that nobody has approved or rejected yet."""
+    if site.policy.release_organs == "always":
+        return []
+    return [
+        organs.read_manifest(folder)
+        for folder in sorted(site.folder.glob("organs/made/*/"))
+        if not site.log.has("approved", folder.name) and not site.log.has("rejected", folder.name)
+    ]
+
+
+def own_organ(site: Site, digest: str) -> Path | None:
+    """The folder of an organ that this site made itself."""
+    folder = _made(site, digest)
+    return folder if folder.is_dir() else None
+
+
+def _make(site: Site, terms: Terms) -> Made:
+    host = open_checkpoint(site.settings.model)
+    split = own_split(site)
+    key = canonical.digest(
+        {
+            "terms": canonical.plain(canonical.encode(terms), "terms"),
+            "base": host.weights_digest,
+            "records": [canonical.sha256(text.encode()) for text in split.train],
+            "label": [site.settings.organ_name, site.settings.domain, site.settings.licence],
+        }
+    )
+    note = site.place("organs", "made", f"{key}.json")
+    if note.is_file() and (made := _read_note(note)) and _made(site, made.organ).is_dir():
+        return made
+    recipe = Recipe(
+        tokens=terms.tokens,
+        learning_rate=terms.learning_rate,
+        seed=terms.seed,
+        device=site.settings.device,
+        threads=site.settings.threads or None,
+    )
+    site.log.append("training", what="organ", digest=key)
+    started = time.monotonic()
+    with progress.writer(site, "training", terms.tokens) as advance:
+        trained = train(
+            host, terms.span, split.train, recipe, advance=lambda n, loss: advance(n)
+        )
+    manifest = _keep(site, host, terms, trained)
+    made = Made(
+        organ=manifest.digest,
+        tokens=trained.facts.tokens,
+        steps=trained.facts.steps,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    atomic.write(note, json.dumps(asdict(made)).encode(), mode=0o600)
+    site.log.append("trained", what="organ", digest=made.organ)
+    return made
+
+
+def _keep(site: Site, host: Checkpoint, terms: Terms, trained: TrainedOrgan) -> Manifest:
+    settings = site.settings
+    label = organs.Label(
+        name=settings.organ_name,
+        donor=settings.site,
+        domain=settings.domain,
+        licence=settings.licence,
+    )
+    manifest = organs.describe(
+        host, terms.span, trained.weights, label, training=trained.facts
+    )
+    folder = _made(site, manifest.digest)
+    if not folder.is_dir():
+        # Written and signed beside its place, so that a folder of this name is always whole.
+        with atomic.folder(folder, mode=0o700) as work:
+            organs.fill(work, trained.weights, manifest)
+            signing.sign_folder(work, site.identity)
+    return manifest
+
+
+def _seal(
+    site: Site, request: DonateRequest, organ: str, folder: Path
+) -> tuple[SignedOffer, Path]:
+    out = _sealed(site, request.exchange, organ)
+    wanted = {profile.sealing_fingerprint for profile in request.addressees}
+    if out.is_file():
+        try:
+            kept = sealing.verify_sealed(out, site.root)
+        except NotError:
+            out.unlink()
+        else:
+            if set(kept.offer.addressees) == wanted:
+                return kept, out
+            out.unlink()
+    signed = sealing.seal(
+        folder,
+        site.identity,
+        request.addressees,
+        out,
+        root=site.root,
+        exchange=request.exchange,
+    )
+    return signed, out
+
+
+def _read_note(path: Path) -> Made | None:
+    try:
+        return Made(**canonical.plain(path.read_bytes(), path.name))
+    except (FormatError, TypeError):
+        return None
+
+
+def _made(site: Site, organ: str) -> Path:
+    return site.place("organs", "made", organ)
+
+
+def _sealed(site: Site, exchange: str, organ: str) -> Path:
+    return site.place("organs", "sealed", exchange, f"{organ}.organ")

@@ -1,0 +1,59 @@
+"""The coordinator's Flower app: one run is one exchange.
+
+In a deployment the run's configuration names it: ``home`` (the coordinator's folder), ``exchange``,
+``sites``, ``span``, ``tokens``, ``learning-rate`` and ``seed``.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from not_core.errors import HomeError
+from not_core.manifest import Span
+from not_core.protocol import Terms
+from server.exchange import Event, Exchange, Settings
+from server.home import Coordinator, load
+
+Configure = Callable[[Context], tuple[Coordinator, Settings]]
+
+
+def configured(context: Context) -> tuple[Coordinator, Settings]:
+    """Read home and settings from the run's configuration.
+
+    Raises:
+        HomeError: It names no home.
+    """
+    config = context.run_config
+    home = config.get("home")
+    if not isinstance(home, str) or not home:
+        raise HomeError("the run names no home; add --run-config 'home=\"/path\"'")
+    start, _, stop = str(config["span"]).partition(":")
+    terms = Terms(
+        span=Span(start=int(start), stop=int(stop)),
+        tokens=int(str(config["tokens"])),
+        learning_rate=float(str(config["learning-rate"])),
+        seed=int(str(config["seed"])),
+    )
+    settings = Settings(
+        exchange=str(config["exchange"]), sites=int(str(config["sites"])), terms=terms
+    )
+    return load(Path(home)), settings
+
+
+def coordinator_app(
+    configure: Configure, notify: Callable[[Event], None] = lambda event: None
+) -> ServerApp:
+    """Make the app that runs the exchange that ``configure`` names."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        coordinator, settings = configure(context)
+        Exchange(grid, coordinator, settings, notify).run()
+
+    return app
+
+
+app = coordinator_app(configured)

@@ -1,0 +1,155 @@
+"""What the coordinator remembers: sites, offers, receipts and failed steps, in SQL.
+
+Everything here is public within the federation or signed by a site; nothing opens an organ.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import JSON, LargeBinary, UniqueConstraint, create_engine, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from not_core import canonical
+from not_core.protocol import Donation, Enrolment, Receipt
+
+
+class _Base(DeclarativeBase):
+    pass
+
+
+class _Site(_Base):
+    __tablename__ = "sites"
+    __table_args__ = (UniqueConstraint("exchange", "site"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    exchange: Mapped[str]
+    site: Mapped[str]
+    enrolment: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class _Organ(_Base):
+    __tablename__ = "organs"
+    __table_args__ = (UniqueConstraint("exchange", "digest"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    exchange: Mapped[str]
+    digest: Mapped[str]
+    donor: Mapped[str]
+    donation: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class _Receipt(_Base):
+    __tablename__ = "receipts"
+    __table_args__ = (UniqueConstraint("exchange", "organ", "recipient", "mode"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    exchange: Mapped[str]
+    organ: Mapped[str]
+    recipient: Mapped[str]
+    mode: Mapped[str]
+    envelope: Mapped[bytes] = mapped_column(LargeBinary)
+    receipt: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class _Run(_Base):
+    __tablename__ = "runs"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    exchange: Mapped[str]
+    facts: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class Catalogue:
+    """The catalogue at a database URL; tables are made when they are not there.
+
+    Args:
+        url: An SQLAlchemy URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url)
+        _Base.metadata.create_all(self._engine)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    def enrolled(self, exchange: str, enrolment: Enrolment) -> None:
+        """Remember a site; its latest enrolment in an exchange is the one that counts."""
+        with self._session() as session:
+            row = session.scalar(
+                select(_Site).filter_by(exchange=exchange, site=enrolment.profile.site)
+            )
+            row = row or _Site(exchange=exchange, site=enrolment.profile.site)
+            row.enrolment = canonical.encode(enrolment)
+            session.add(row)
+
+    def offered(self, exchange: str, digest: str, donor: str, donation: Donation) -> None:
+        """Remember an offered organ."""
+        with self._session() as session:
+            row = session.scalar(select(_Organ).filter_by(exchange=exchange, digest=digest))
+            row = row or _Organ(exchange=exchange, digest=digest, donor=donor)
+            row.donation = canonical.encode(donation)
+            session.add(row)
+
+    def received(self, receipt: Receipt, envelope: bytes) -> None:
+        """Remember a signed receipt; the first one for an organ, recipient and mode stays."""
+        with self._session() as session:
+            key = {
+                "exchange": receipt.exchange,
+                "organ": receipt.organ,
+                "recipient": receipt.recipient,
+                "mode": receipt.mode,
+            }
+            if session.scalar(select(_Receipt).filter_by(**key)) is None:
+                session.add(
+                    _Receipt(**key, envelope=envelope, receipt=canonical.encode(receipt))
+                )
+
+    def ran(self, exchange: str, facts: dict[str, Any]) -> None:
+        """Remember the failures, bytes and seconds of a run."""
+        with self._session() as session:
+            session.add(_Run(exchange=exchange, facts=json.loads(json.dumps(facts))))
+
+    def enrolments(self, exchange: str) -> list[Enrolment]:
+        """Sites of an exchange, by name."""
+        with self._session() as session:
+            rows = session.scalars(select(_Site).filter_by(exchange=exchange).order_by(_Site.site))
+            return [canonical.decode(Enrolment, row.enrolment, "enrolment") for row in rows]
+
+    def donations(self, exchange: str) -> list[tuple[str, str, Donation]]:
+        """Digest, donor and donation of each organ of an exchange, by donor."""
+        with self._session() as session:
+            rows = session.scalars(
+                select(_Organ).filter_by(exchange=exchange).order_by(_Organ.donor)
+            )
+            return [
+                (row.digest, row.donor, canonical.decode(Donation, row.donation, "donation"))
+                for row in rows
+            ]
+
+    def receipts(self, exchange: str) -> list[Receipt]:
+        """Receipts of an exchange, by organ and recipient."""
+        with self._session() as session:
+            rows = session.scalars(
+                select(_Receipt)
+                .filter_by(exchange=exchange)
+                .order_by(_Receipt.organ, _Receipt.recipient)
+            )
+            return [canonical.decode(Receipt, row.receipt, "receipt") for row in rows]
+
+    def last_run(self, exchange: str) -> dict[str, Any] | None:
+        """Facts of the latest run of an exchange."""
+        with self._session() as session:
+            row = session.scalar(
+                select(_Run).filter_by(exchange=exchange).order_by(_Run.id.desc()).limit(1)
+            )
+            return None if row is None else dict(row.facts)
+
+    def exchanges(self) -> list[str]:
+        """Names of all exchanges."""
+        with self._session() as session:
+            return sorted(set(session.scalars(select(_Site.exchange))))
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        with Session(self._engine) as session, session.begin():
+            yield session

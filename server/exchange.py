@@ -1,0 +1,445 @@
+"""One exchange: enrol sites, collect sealed organs, deliver them, collect signed receipts.
+
+The coordinator checks every signature that it can check without opening anything, and believes
+no site about another.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from flwr.serverapp import Grid
+
+from not_core import canonical
+from not_core.errors import ExchangeError, FormatError, NotError, OfferError
+from not_core.protocol import (
+    DELIVER,
+    DONATE,
+    ENROL,
+    RECEIPT_TYPE,
+    SEGMENT,
+    SEGMENT_BYTES,
+    TRANSPLANT,
+    Delivered,
+    DeliverRequest,
+    Donation,
+    DonateRequest,
+    Enrolment,
+    EnrolRequest,
+    Packet,
+    Receipt,
+    Refusal,
+    Segment,
+    SegmentRequest,
+    Terms,
+    TransplantRequest,
+    Trials,
+    read,
+)
+from not_core.trust import sealing
+from not_core.trust.federation import verify_profile
+from not_core.trust.offer import Offer, verify_offer
+from not_core.trust.statement import verify_statement
+from server.dispatch import Dispatch
+from server.home import Coordinator
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an exchange is.
+
+    Attributes:
+        exchange: Its name; a name is resumed, not begun again.
+        sites: Sites to wait for.
+        terms: What donors train.
+        mode: How recipients put organs in.
+        join_seconds: How long to wait for sites; those that are there then take part.
+        step_seconds: Time limit of a donation or a trial.
+        wire_seconds: Time limit of any other message.
+    """
+
+    exchange: str
+    sites: int
+    terms: Terms
+    mode: str = "replace"
+    join_seconds: float = 120
+    step_seconds: float = 6 * 3600
+    wire_seconds: float = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Progress for whoever watches: ``site`` has done ``step``, or failed with ``code``."""
+
+    site: str
+    step: str
+    code: str = ""
+
+
+@dataclass
+class _Site:
+    node: int
+    enrolment: Enrolment
+    inbox: list[str] = field(default_factory=list)
+    trying: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.enrolment.profile.site
+
+
+class Exchange:
+    """The state of one exchange while it runs."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        coordinator: Coordinator,
+        settings: Settings,
+        notify: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self._grid, self._home, self._settings, self._notify = grid, coordinator, settings, notify
+        self._dispatch = Dispatch(grid, settings.exchange)
+        self._sites: dict[str, _Site] = {}
+        self._offers: dict[str, Offer] = {}
+        self._donations: dict[str, Donation] = {}
+        self._making: set[str] = set()
+        self._owed: dict[str, set[str]] = defaultdict(set)  # recipient -> organs on their way
+        self._failures: list[dict[str, str]] = []
+        self._started = time.monotonic()
+        self._ended: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Run to the end; every failure of a site is recorded, none ends the exchange.
+
+        Raises:
+            ExchangeError: Fewer than two sites could enrol, or none of them donates.
+        """
+        for node in self._join():
+            self._enrol(node)
+        self._dispatch.run()
+        self._mark("enrol")
+        donors = [site for site in self._sites.values() if site.enrolment.donates]
+        if len(self._sites) < 2 or not donors:
+            raise ExchangeError(
+                f"{len(self._sites)} sites enrolled, {len(donors)} of them donors; an exchange "
+                "takes two sites and one donor; see the sites' own logs"
+            )
+        self._making = {donor.name for donor in donors}
+        for donor in donors:
+            self._donate(donor)
+        self._dispatch.run()
+        self._home.catalogue.ran(
+            self._settings.exchange,
+            {
+                "failures": self._failures,
+                "bytes": {
+                    "uploaded": self._dispatch.received_bytes,
+                    "delivered": self._dispatch.sent_bytes,
+                    "stored": sum(
+                        self._home.banked(organ).stat().st_size
+                        for organ in self._offers
+                        if self._home.banked(organ).is_file()
+                    ),
+                },
+                "seconds": self._seconds(),
+            },
+        )
+
+    def _join(self) -> list[int]:
+        deadline = time.monotonic() + self._settings.join_seconds
+        while True:
+            nodes = list(self._grid.get_node_ids())
+            if len(nodes) >= self._settings.sites or time.monotonic() > deadline:
+                return nodes
+            time.sleep(0.5)
+
+    def _enrol(self, node: int) -> None:
+        def then(packet: Packet) -> None:
+            enrolment = self._read(packet, Enrolment, f"node-{node}", "enrol")
+            if enrolment is None:
+                return
+            name = enrolment.profile.site
+            try:
+                verify_profile(enrolment.profile, self._home.root)
+            except NotError as error:
+                self._fail(name, "enrol", error.code)
+                return
+            if name in self._sites:
+                self._fail(name, "enrol", "twice")
+                return
+            others = {site.enrolment.base_weights for site in self._sites.values()}
+            if others and enrolment.base_weights not in others:
+                self._fail(name, "enrol", "other-base")
+                return
+            self._sites[name] = _Site(node, enrolment)
+            self._home.catalogue.enrolled(self._settings.exchange, enrolment)
+            self._notify(Event(name, "enrol"))
+
+        self._dispatch.post(
+            node,
+            ENROL,
+            EnrolRequest(exchange=self._settings.exchange),
+            seconds=self._settings.wire_seconds,
+            then=then,
+            failed=lambda code: self._fail(f"node-{node}", "enrol", code),
+        )
+
+    def _donate(self, donor: _Site) -> None:
+        others = [site.enrolment.profile for site in self._sites.values() if site is not donor]
+        request = DonateRequest(
+            exchange=self._settings.exchange,
+            terms=self._settings.terms,
+            addressees=tuple(sorted(others, key=lambda profile: profile.site)),
+        )
+
+        def then(packet: Packet) -> None:
+            donation = self._read(packet, Donation, donor.name, "donate")
+            if donation is None:
+                self._made(donor, None)
+                return
+            try:
+                signed = verify_offer(
+                    donation.offer.encode(), donor.enrolment.profile, self._home.root
+                )
+                if signed.offer.exchange != self._settings.exchange:
+                    raise OfferError("an offer for another exchange")
+            except NotError as error:
+                self._fail(donor.name, "donate", error.code)
+                self._made(donor, None)
+                return
+            organ = signed.offer.organ_digest
+            self._offers[organ], self._donations[organ] = signed.offer, donation
+            self._home.catalogue.offered(
+                self._settings.exchange, organ, donor.name, donation
+            )
+            self._notify(Event(donor.name, "donate"))
+            self._mark("donate")
+            self._collect(donor, organ)
+
+        self._dispatch.post(
+            donor.node,
+            DONATE,
+            request,
+            seconds=self._settings.step_seconds,
+            then=then,
+            failed=lambda code: (self._fail(donor.name, "donate", code), self._made(donor, None)),
+        )
+
+    def _collect(self, donor: _Site, organ: str) -> None:
+        """Fetch a sealed organ segment by segment; what has arrived before is not fetched again."""
+        donation, bank = self._donations[organ], self._home.banked(organ)
+        if bank.is_file() and canonical.sha256_file(bank) == donation.sealed_sha256:
+            self._made(donor, organ)
+            return
+        part = self._home.incoming(organ)
+        held = part.stat().st_size if part.is_file() else 0
+        if held >= donation.sealed_bytes:
+            part.unlink()
+            held = 0
+
+        def then(packet: Packet) -> None:
+            segment = self._read(packet, Segment, donor.name, "segment")
+            if segment is None:
+                self._made(donor, None)
+                return
+            if (
+                segment.organ != organ
+                or segment.offset != held
+                or not 0 < len(packet.body) <= min(SEGMENT_BYTES, donation.sealed_bytes - held)
+            ):
+                self._fail(donor.name, "segment", "format")
+                self._made(donor, None)
+                return
+            with part.open("ab") as file:
+                file.write(packet.body)
+            if held + len(packet.body) < donation.sealed_bytes:
+                self._collect(donor, organ)
+            elif self._bank(donor, organ):
+                self._made(donor, organ)
+            else:
+                self._made(donor, None)
+
+        self._dispatch.post(
+            donor.node,
+            SEGMENT,
+            SegmentRequest(
+                exchange=self._settings.exchange,
+                organ=organ,
+                offset=held,
+                length=min(SEGMENT_BYTES, donation.sealed_bytes - held),
+            ),
+            seconds=self._settings.wire_seconds,
+            then=then,
+            failed=lambda code: (self._fail(donor.name, "segment", code), self._made(donor, None)),
+        )
+
+    def _bank(self, donor: _Site, organ: str) -> bool:
+        """Check a sealed organ as far as it can be checked closed, and put it into the bank."""
+        part, donation = self._home.incoming(organ), self._donations[organ]
+        try:
+            if canonical.sha256_file(part) != donation.sealed_sha256:
+                raise OfferError("other bytes than announced")
+            signed = sealing.verify_sealed(part, self._home.root)
+            if signed.envelope != donation.offer.encode():
+                raise OfferError("another offer than announced")
+        except NotError as error:
+            part.unlink()
+            self._fail(donor.name, "segment", error.code)
+            return False
+        part.rename(self._home.banked(organ))
+        self._notify(Event(donor.name, "collect"))
+        return True
+
+    def _made(self, donor: _Site, organ: str | None) -> None:
+        """A donor is done: deliver its organ, and let recipients begin who wait for no other."""
+        self._making.discard(donor.name)
+        if organ is not None:
+            wanted = set(self._offers[organ].addressees)
+            for site in self._sites.values():
+                if site is donor:
+                    site.inbox.append(organ)
+                elif site.enrolment.profile.sealing_fingerprint in wanted:
+                    self._owed[site.name].add(organ)
+                    self._deliver(site, organ, 0)
+        for site in self._sites.values():
+            self._try(site)
+
+    def _deliver(self, site: _Site, organ: str, offset: int) -> None:
+        donation = self._donations[organ]
+        with self._home.banked(organ).open("rb") as file:
+            file.seek(offset)
+            body = file.read(SEGMENT_BYTES)
+
+        def settled(code: str | None) -> None:
+            self._owed[site.name].discard(organ)
+            if code is None:
+                site.inbox.append(organ)
+                self._notify(Event(site.name, "deliver"))
+                self._mark("deliver")
+            else:
+                self._fail(site.name, "deliver", code)
+            self._try(site)
+
+        def then(packet: Packet) -> None:
+            try:
+                answer = self._value(packet, Delivered)
+            except _SiteError as error:
+                settled(error.code)
+                return
+            if answer.held >= donation.sealed_bytes:
+                settled(None)
+            elif answer.held > offset:
+                self._deliver(site, organ, answer.held)
+            else:
+                settled("format")
+
+        self._dispatch.post(
+            site.node,
+            DELIVER,
+            DeliverRequest(
+                exchange=self._settings.exchange,
+                organ=organ,
+                offset=offset,
+                sealed_bytes=donation.sealed_bytes,
+                sealed_sha256=donation.sealed_sha256,
+            ),
+            body=body,
+            seconds=self._settings.wire_seconds,
+            then=then,
+            failed=settled,
+        )
+
+    def _try(self, site: _Site) -> None:
+        """Ask a site to try its organs, once all that will come have come."""
+        if site.trying or self._making or self._owed[site.name] or not site.inbox:
+            return
+        site.trying = True
+        request = TransplantRequest(
+            exchange=self._settings.exchange,
+            organs=tuple(sorted(site.inbox)),
+            mode="insert" if self._settings.mode == "insert" else "replace",
+        )
+
+        def then(packet: Packet) -> None:
+            trials = self._read(packet, Trials, site.name, "transplant")
+            if trials is None:
+                return
+            for trial in trials.trials:
+                if trial.receipt is None:
+                    self._fail(site.name, "transplant", trial.code or "format")
+                    continue
+                try:
+                    self._keep(site, request, trial.receipt.encode())
+                except NotError as error:
+                    self._fail(site.name, "transplant", error.code)
+            self._notify(Event(site.name, "transplant"))
+            self._mark("transplant")
+
+        self._dispatch.post(
+            site.node,
+            TRANSPLANT,
+            request,
+            seconds=self._settings.step_seconds,
+            then=then,
+            failed=lambda code: self._fail(site.name, "transplant", code),
+        )
+
+    def _keep(self, site: _Site, request: TransplantRequest, envelope: bytes) -> None:
+        key = verify_profile(site.enrolment.profile, self._home.root)
+        payload = verify_statement(envelope, RECEIPT_TYPE, key)
+        receipt = canonical.decode(Receipt, payload, "receipt")
+        offer = self._offers.get(receipt.organ)
+        if (
+            offer is None
+            or receipt.organ not in request.organs
+            or receipt.recipient != site.name
+            or receipt.donor != offer.donor
+            or receipt.exchange != request.exchange
+            or receipt.mode != request.mode
+        ):
+            raise FormatError("a receipt for something else than was asked")
+        self._home.catalogue.received(receipt, envelope)
+
+    def _read(self, packet: Packet, cls: type[Value], site: str, step: str) -> Value | None:
+        try:
+            return self._value(packet, cls)
+        except _SiteError as error:
+            self._fail(site, step, error.code)
+            return None
+
+    def _value(self, packet: Packet, cls: type[Value]) -> Value:
+        try:
+            if packet.kind == Refusal.__name__:
+                raise _SiteError(read(packet, Refusal).code)
+            return read(packet, cls)
+        except FormatError as error:
+            raise _SiteError(error.code) from None
+
+    def _fail(self, site: str, step: str, code: str) -> None:
+        self._failures.append({"site": site, "step": step, "code": code})
+        self._notify(Event(site, step, code))
+
+    def _mark(self, step: str) -> None:
+        self._ended[step] = time.monotonic() - self._started
+
+    def _seconds(self) -> dict[str, float]:
+        """Seconds from the start to the last reply of each step; steps overlap."""
+        total = time.monotonic() - self._started
+        marks = {step: self._ended.get(step, 0.0) for step in _STEPS}
+        return {step: round(mark, 1) for step, mark in (marks | {"total": total}).items()}
+
+
+_STEPS = ("enrol", "donate", "deliver", "transplant")
+
+
+class _SiteError(Exception):
+    """A site refused, or its reply is malformed."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code

@@ -1,0 +1,64 @@
+"""The coordinator's home folder: root certificate, catalogue, organ bank, incoming parts.
+
+    root.pem       the federation root, to refuse strangers; public
+    catalogue.db   sites, offers, receipts, steps       bank/      sealed organs by digest
+    incoming/      sealed organs still on their way
+No key lies here: nothing in this home can open what is stored in it.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from not_core import atomic
+from not_core.errors import HomeError
+from not_core.trust.federation import Root, load_root
+from server.catalogue import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinator:
+    """A coordinator that is ready to run exchanges."""
+
+    folder: Path
+    root: Root
+    catalogue: Catalogue
+
+    def banked(self, organ: str) -> Path:
+        """Place of a sealed organ."""
+        return self.folder / "bank" / f"{organ}.organ"
+
+    def incoming(self, organ: str) -> Path:
+        """Place of a sealed organ that is still on its way."""
+        return self.folder / "incoming" / f"{organ}.part"
+
+
+def create(folder: Path, root: Path) -> None:
+    """Make a home that trusts the federation of ``root``.
+
+    Raises:
+        OutputExistsError: ``folder`` is taken.
+        CertificateError: ``root`` is no root certificate.
+    """
+    load_root(root)
+    source = root / "root.pem" if root.is_dir() else root
+    with atomic.folder(folder, mode=0o700) as work:
+        shutil.copyfile(source, work / "root.pem")
+        (work / "bank").mkdir(mode=0o700)
+        (work / "incoming").mkdir(mode=0o700)
+        Catalogue(f"sqlite:///{work / 'catalogue.db'}").close()
+
+
+def load(folder: Path) -> Coordinator:
+    """Load a coordinator's home.
+
+    Raises:
+        HomeError: Not a coordinator's home.
+    """
+    if not (folder / "catalogue.db").is_file():
+        raise HomeError(
+            f"no catalogue in {folder}; make a home with organ-coordinator init"
+        )
+    return Coordinator(
+        folder, load_root(folder / "root.pem"), Catalogue(f"sqlite:///{folder / 'catalogue.db'}")
+    )
