@@ -140,7 +140,7 @@ def identity_show(
         facts = {
             "site": request.site,
             "sealing_fingerprint": request.sealing_fingerprint,
-            "admitted": "no",
+            "status": "requested; not admitted yet",
         }
     else:
         profile = read_profile(place / PROFILE if place.is_dir() else place)

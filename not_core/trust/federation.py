@@ -342,5 +342,5 @@ def describe_profile(profile: Profile) -> dict[str, str]:
             "federation": common_name(leaf.issuer),
             "valid_from": leaf.not_valid_before_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "valid_to": leaf.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "admitted": "issued",
+            "status": "issued; not verified here",
         }

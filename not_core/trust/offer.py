@@ -18,7 +18,7 @@ from not_core.trust.certificates import seconds
 from not_core.trust.federation import Root, verify_profile
 from not_core.trust.keys import Identity
 from not_core.trust.profile import Profile
-from not_core.trust.statement import sign_statement, verify_statement
+from not_core.trust.statement import claimed_payload, sign_statement, verify_statement
 
 OFFER_FORMAT: Literal["organ-exchange/offer/v1"] = "organ-exchange/offer/v1"
 BODY_FORMAT: Literal["organ-exchange/body/v1"] = "organ-exchange/body/v1"
@@ -154,3 +154,12 @@ def verify_offer(
             f"{offer.donor} for a new one"
         )
     return SignedOffer(offer=offer, envelope=envelope, profile=profile)
+
+
+def peek_offer(envelope: bytes) -> Offer:
+    """What an offer claims, without verifying it: to show, never to act upon.
+
+    Raises:
+        FormatError: Not a canonical offer.
+    """
+    return canonical.decode(Offer, claimed_payload(envelope), "offer")

@@ -111,3 +111,13 @@ def verify_statement(
     if base64.b64encode(checked.payload).decode() != parsed.payload:
         raise SignatureError("signed statement decodes in two ways; get it again from its signer")
     return checked.payload
+
+
+def claimed_payload(envelope: bytes) -> bytes:
+    """The payload of a statement, believed by nobody yet.
+
+    Raises:
+        FormatError: Not a canonical envelope.
+    """
+    parsed = canonical.decode(_Envelope, envelope, "signed statement", STATEMENT_LIMIT)
+    return unbase64(parsed.payload, "payload of the signed statement")

@@ -1,0 +1,224 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_trust_world import DAY, NOW, World
+
+from not_core.errors import CertificateError, FormatError, KeyFileError, NotError
+from not_core.trust import federation, keys
+from not_core.trust.profile import read_profile, read_request
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("federation"))
+
+
+def test_a_profile_binds_name_signing_key_and_sealing_key(world: World) -> None:
+    key = federation.verify_profile(world.north.profile, world.root, now=NOW)
+    assert key == world.north.signing_key.public_key()
+    leaf = x509.load_pem_x509_certificate(world.north.profile.certificates[0].encode())
+    purposes = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert ExtendedKeyUsageOID.CODE_SIGNING in purposes
+    assert ExtendedKeyUsageOID.CLIENT_AUTH in purposes
+    uris = leaf.extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    ).value.get_values_for_type(x509.UniformResourceIdentifier)
+    assert uris == [
+        "urn:organ-exchange:site:north",
+        f"urn:organ-exchange:sealing-key:{world.north.profile.sealing_fingerprint}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        (NOW - 11 * DAY, "valid only from"),
+        (NOW + 360 * DAY, "certificate of north expired"),
+        (NOW + 4000 * DAY, "federation root expired"),
+    ],
+)
+def test_dates(world: World, now: int, words: str) -> None:
+    with pytest.raises(CertificateError, match=words):
+        federation.verify_profile(world.north.profile, world.root, now=now)
+
+
+def test_exchanged_parts_are_found(world: World) -> None:
+    north, south = world.north.profile, world.south.profile
+    with pytest.raises(CertificateError, match="sealing key of north is not the one"):
+        federation.verify_profile(
+            replace(north, sealing_key=south.sealing_key), world.root, now=NOW
+        )
+    with pytest.raises(CertificateError, match="issued to south"):
+        federation.verify_profile(
+            replace(north, certificates=south.certificates), world.root, now=NOW
+        )
+    with pytest.raises(CertificateError, match="issued to north"):
+        federation.verify_profile(replace(north, site="south"), world.root, now=NOW)
+    with pytest.raises(CertificateError, match="does not need"):
+        federation.verify_profile(
+            replace(north, certificates=north.certificates + south.certificates),
+            world.root,
+            now=NOW,
+        )
+
+
+def test_another_root_of_the_same_name_is_refused(world: World, tmp_path: Path) -> None:
+    federation.create_root(tmp_path / "fake", "regional", now=NOW - 20 * DAY)
+    fake = federation.load_root(tmp_path / "fake")
+    with pytest.raises(CertificateError, match="does not chain"):
+        federation.verify_profile(world.north.profile, fake, now=NOW)
+
+
+def test_a_site_cannot_admit_sites(world: World, tmp_path: Path) -> None:
+    """A leaf used as an authority: its owner signs a certificate for another name."""
+    issuer = x509.load_pem_x509_certificate(world.west.profile.certificates[0].encode())
+    victim = x509.load_pem_x509_certificate(world.north.profile.certificates[0].encode())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(victim.subject)
+        .issuer_name(issuer.subject)
+        .public_key(world.west.signing_key.public_key())
+        .serial_number(7)
+        .not_valid_before(issuer.not_valid_before_utc)
+        .not_valid_after(issuer.not_valid_after_utc)
+    )
+    for extension in victim.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    forged = builder.sign(world.west.signing_key, hashes.SHA384())
+    pem = forged.public_bytes(serialization.Encoding.PEM).decode()
+    for chain in ((pem,), (pem, *world.west.profile.certificates)):
+        profile = replace(world.north.profile, certificates=chain)
+        with pytest.raises(CertificateError, match="does not chain"):
+            federation.verify_profile(profile, world.root, now=NOW)
+
+
+def test_requests_edited_on_the_way_are_refused(world: World, tmp_path: Path) -> None:
+    request = keys.create(tmp_path / "a", "clinic")
+    home = world.place / "federation"
+    with pytest.raises(CertificateError, match="another site name or sealing key"):
+        federation.admit(home, replace(request, site="other"), now=NOW)
+    swapped = replace(request, sealing_key=world.south.profile.sealing_key)
+    with pytest.raises(CertificateError, match="another site name or sealing key"):
+        federation.admit(home, swapped, now=NOW)
+    with pytest.raises(CertificateError, match="1216 bytes"):
+        federation.admit(home, replace(request, sealing_key="AAAA"), now=NOW)
+
+
+def test_passphrase_protects_the_root_key(tmp_path: Path) -> None:
+    request = keys.create(tmp_path / "a", "clinic")
+    federation.create_root(tmp_path / "f", "regional", passphrase=b"correct", now=NOW)
+    assert b"ENCRYPTED" in (tmp_path / "f" / "root.key").read_bytes()
+    with pytest.raises(KeyFileError, match="needs a passphrase"):
+        federation.admit(tmp_path / "f", request, now=NOW)
+    with pytest.raises(KeyFileError, match="check the passphrase") as caught:
+        federation.admit(tmp_path / "f", request, passphrase=b"wrong-one", now=NOW)
+    assert "wrong-one" not in str(caught.value)
+    assert federation.admit(tmp_path / "f", request, passphrase=b"correct", now=NOW)
+
+
+def test_load_root_refuses_what_is_no_root(world: World, tmp_path: Path) -> None:
+    leaf = tmp_path / "leaf.pem"
+    leaf.write_text(world.north.profile.certificates[0])
+    with pytest.raises(CertificateError):
+        federation.load_root(leaf)
+    leaf.write_text("not a certificate")
+    with pytest.raises(CertificateError):
+        federation.load_root(leaf)
+    with pytest.raises(KeyFileError):
+        federation.load_root(tmp_path / "none.pem")
+    two = tmp_path / "two.pem"
+    two.write_bytes(world.root.pem * 2)
+    with pytest.raises(CertificateError, match="one self-signed"):
+        federation.load_root(two)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_profile_with_any_changed_byte_is_refused(world: World, data: st.DataObject) -> None:
+    path = world.place / "changed.profile"
+    whole = bytearray((world.north.folder / "site.profile").read_bytes())
+    position = data.draw(st.integers(0, len(whole) - 1))
+    whole[position] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(whole)
+    with pytest.raises(NotError):
+        federation.verify_profile(read_profile(path), world.root, now=NOW)
+
+
+def test_openssf_verifies_with_an_admitted_certificate(world: World, tmp_path: Path) -> None:
+    from model_signing.signing import Config
+
+    organ = tmp_path / "organ"
+    organ.mkdir()
+    (organ / "file").write_text("x")
+    leaf = tmp_path / "leaf.pem"
+    leaf.write_text(world.north.profile.certificates[0])
+    root = world.place / "federation" / "root.pem"
+    Config().use_certificate_signer(
+        private_key=world.north.signing_key_path,
+        signing_certificate=leaf,
+        certificate_chain=[root],
+    ).sign(organ, tmp_path / "sig")
+    command = [sys.executable, "-m", "model_signing", "verify", "certificate", str(organ)]
+    command += ["--signature", str(tmp_path / "sig"), "--certificate_chain", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stdout + done.stderr
+    (organ / "file").write_text("y")
+    again = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    assert again.returncode == 1
+
+
+@pytest.mark.filterwarnings("ignore:'click:DeprecationWarning")  # typer 0.20 under click 8.3
+def test_commands_found_admit_install_and_show(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from not_core.commands.identity import federation_app, identity_app
+
+    run = CliRunner()
+    secret = tmp_path / "secret"
+    secret.write_text("correct horse\n")
+    secret.chmod(0o600)
+    fed, home, out = tmp_path / "fed", tmp_path / "keys", tmp_path / "clinic.profile"
+    opening = ["--passphrase-file", str(secret)]
+    steps = [
+        (federation_app, ["init", str(fed), "--name", "the north", *opening]),
+        (identity_app, ["init", str(home), "--site", "clinic"]),
+        (
+            federation_app,
+            ["admit", str(fed), str(home / "request.json"), "--out", str(out), *opening],
+        ),
+        (identity_app, ["install", str(home), str(out), "--root", str(fed / "root.pem")]),
+    ]
+    for app, arguments in steps:
+        result = run.invoke(app, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    fingerprint = read_request(home / "request.json").sealing_fingerprint
+    for place in (home, out):
+        shown = run.invoke(identity_app, ["show", str(place), "--json"], catch_exceptions=False)
+        facts = json.loads(shown.output)
+        assert facts["site"] == "clinic"
+        assert facts["sealing_fingerprint"] == fingerprint
+        assert facts["federation"] == "the north"
+    assert keys.load(home).site == "clinic"
+    os.chmod(secret, 0o644)  # noqa: PTH101
+    with pytest.raises(KeyFileError):
+        run.invoke(
+            federation_app,
+            ["admit", str(fed), str(home / "request.json"), "--out", f"{out}2", *opening],
+            catch_exceptions=False,
+        )
+
+
+def test_a_federation_name_is_one_line(tmp_path: Path) -> None:
+    for name in ("", "a\nb", "x" * 65):
+        with pytest.raises(FormatError):
+            federation.create_root(tmp_path / "f", name)

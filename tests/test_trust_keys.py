@@ -1,0 +1,146 @@
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from test_trust_world import DAY, NOW, World
+
+from not_core.errors import CertificateError, FormatError, KeyFileError, OutputExistsError
+from not_core.trust import federation, keys
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("keys"))
+
+
+def test_private_files_and_folder_are_the_owners_alone(world: World) -> None:
+    folder = world.north.folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for name in ("signing.key", "sealing.key"):
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+
+
+def test_load_returns_what_install_made(world: World) -> None:
+    loaded = keys.load(world.north.folder)
+    assert loaded.site == "north"
+    assert loaded.profile == world.north.profile
+    assert loaded.root == world.root
+    assert loaded.signing_key.public_key() == world.north.signing_key.public_key()
+
+
+def test_repr_shows_no_private_key(world: World) -> None:
+    shown = repr(world.north)
+    assert "signing_key=" not in shown
+    assert "sealing_key=" not in shown
+
+
+def test_request_holds_no_private_key(tmp_path: Path) -> None:
+    keys.create(tmp_path / "a", "clinic")
+    secret = json.loads((tmp_path / "a" / "sealing.key").read_bytes())
+    request = (tmp_path / "a" / "request.json").read_text()
+    assert secret["mlkem768_seed"] not in request
+    assert secret["x25519"] not in request
+    assert "PRIVATE" not in request
+
+
+def test_create_never_overwrites(world: World) -> None:
+    before = (world.north.folder / "signing.key").read_bytes()
+    with pytest.raises(OutputExistsError):
+        keys.create(world.north.folder, "north")
+    assert (world.north.folder / "signing.key").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["", "North", "a_b", "-a", "a" * 64, "a/b", "a\n"])
+def test_create_refuses_bad_names(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FormatError, match="site name"):
+        keys.create(tmp_path / "a", name)
+    assert not (tmp_path / "a").exists()
+
+
+def test_load_before_admission_says_what_to_do(tmp_path: Path) -> None:
+    keys.create(tmp_path / "a", "clinic")
+    with pytest.raises(KeyFileError, match="not admitted yet"):
+        keys.load(tmp_path / "a")
+
+
+def test_load_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match="no identity folder"):
+        keys.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["signing.key", "sealing.key"])
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_load_refuses_keys_open_to_others(tmp_path: Path, name: str, mode: int) -> None:
+    site = World(tmp_path).north
+    (site.folder / name).chmod(mode)
+    with pytest.raises(KeyFileError, match="expected 0600"):
+        keys.load(site.folder)
+
+
+def test_load_refuses_an_open_folder_a_link_and_a_missing_key(tmp_path: Path) -> None:
+    site = World(tmp_path).north
+    site.folder.chmod(0o755)
+    with pytest.raises(KeyFileError, match="expected 0700"):
+        keys.load(site.folder)
+    site.folder.chmod(0o700)
+    (site.folder / "sealing.key").rename(tmp_path / "moved")
+    with pytest.raises(KeyFileError, match="no sealing key"):
+        keys.load(site.folder)
+    (site.folder / "sealing.key").symlink_to(tmp_path / "moved")
+    with pytest.raises(KeyFileError, match="cannot be opened"):
+        keys.load(site.folder)
+
+
+def test_load_refuses_damaged_and_foreign_keys(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    north, south = world.north.folder, world.south.folder
+    sealing = (north / "sealing.key").read_bytes()
+    (north / "sealing.key").write_bytes(sealing[:-5])
+    with pytest.raises(KeyFileError, match="cannot be read") as caught:
+        keys.load(north)
+    assert json.loads(sealing)["x25519"] not in str(caught.value)
+    (north / "sealing.key").write_bytes((south / "sealing.key").read_bytes())
+    with pytest.raises(CertificateError, match="another sealing key"):
+        keys.load(north)
+    (north / "signing.key").write_bytes((south / "signing.key").read_bytes())
+    with pytest.raises(CertificateError, match="another signing key"):
+        keys.load(north)
+
+
+def test_load_refuses_another_curve(tmp_path: Path) -> None:
+    site = World(tmp_path).north
+    other = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    (site.folder / "signing.key").write_bytes(other)
+    with pytest.raises(KeyFileError, match="P-384"):
+        keys.load(site.folder)
+
+
+def test_install_refuses_anothers_profile_and_another_root(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    fresh = keys.create(tmp_path / "fresh", "fresh")
+    with pytest.raises(CertificateError, match="this identity is fresh"):
+        keys.install(tmp_path / "fresh", world.south.profile, world.root, now=NOW)
+    twin = world.admit("fresh", folder="twin").profile
+    with pytest.raises(CertificateError, match="another signing key"):
+        keys.install(tmp_path / "fresh", twin, world.root, now=NOW)
+    federation.create_root(tmp_path / "other", "regional", now=NOW - DAY)
+    mine = federation.admit(tmp_path / "other", fresh, now=NOW)
+    with pytest.raises(CertificateError, match="does not chain"):
+        keys.install(tmp_path / "fresh", mine, world.root, now=NOW)
+    assert not (tmp_path / "fresh" / "site.profile").exists()
+
+
+def test_profile_survives_writing_and_reading(world: World, tmp_path: Path) -> None:
+    keys.write_profile(world.west.profile, tmp_path / "p")
+    assert keys.read_profile(tmp_path / "p") == world.west.profile
+    text = (tmp_path / "p").read_bytes()
+    (tmp_path / "p").write_bytes(text + b"\n")
+    with pytest.raises(FormatError, match="canonical"):
+        keys.read_profile(tmp_path / "p")

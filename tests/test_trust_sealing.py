@@ -1,0 +1,457 @@
+import base64
+import hashlib
+import io
+import shutil
+import subprocess
+import sys
+import tarfile
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.cobblestone import Cobblestone256Encryptor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_trust_signing import public_command
+from test_trust_world import DAY, NOW, World, manifest, organ_folder
+
+from not_core.errors import (
+    CertificateError,
+    FormatError,
+    NotAddressedError,
+    NotError,
+    OfferError,
+    OutputExistsError,
+    SignatureError,
+    UnsealError,
+)
+from not_core.trust import archive, federation, keys, sealing, signing
+from not_core.trust.delivery import MAGIC, DeliveryHeader, read_header, write_header
+from not_core.trust.offer import Offer, describe, sign_offer
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("sealing"))
+
+
+@pytest.fixture(scope="module")
+def to_both(world: World) -> Path:
+    return sealed(world, world.place / "both.organ", [world.south, world.west])
+
+
+@pytest.fixture(scope="module")
+def to_south(world: World) -> Path:
+    return sealed(world, world.place / "south.organ", [world.south])
+
+
+def sealed(
+    world: World, out: Path, to: list[keys.Identity], organ: Path | None = None, **more: Any
+) -> Path:
+    arguments = {"root": world.root, "exchange": "trial", "now": NOW, **more}
+    profiles = [site.profile for site in to]
+    sealing.seal(organ or world.organ, world.north, profiles, out, **arguments)
+    return out
+
+
+def parts(path: Path) -> tuple[DeliveryHeader, bytes]:
+    with path.open("rb") as file:
+        return read_header(file), file.read()
+
+
+def joined(path: Path, header: DeliveryHeader, body: bytes) -> Path:
+    with path.open("wb") as file:
+        write_header(header, file)
+        file.write(body)
+    return path
+
+
+def refused(
+    world: World, path: Path, error: type[Exception], words: str = "", now: int = NOW
+) -> None:
+    """South cannot open ``path``, and nothing is left where it would have gone."""
+    place = path.parent / "quarantine"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    with pytest.raises(error, match=words):
+        sealing.open_sealed(path, world.south, world.root, place / "opened", now=now)
+    assert list(place.iterdir()) == []
+
+
+def forged(
+    world: World,
+    path: Path,
+    donor: keys.Identity,
+    plaintext: bytes,
+    change: Callable[[Offer], Offer] = lambda offer: offer,
+) -> Path:
+    """What an admitted but dishonest donor can send to south."""
+    facts = manifest()
+    descriptor = describe(facts.digest, donor.site)
+    key = Cobblestone256Encryptor.generate_key()
+    encryptor = Cobblestone256Encryptor(key, bytes.fromhex(descriptor))
+    body = encryptor.update(plaintext) + encryptor.finalize()
+    offer = Offer(
+        exchange="trial",
+        organ_id=f"{donor.site}/notes",
+        organ_digest=facts.digest,
+        version=facts.version,
+        donor=donor.site,
+        descriptor=descriptor,
+        body_sha256=hashlib.sha256(body).hexdigest(),
+        body_bytes=len(body),
+        addressees=(world.south.profile.sealing_fingerprint,),
+        not_before=NOW,
+        expires=NOW + DAY,
+        domain=facts.domain,
+        base_weights=facts.base.weights,
+        family=facts.base.family,
+        span=facts.span,
+    )
+    signed = sign_offer(change(offer), donor)
+    wrap = sealing._wrap(key, world.south.profile, signed)
+    header = DeliveryHeader(
+        offer=signed.envelope.decode(),
+        profile=donor.profile,
+        wraps={world.south.profile.sealing_fingerprint: wrap},
+    )
+    return joined(path, header, body)
+
+
+def test_every_addressee_opens_the_same_organ(world: World, to_both: Path, tmp_path: Path) -> None:
+    offer = sealing.verify_sealed(to_both, world.root, now=NOW).offer
+    assert offer.organ_digest == manifest().digest
+    assert offer.body_bytes < to_both.stat().st_size
+    for site in (world.south, world.west):
+        opened = sealing.open_sealed(to_both, site, world.root, tmp_path / site.site, now=NOW)
+        assert opened.manifest == manifest()
+        assert opened.offer == offer
+        assert opened.path.stat().st_mode & 0o777 == 0o700
+        for name in signing.SIGNED_FILES:
+            assert (opened.path / name).read_bytes() == (world.organ / name).read_bytes()
+
+
+def test_openssf_accepts_an_opened_folder_until_a_byte_changes(
+    world: World, to_both: Path, tmp_path: Path
+) -> None:
+    opened = sealing.open_sealed(to_both, world.west, world.root, tmp_path / "opened", now=NOW)
+    assert public_command(opened.path, world, tmp_path) == 0
+    tensors = bytearray((opened.path / "organ.safetensors").read_bytes())
+    tensors[-1] ^= 1
+    (opened.path / "organ.safetensors").write_bytes(tensors)
+    assert public_command(opened.path, world, tmp_path) == 1
+
+
+def test_the_plaintext_is_not_in_the_file(world: World, to_both: Path) -> None:
+    data = to_both.read_bytes()
+    assert b"tensor bytes" not in data
+    assert b"An organ" not in data
+
+
+def test_the_tar_is_plain_and_the_same_every_time(world: World) -> None:
+    whole = b"".join(archive.pack(world.organ))
+    assert whole == b"".join(archive.pack(world.organ))
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:  # a reader that we did not write
+        members = tar.getmembers()
+        assert [member.name for member in members] == sorted(signing.SIGNED_FILES)
+        assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in members} == {(0, 0, 0, "", 0o644)}
+        stored = tar.extractfile("organ.safetensors")
+        assert stored is not None
+        assert stored.read() == (world.organ / "organ.safetensors").read_bytes()
+
+
+@settings(max_examples=30, deadline=None)
+@given(tensors=st.binary(max_size=70_000), cut=st.integers(1, 4000))
+def test_archives_round_trip_however_they_arrive(world: World, tensors: bytes, cut: int) -> None:
+    source, target = world.place / "source", world.place / "target"
+    for place in (source, target):
+        shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(world.organ, source)
+    (source / "organ.safetensors").write_bytes(tensors)
+    whole = b"".join(archive.pack(source))
+    target.mkdir()
+    archive.unpack((whole[i : i + cut] for i in range(0, len(whole), cut)), target, len(whole))
+    for name in signing.SIGNED_FILES:
+        assert (target / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_not_addressed(world: World, tmp_path: Path) -> None:
+    path = sealed(world, tmp_path / "west.organ", [world.west])
+    refused(world, path, NotAddressedError, "not to south")
+
+
+def test_an_existing_place_is_not_touched(world: World, to_south: Path, tmp_path: Path) -> None:
+    (tmp_path / "opened").mkdir()
+    (tmp_path / "opened" / "mine").write_text("keep")
+    with pytest.raises(OutputExistsError):
+        sealing.open_sealed(to_south, world.south, world.root, tmp_path / "opened", now=NOW)
+    before = to_south.read_bytes()
+    with pytest.raises(OutputExistsError):
+        sealed(world, to_south, [world.west])
+    assert to_south.read_bytes() == before
+
+
+def test_any_flipped_bit_is_refused(world: World, to_south: Path, tmp_path: Path) -> None:
+    data = to_south.read_bytes()
+    path = tmp_path / "flipped.organ"
+    step = 11
+    for position in [*range(40), *range(40, len(data), step), len(data) - 1]:
+        changed = bytearray(data)
+        changed[position] ^= 1 << (position // step % 8)
+        path.write_bytes(changed)
+        with pytest.raises(NotError):
+            sealing.open_sealed(path, world.south, world.root, tmp_path / "opened", now=NOW)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_any_flipped_bit_of_a_body_is_refused_by_the_cipher_alone(
+    world: World, tmp_path: Path
+) -> None:
+    """Several chunks, no digest to help; cut at a chunk's border too."""
+    organ = Path(shutil.copytree(world.organ, tmp_path / "organ"))
+    (organ / "organ.safetensors").write_bytes(bytes(60_000))
+    plaintext = b"".join(archive.pack(organ))
+    whole = forged(world, tmp_path / "whole.organ", world.north, plaintext)
+    header, body = parts(whole)
+    key = sealing._unwrap(header, sealing.verify_sealed(whole, world.root, now=NOW), world.south)
+    offer = sealing.verify_sealed(whole, world.root, now=NOW).offer
+    assert b"".join(sealing._decrypt(io.BytesIO(body), key, offer)) == plaintext
+    for position in range(0, len(body), 101):
+        changed = bytearray(body)
+        changed[position] ^= 1 << position % 8
+        with pytest.raises(UnsealError):
+            list(sealing._decrypt(io.BytesIO(changed), key, offer))
+    first = len(body) % (16384 + 16)
+    for length in (0, 1, 31, first, first + 16400, 16384, len(body) - 1):
+        with pytest.raises(UnsealError):
+            list(sealing._decrypt(io.BytesIO(body[:length]), key, offer))
+    with pytest.raises(UnsealError):
+        list(sealing._decrypt(io.BytesIO(body), key, replace_descriptor(offer)))
+
+
+def replace_descriptor(offer: Offer) -> Offer:
+    other = "9" * 64
+    return replace(offer, organ_digest=other, descriptor=describe(other, offer.donor))
+
+
+def test_truncation_is_refused_at_any_length(world: World, to_south: Path, tmp_path: Path) -> None:
+    data = to_south.read_bytes()
+    path = tmp_path / "short.organ"
+    body = len(data) - len(parts(to_south)[1])
+    lengths = {0, 1, 24, 25, 28, 29, 30, body - 1, body, body + 1, len(data) - 1}
+    for length in sorted(lengths | set(range(0, len(data), 97))):
+        path.write_bytes(data[:length])
+        with pytest.raises(NotError):
+            sealing.open_sealed(path, world.south, world.root, tmp_path / "opened", now=NOW)
+    path.write_bytes(data + b"\0")
+    refused(world, path, OfferError, "body has")
+    path.unlink()
+    assert [p.name for p in tmp_path.iterdir()] == ["quarantine"]
+
+
+def test_a_huge_header_is_refused_before_it_is_read(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "huge.organ"
+    path.write_bytes(MAGIC + b"\xff\xff\xff\xff")
+    refused(world, path, FormatError, "claims 4294967295 bytes")
+    path.write_bytes(MAGIC.replace(b"v1", b"v2") + bytes(4))
+    refused(world, path, FormatError, "not a sealed organ of format v1")
+
+
+def test_swapped_wraps_do_not_open(world: World, to_both: Path, tmp_path: Path) -> None:
+    header, body = parts(to_both)
+    one, two = header.wraps
+    swapped = replace(header, wraps={one: header.wraps[two], two: header.wraps[one]})
+    refused(world, joined(tmp_path / "x", swapped, body), UnsealError, "does not open")
+
+
+def test_a_wrap_of_another_offer_does_not_open(
+    world: World, to_south: Path, tmp_path: Path
+) -> None:
+    """Same organ, same addressee, same donor: each wrap belongs to one offer."""
+    other = parts(sealed(world, tmp_path / "again.organ", [world.south]))[0]
+    header, body = parts(to_south)
+    mixed = replace(header, wraps=other.wraps)
+    refused(world, joined(tmp_path / "x", mixed, body), UnsealError, "does not open")
+
+
+def test_wraps_are_exactly_the_addressees(
+    world: World, to_both: Path, to_south: Path, tmp_path: Path
+) -> None:
+    header, body = parts(to_both)
+    south = world.south.profile.sealing_fingerprint
+    fewer = replace(header, wraps={south: header.wraps[south]})
+    refused(world, joined(tmp_path / "fewer", fewer, body), OfferError, "wraps for other sites")
+    header, body = parts(to_south)
+    more = replace(header, wraps={**header.wraps, "0" * 64: header.wraps[south]})
+    refused(world, joined(tmp_path / "more", more, body), OfferError, "wraps for other sites")
+    short = replace(header, wraps={south: "AAAA"})
+    refused(world, joined(tmp_path / "short", short, body), FormatError, "1168 bytes")
+
+
+def test_a_body_of_another_organ_is_refused(world: World, to_south: Path, tmp_path: Path) -> None:
+    organ = organ_folder(tmp_path / "organ", manifest(version=4))
+    signing.sign_folder(organ, world.north)
+    other = sealed(world, tmp_path / "other.organ", [world.south], organ)
+    spliced = joined(tmp_path / "spliced", parts(to_south)[0], parts(other)[1])
+    refused(world, spliced, OfferError, "body")
+
+
+def test_another_donors_organ_cannot_be_resealed(
+    world: World, to_south: Path, tmp_path: Path
+) -> None:
+    opened = sealing.open_sealed(to_south, world.south, world.root, tmp_path / "o", now=NOW)
+    profiles = [world.west.profile]
+    more: dict[str, Any] = {"root": world.root, "exchange": "trial", "now": NOW}
+    with pytest.raises(CertificateError, match="another key"):
+        sealing.seal(opened.path, world.south, profiles, tmp_path / "re.organ", **more)
+    assert not (tmp_path / "re.organ").exists()
+    # A dishonest site skips its own checks: it offers north's folder as its own to south.
+    plaintext = b"".join(archive.pack(opened.path))
+    theft = forged(world, tmp_path / "theft.organ", world.west, plaintext)
+    assert sealing.verify_sealed(theft, world.root, now=NOW).offer.donor == "west"
+    refused(world, theft, OfferError, "another donor, id")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("version", 4), ("domain", "other"), ("organ_id", "north/other"), ("base_weights", "0" * 64)],
+)
+def test_the_organ_inside_is_the_one_offered(
+    world: World, tmp_path: Path, field: str, value: Any
+) -> None:
+    plaintext = b"".join(archive.pack(world.organ))
+    honest = forged(world, tmp_path / "honest", world.north, plaintext)
+    assert sealing.open_sealed(honest, world.south, world.root, tmp_path / "ok", now=NOW)
+    lie = forged(
+        world, tmp_path / "lie", world.north, plaintext, lambda o: replace(o, **{field: value})
+    )
+    refused(world, lie, OfferError, "than was offered")
+    other = forged(world, tmp_path / "digest", world.north, plaintext, replace_descriptor)
+    refused(world, other, UnsealError, "does not decrypt")
+
+
+def test_dates(world: World, to_south: Path) -> None:
+    refused(world, to_south, OfferError, "expired", now=NOW + 31 * DAY)
+    refused(world, to_south, OfferError, "valid only in", now=NOW - DAY)
+    refused(world, to_south, CertificateError, "expired", now=NOW + 400 * DAY)
+
+
+def test_another_root(world: World, to_south: Path, tmp_path: Path) -> None:
+    federation.create_root(tmp_path / "f", "regional", now=NOW - 20 * DAY)
+    fake = federation.load_root(tmp_path / "f")
+    with pytest.raises(CertificateError, match="does not chain"):
+        sealing.open_sealed(to_south, world.south, fake, tmp_path / "opened", now=NOW)
+    with pytest.raises(CertificateError, match="does not chain"):
+        sealing.verify_sealed(to_south, fake, now=NOW)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_sealing_refuses_an_exchanged_key_and_odd_rosters(world: World, tmp_path: Path) -> None:
+    """A coordinator puts its own sealing key into a recipient's profile."""
+    west = world.west.profile
+    exchanged = replace(world.south.profile, sealing_key=west.sealing_key)
+    more: dict[str, Any] = {"root": world.root, "exchange": "trial", "now": NOW}
+    out = tmp_path / "x.organ"
+    with pytest.raises(CertificateError, match="sealing key of south"):
+        sealing.seal(world.organ, world.north, [exchanged], out, **more)
+    with pytest.raises(OfferError, match="named twice"):
+        sealing.seal(world.organ, world.north, [west, west], out, **more)
+    with pytest.raises(OfferError, match="0 addressees"):
+        sealing.seal(world.organ, world.north, [], out, **more)
+    with pytest.raises(FormatError, match="exchange name"):
+        sealing.seal(world.organ, world.north, [west], out, **{**more, "exchange": "Not A Name"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sealing_refuses_a_folder_changed_since_signing(world: World, tmp_path: Path) -> None:
+    organ = Path(shutil.copytree(world.organ, tmp_path / "organ"))
+    (organ / "README.md").write_text("better than it is")
+    with pytest.raises(SignatureError, match=r"README\.md"):
+        sealed(world, tmp_path / "x.organ", [world.south], organ)
+
+
+def member(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname, info.mode = len(data), kind, link, 0o644
+    return info.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % 512)
+
+
+def hostile_tars(world: World) -> dict[str, bytes]:
+    good = {name: (world.organ / name).read_bytes() for name in archive.NAMES}
+    blocks = {name: member(name, data) for name, data in good.items()}
+    whole, end = b"".join(blocks.values()), bytes(1024)
+    rest = b"".join(list(blocks.values())[1:])
+    return {
+        "symlink": member("README.md", kind=tarfile.SYMTYPE, link="/etc/passwd") + rest + end,
+        "hard link": member("README.md", kind=tarfile.LNKTYPE, link="../x") + rest + end,
+        "device": member("README.md", kind=tarfile.CHRTYPE) + rest + end,
+        "parent": member("../README.md", good["README.md"]) + rest + end,
+        "absolute": member("/README.md", good["README.md"]) + rest + end,
+        "subfolder": member("a/README.md", good["README.md"]) + rest + end,
+        "folder": member("a", kind=tarfile.DIRTYPE) + whole + end,
+        "pax": member("x" * 150, b"1") + whole + end,
+        "extra": whole + member("z.py", b"print()") + end,
+        "duplicate": blocks["README.md"] + whole + end,
+        "missing": rest + end,
+        "no end": whole,
+        "half an end": whole + bytes(512),
+        "trailing": whole + end + b"x",
+        "trailing zeros": whole + end + bytes(512),
+        "padding": whole.replace(b"# An organ\n\0", b"# An organ\n!") + end,
+        "mode": whole.replace(b"0000644", b"0004755", 1) + end,
+        "size": blocks["README.md"][:124] + b"77777777777" + whole[135:] + end,
+        "binary size": blocks["README.md"][:124] + b"\x80" + bytes(10) + whole[135:] + end,
+        "empty": b"",
+        "text": b"not a tar" * 200,
+    }
+
+
+def test_only_our_own_tar_is_unpacked(world: World, tmp_path: Path) -> None:
+    honest = b"".join(archive.pack(world.organ))
+    tars = hostile_tars(world)
+    for name, data in tars.items():
+        assert data != honest, name
+        path = forged(world, tmp_path / "hostile.organ", world.north, data)
+        assert sealing.verify_sealed(path, world.root, now=NOW)
+        refused(world, path, FormatError, "sealed organ")
+
+
+def test_only_open_sealed_makes_an_opened_organ(world: World, to_south: Path) -> None:
+    signed = sealing.verify_sealed(to_south, world.root, now=NOW)
+    with pytest.raises(TypeError, match="only open_sealed"):
+        sealing.OpenedOrgan(path=world.organ, manifest=manifest(), signed=signed, proof=object())
+
+
+def test_memory_does_not_grow_with_the_organ(world: World, tmp_path: Path) -> None:
+    organ = organ_folder(tmp_path / "organ", manifest(), bytes(48 * 1024 * 1024))
+    signing.sign_folder(organ, world.north)
+    tracemalloc.start()
+    try:
+        path = sealed(world, tmp_path / "big.organ", [world.south], organ)
+        sealing.open_sealed(path, world.south, world.root, tmp_path / "opened", now=NOW)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 * 1024 * 1024
+
+
+def test_the_coordinator_needs_no_model_signing(world: World, to_south: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "sys.modules['model_signing'] = None; sys.modules['torch'] = None\n"
+        "from not_core.trust import federation, sealing\n"
+        "root = federation.load_root(Path(sys.argv[2]))\n"
+        f"print(sealing.verify_sealed(Path(sys.argv[1]), root, now={NOW}).offer.organ_id)\n"
+    )
+    root = world.place / "federation" / "root.pem"
+    command = [sys.executable, "-c", code, str(to_south), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stdout == "north/notes\n"
+
+
+def test_a_wrapped_key_is_1168_bytes(to_south: Path) -> None:
+    (wrap,) = parts(to_south)[0].wraps.values()
+    assert len(base64.b64decode(wrap)) == 1168

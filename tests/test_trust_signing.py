@@ -1,0 +1,273 @@
+import base64
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_trust_world import DAY, NOW, World, manifest, organ_folder
+
+from not_core import canonical
+from not_core.errors import (
+    CertificateError,
+    FormatError,
+    NotError,
+    OfferError,
+    OrganError,
+    SignatureError,
+)
+from not_core.manifest import Span
+from not_core.trust import federation, signing
+from not_core.trust.offer import OFFER_TYPE, Offer, describe, sign_offer, verify_offer
+from not_core.trust.statement import STATEMENT_LIMIT
+
+TYPE = "application/vnd.test+json"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("signing"))
+
+
+@pytest.fixture
+def organ(world: World, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(world.organ, tmp_path / "copy"))
+
+
+def public_command(organ: Path, world: World, tmp_path: Path) -> int:
+    """OpenSSF's own command line, with the donor's public key."""
+    key = tmp_path / "signer.pub"
+    key.write_bytes(
+        world.north.signing_key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    command = [sys.executable, "-m", "model_signing", "verify", "key", str(organ)]
+    command += ["--signature", str(organ / "model.sig"), "--public_key", str(key)]
+    return subprocess.run(command, capture_output=True, check=False).returncode  # noqa: S603
+
+
+def test_the_public_command_agrees(world: World, organ: Path, tmp_path: Path) -> None:
+    assert public_command(organ, world, tmp_path) == 0
+    (organ / "extra").write_text("x")
+    assert public_command(organ, world, tmp_path) == 1
+
+
+@pytest.mark.parametrize("name", sorted(signing.SIGNED_FILES - {signing.SIGNATURE}))
+def test_one_changed_byte_is_found_and_named(world: World, organ: Path, name: str) -> None:
+    data = bytearray((organ / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (organ / name).write_bytes(data)
+    error, words = (CertificateError, "") if name == "signer.pem" else (SignatureError, name)
+    with pytest.raises(error, match=f"{words}.*get"):
+        signing.verify_folder(organ, world.root, now=NOW)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_changed_signature_never_passes_as_another(world: World, data: st.DataObject) -> None:
+    """Any byte of model.sig: refused, or (JSON white space and the like) still the same organ."""
+    organ = world.place / "fuzzed"
+    shutil.rmtree(organ, ignore_errors=True)
+    shutil.copytree(world.organ, organ)
+    whole = bytearray((organ / "model.sig").read_bytes())
+    position = data.draw(st.integers(0, len(whole) - 1))
+    whole[position] ^= data.draw(st.integers(1, 255))
+    (organ / "model.sig").write_bytes(whole)
+    try:
+        found = signing.verify_folder(organ, world.root, now=NOW)
+    except NotError:
+        return
+    assert found.manifest == manifest()
+
+
+def test_missing_extra_linked_and_nested_files(world: World, organ: Path) -> None:
+    (organ / "extra.txt").write_text("x")
+    with pytest.raises(OrganError, match=r"unexpected 'extra.txt'"):
+        signing.verify_folder(organ, world.root, now=NOW)
+    (organ / "extra.txt").unlink()
+    (organ / ".git").mkdir()
+    with pytest.raises(OrganError, match="regular files only"):
+        signing.verify_folder(organ, world.root, now=NOW)
+    (organ / ".git").rmdir()
+    (organ / "README.md").rename(organ.parent / "README.md")
+    with pytest.raises(OrganError, match=r"lacks README.md"):
+        signing.verify_folder(organ, world.root, now=NOW)
+    (organ / "README.md").symlink_to(organ.parent / "README.md")
+    with pytest.raises(OrganError, match="regular files only"):
+        signing.verify_folder(organ, world.root, now=NOW)
+
+
+def test_a_site_signs_only_its_own_organs(world: World, tmp_path: Path) -> None:
+    organ = organ_folder(tmp_path / "organ", manifest())
+    with pytest.raises(OrganError, match="donor north"):
+        signing.sign_folder(organ, world.south)
+    assert not (organ / "model.sig").exists()
+    signing.sign_folder(organ, replace(world.south, site="north"))  # a dishonest program
+    with pytest.raises(OrganError, match="the signer is south"):
+        signing.verify_folder(organ, world.root, now=NOW)
+
+
+def test_an_exchanged_signer_is_refused(world: World, organ: Path, tmp_path: Path) -> None:
+    (organ / "signer.pem").write_text(world.south.profile.certificates[0])
+    with pytest.raises(SignatureError):
+        signing.verify_folder(organ, world.root, now=NOW)
+    federation.create_root(tmp_path / "f", "regional", now=NOW - 20 * DAY)
+    with pytest.raises(CertificateError, match="does not chain"):
+        signing.verify_folder(world.organ, federation.load_root(tmp_path / "f"), now=NOW)
+    with pytest.raises(CertificateError, match="expired"):
+        signing.verify_folder(world.organ, world.root, now=NOW + 400 * DAY)
+
+
+def test_a_signer_cannot_exempt_files(world: World, tmp_path: Path) -> None:
+    """model_signing honours ignore_paths that the signer wrote; this project does not."""
+    from model_signing import hashing
+    from model_signing.signing import Config
+
+    organ = organ_folder(tmp_path / "organ", manifest())
+    signing.sign_folder(organ, world.north)
+    ignore = hashing.Config().set_ignored_paths(paths=["model.sig", "organ.safetensors"])
+    Config().use_elliptic_key_signer(private_key=world.north.signing_key_path).set_hashing_config(
+        ignore
+    ).sign(organ, organ / "model.sig")
+    (organ / "organ.safetensors").write_bytes(b"exchanged")
+    assert public_command(organ, world, tmp_path) == 0  # the gap that we close
+    with pytest.raises(SignatureError):
+        signing.verify_folder(organ, world.root, now=NOW)
+
+
+def test_numbers_outside_canonical_json_are_a_format_error(world: World, tmp_path: Path) -> None:
+    organ = organ_folder(tmp_path / "organ", manifest())
+    text = (organ / "manifest.json").read_text()
+    (organ / "manifest.json").write_text(text.replace('"n_embd":32', '"n_embd":' + "9" * 30))
+    with pytest.raises(FormatError):
+        signing.sign_folder(organ, world.north)
+
+
+@settings(max_examples=50, deadline=None)
+@given(payload=st.binary(max_size=300))
+def test_statements_round_trip(world: World, payload: bytes) -> None:
+    envelope = signing.sign_statement(payload, TYPE, world.north)
+    key = world.north.signing_key.public_key()
+    assert signing.verify_statement(envelope, TYPE, key) == payload
+    with pytest.raises(SignatureError, match="of type"):
+        signing.verify_statement(envelope, TYPE + "2", key)
+    with pytest.raises(SignatureError, match="expected key"):
+        signing.verify_statement(envelope, TYPE, world.south.signing_key.public_key())
+
+
+def test_every_changed_byte_of_a_statement_is_refused(world: World) -> None:
+    envelope = signing.sign_statement(b'{"a":1}', TYPE, world.north)
+    key = world.north.signing_key.public_key()
+    for position in range(len(envelope)):
+        for bit in (1, 32):
+            changed = bytearray(envelope)
+            changed[position] ^= bit
+            with pytest.raises((SignatureError, FormatError)):
+                signing.verify_statement(bytes(changed), TYPE, key)
+
+
+def test_hostile_envelopes(world: World) -> None:
+    key = world.north.signing_key.public_key()
+    good = json.loads(signing.sign_statement(b"x", TYPE, world.north))
+    one = good["signatures"][0]
+    bad = [
+        {},
+        [],
+        None,
+        {**good, "signatures": []},
+        {**good, "signatures": [one, one]},
+        {**good, "signatures": [{"sig": one["sig"]}]},
+        {**good, "signatures": [{**one, "sig": "AA"}]},
+        {**good, "signatures": [{**one, "extra": 1}]},
+        {**good, "signatures": [{**one, "sig": ""}]},
+        {**good, "signatures": [{**one, "keyid": "0" * 64}]},
+        {**good, "signatures": {"a": one}},
+        {**good, "payload": "!!!!"},
+        {**good, "payload": 5},
+        {**good, "payloadType": None},
+        {**good, "more": 1},
+    ]
+    for value in bad:
+        with pytest.raises((FormatError, SignatureError)):
+            signing.verify_statement(canonical.encode(value), TYPE, key)
+    for data in (b"", b"\xff", b"[" * 10_000, b'"' + b"A" * STATEMENT_LIMIT + b'"'):
+        with pytest.raises(FormatError):
+            signing.verify_statement(data, TYPE, key)
+    with pytest.raises(FormatError, match="canonical JSON"):
+        signing.verify_statement(json.dumps(good).encode(), TYPE, key)
+    with pytest.raises(FormatError, match="at most"):
+        signing.sign_statement(bytes(STATEMENT_LIMIT), TYPE, world.north)
+
+
+def an_offer(world: World) -> Offer:
+    return Offer(
+        exchange="trial",
+        organ_id="north/notes",
+        organ_digest="cd" * 32,
+        version=1,
+        donor="north",
+        descriptor=describe("cd" * 32, "north"),
+        body_sha256="ef" * 32,
+        body_bytes=100,
+        addressees=(world.south.profile.sealing_fingerprint,),
+        not_before=NOW,
+        expires=NOW + DAY,
+        domain="notes",
+        base_weights="ab" * 32,
+        family="gpt2",
+        span=Span(start=0, stop=1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-301, "valid only in 301"), (-300, None), (DAY + 300, None), (DAY + 301, "expired 301")],
+)
+def test_offer_dates_with_tolerance(world: World, seconds: int, words: str | None) -> None:
+    signed = sign_offer(an_offer(world), world.north)
+    arguments = (signed.envelope, signed.profile, world.root)
+    if words is None:
+        assert verify_offer(*arguments, now=NOW + seconds) == signed
+        return
+    with pytest.raises(OfferError, match=words):
+        verify_offer(*arguments, now=NOW + seconds)
+
+
+def test_an_offer_is_only_its_donors(world: World) -> None:
+    with pytest.raises(OfferError, match="donor north"):
+        sign_offer(an_offer(world), world.south)
+    forged = signing.sign_statement(canonical.encode(an_offer(world)), OFFER_TYPE, world.south)
+    with pytest.raises(OfferError, match="signer is south"):
+        verify_offer(forged, world.south.profile, world.root, now=NOW)
+    with pytest.raises(SignatureError):
+        verify_offer(forged, world.north.profile, world.root, now=NOW)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"addressees": ("b" * 64, "a" * 64)},
+        {"addressees": ("a" * 64, "a" * 64)},
+        {"addressees": ()},
+        {"expires": NOW},
+        {"organ_id": "south/notes"},
+        {"descriptor": "0" * 64},
+        {"body_bytes": 0},
+        {"version": 0},
+    ],
+)
+def test_offers_that_contradict_themselves_are_refused(
+    world: World, changes: dict[str, object]
+) -> None:
+    plain = json.loads(canonical.encode(an_offer(world))) | changes
+    payload = canonical.encode(json.loads(json.dumps(plain)))
+    envelope = signing.sign_statement(payload, OFFER_TYPE, world.north)
+    assert base64.b64encode(payload) in envelope
+    with pytest.raises(FormatError, match="offer is not valid"):
+        verify_offer(envelope, world.north.profile, world.root, now=NOW)

@@ -1,0 +1,70 @@
+"""A tiny federation for the trust tests: a root, three sites and a signed organ at a fixed time."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from not_core import canonical
+from not_core.manifest import BaseFacts, Manifest, NoPrivacy, Span
+from not_core.trust import federation, keys, signing
+
+NOW = 1_800_000_000
+DAY = 86400
+
+
+def manifest(**changes: Any) -> Manifest:
+    base = BaseFacts(
+        family="gpt2",
+        architecture="GPT2LMHeadModel",
+        layers=4,
+        config={"n_embd": 32},
+        layer_config={},
+        weights="ab" * 32,
+        tokenizer=None,
+    )
+    whole = Manifest(
+        name="notes",
+        version=3,
+        domain="radiology notes",
+        licence="Apache-2.0",
+        donor="north",
+        base=base,
+        span=Span(start=1, stop=3),
+        tensors=(),
+        training=None,
+        privacy=NoPrivacy(),
+    )
+    return replace(whole, **changes)
+
+
+def organ_folder(folder: Path, facts: Manifest, tensors: bytes = b"tensor bytes" * 9) -> Path:
+    folder.mkdir()
+    (folder / "organ.safetensors").write_bytes(tensors)
+    (folder / "manifest.json").write_bytes(canonical.encode(facts))
+    (folder / "README.md").write_text("# An organ\n")
+    return folder
+
+
+class World:
+    """Sites north (donor), south and west, admitted for a year at ``NOW - 10 days``."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        federation.create_root(place / "federation", "regional", now=NOW - 20 * DAY)
+        self.root = federation.load_root(place / "federation")
+        self.sites = {name: self.admit(name) for name in ("north", "south", "west")}
+        self.north, self.south, self.west = self.sites.values()
+        self.organ = organ_folder(place / "organ", manifest())
+        signing.sign_folder(self.organ, self.north)
+
+    def admit(self, name: str, folder: str | None = None) -> keys.Identity:
+        home = self.place / (folder or name)
+        request = keys.create(home, name)
+        start = NOW - 10 * DAY
+        profile = federation.admit(self.place / "federation", request, now=start)
+        return keys.install(home, profile, self.root, now=start)
+
+
+def test_the_organ_of_these_tests_is_signed_by_its_donor(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    assert signing.verify_folder(world.organ, world.root, now=NOW).site == "north"
