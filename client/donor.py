@@ -13,8 +13,8 @@ from not_core.errors import FormatError, NotError, OrganError, PolicyError
 from not_core.learning.training import Recipe, TrainedOrgan, train
 from not_core.manifest import Manifest
 from not_core.protocol import (
-    Donation,
     DonateRequest,
+    Donation,
     Enrolment,
     EnrolRequest,
     Segment,
@@ -155,9 +155,7 @@ def _make(site: Site, terms: Terms) -> Made:
     site.log.append("training", what="organ", digest=key)
     started = time.monotonic()
     with progress.writer(site, "training", terms.tokens) as advance:
-        trained = train(
-            host, terms.span, split.train, recipe, advance=lambda n, loss: advance(n)
-        )
+        trained = train(host, terms.span, split.train, recipe, advance=lambda n, loss: advance(n))
     manifest = _keep(site, host, terms, trained)
     made = Made(
         organ=manifest.digest,
@@ -178,9 +176,7 @@ def _keep(site: Site, host: Checkpoint, terms: Terms, trained: TrainedOrgan) -> 
         domain=settings.domain,
         licence=settings.licence,
     )
-    manifest = organs.describe(
-        host, terms.span, trained.weights, label, training=trained.facts
-    )
+    manifest = organs.describe(host, terms.span, trained.weights, label, training=trained.facts)
     folder = _made(site, manifest.digest)
     if not folder.is_dir():
         # Written and signed beside its place, so that a folder of this name is always whole.
@@ -190,9 +186,7 @@ def _keep(site: Site, host: Checkpoint, terms: Terms, trained: TrainedOrgan) -> 
     return manifest
 
 
-def _seal(
-    site: Site, request: DonateRequest, organ: str, folder: Path
-) -> tuple[SignedOffer, Path]:
+def _seal(site: Site, request: DonateRequest, organ: str, folder: Path) -> tuple[SignedOffer, Path]:
     out = _sealed(site, request.exchange, organ)
     wanted = {profile.sealing_fingerprint for profile in request.addressees}
     if out.is_file():

@@ -1,12 +1,13 @@
 """A site's home folder: where everything of a site lies, outside any checkout.
 
-    site.toml      model, records, label        identity/  keys, profile, root
-    policy.toml    what may leave, what to take log.db     hash-chained log
-    organs/made    organs trained here          organs/sealed/EXCHANGE  as offered
-    organs/in/EXCHANGE  sealed, as delivered    organs/opened   verified, unsealed
-    receipts/EXCHANGE   signed receipts         work/      scratch, emptied at will
+site.toml      model, records, label        identity/  keys, profile, root
+policy.toml    what may leave, what to take log.db     hash-chained log
+organs/made    organs trained here          organs/sealed/EXCHANGE  as offered
+organs/in/EXCHANGE  sealed, as delivered    organs/opened   verified, unsealed
+receipts/EXCHANGE   signed receipts         work/      scratch, emptied at will
 """
 
+import json
 import tomllib
 from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
@@ -23,7 +24,7 @@ from not_core.canonical import STRICT, Line, Name
 from not_core.errors import HomeError
 from not_core.manifest import Positive
 from not_core.trust import keys
-from not_core.trust.federation import Root, load_root
+from not_core.trust.federation import Root
 from not_core.trust.keys import Identity
 
 T = TypeVar("T")
@@ -91,8 +92,12 @@ class Site:
     settings: Settings
     policy: Policy
     identity: Identity
-    root: Root
     log: Log
+
+    @property
+    def root(self) -> Root:
+        """The federation root that this site was installed with."""
+        return self.identity.root
 
     def place(self, *parts: str) -> Path:
         """A path in the home; its parent is made, for the owner only."""
@@ -128,8 +133,7 @@ def load(folder: Path) -> Site:
             f"{folder / SITE} names {settings.site}, the keys belong to {identity.site}; "
             "use one home for each site"
         )
-    root = load_root(folder / "identity")
-    return Site(folder, settings, policy, identity, root, Log(folder / "log.db"))
+    return Site(folder, settings, policy, identity, Log(folder / "log.db"))
 
 
 def settings_of(folder: Path) -> tuple[Settings, Policy]:
@@ -146,10 +150,10 @@ def _read(path: Path, cls: type[T]) -> T:
         raise HomeError(f"no {path.name} in {path.parent}; make a home with organ-site init")
     try:
         table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        return TypeAdapter(cls).validate_python(table)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return TypeAdapter(cls).validate_json(json.dumps(table))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
         raise HomeError(f"{path} is not TOML ({error}); correct it") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"])) or "top level"
         raise HomeError(f"{path}: {where}: {first['msg']}; correct it") from None

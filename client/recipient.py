@@ -157,9 +157,7 @@ def _receipt(site: Site, request: TransplantRequest, digest: str, bench: _Bench)
     verdict = judge(
         change,
         general_after.perplexity / general_before.perplexity - 1,
-        Tolerance(
-            least_gain=site.policy.least_gain, most_forgetting=site.policy.most_forgetting
-        ),
+        Tolerance(least_gain=site.policy.least_gain, most_forgetting=site.policy.most_forgetting),
     )
     if manifest.donor is None:
         raise OrganError("an organ without a donor; expected one that a site has claimed")

@@ -7,7 +7,6 @@ bytes that are not canonical: nobody can give one value two digests.
 import hashlib
 import json
 from dataclasses import is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -34,9 +33,13 @@ DEFAULT_LIMIT = 4 * 1024 * 1024
 """Largest document read, in bytes."""
 
 
-@cache
-def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
+_adapters: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    if cls not in _adapters:
+        _adapters[cls] = TypeAdapter(cls)
+    return _adapters[cls]
 
 
 def encode(value: Any) -> bytes:

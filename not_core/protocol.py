@@ -1,8 +1,8 @@
 """The messages of an exchange: all that client and server know of each other.
 
 A message is a canonical JSON value and, for segments, raw bytes. This is the only module of
-``not_core`` that knows Flower: it packs both into a ``RecordDict``, the bytes as an ``Array``, which
-travels without a copy through numpy.
+``not_core`` that knows Flower: it packs both into a ``RecordDict``, the bytes as an ``Array``,
+which travels without a copy through numpy.
 
 Every request is idempotent: asked again, a site answers from what it has kept.
 """

@@ -100,9 +100,7 @@ class Catalogue:
                 "mode": receipt.mode,
             }
             if session.scalar(select(_Receipt).filter_by(**key)) is None:
-                session.add(
-                    _Receipt(**key, envelope=envelope, receipt=canonical.encode(receipt))
-                )
+                session.add(_Receipt(**key, envelope=envelope, receipt=canonical.encode(receipt)))
 
     def ran(self, exchange: str, facts: dict[str, Any]) -> None:
         """Remember the failures, bytes and seconds of a run."""

@@ -24,8 +24,8 @@ from not_core.protocol import (
     TRANSPLANT,
     Delivered,
     DeliverRequest,
-    Donation,
     DonateRequest,
+    Donation,
     Enrolment,
     EnrolRequest,
     Packet,
@@ -198,9 +198,8 @@ class Exchange:
         )
 
         def then(packet: Packet) -> None:
-            donation = self._read(packet, Donation, donor.name, "donate")
+            donation = self._read_from(donor, packet, Donation, "donate")
             if donation is None:
-                self._made(donor, None)
                 return
             try:
                 signed = verify_offer(
@@ -208,15 +207,14 @@ class Exchange:
                 )
                 if signed.offer.exchange != self._settings.exchange:
                     raise OfferError("an offer for another exchange")
+                if signed.offer.organ_digest in self._offers:
+                    raise OfferError("an offer of an organ that another site has offered")
             except NotError as error:
-                self._fail(donor.name, "donate", error.code)
-                self._made(donor, None)
+                self._lost(donor, "donate", error.code)
                 return
             organ = signed.offer.organ_digest
             self._offers[organ], self._donations[organ] = signed.offer, donation
-            self._home.catalogue.offered(
-                self._settings.exchange, organ, donor.name, donation
-            )
+            self._home.catalogue.offered(self._settings.exchange, organ, donor.name, donation)
             self._notify(Event(donor.name, "donate"))
             self._mark("donate")
             self._collect(donor, organ)
@@ -227,7 +225,7 @@ class Exchange:
             request,
             seconds=self._settings.step_seconds,
             then=then,
-            failed=lambda code: (self._fail(donor.name, "donate", code), self._made(donor, None)),
+            failed=lambda code: self._lost(donor, "donate", code),
         )
 
     def _collect(self, donor: _Site, organ: str) -> None:
@@ -243,26 +241,22 @@ class Exchange:
             held = 0
 
         def then(packet: Packet) -> None:
-            segment = self._read(packet, Segment, donor.name, "segment")
+            segment = self._read_from(donor, packet, Segment, "segment")
             if segment is None:
-                self._made(donor, None)
                 return
             if (
                 segment.organ != organ
                 or segment.offset != held
                 or not 0 < len(packet.body) <= min(SEGMENT_BYTES, donation.sealed_bytes - held)
             ):
-                self._fail(donor.name, "segment", "format")
-                self._made(donor, None)
+                self._lost(donor, "segment", "format")
                 return
             with part.open("ab") as file:
                 file.write(packet.body)
             if held + len(packet.body) < donation.sealed_bytes:
                 self._collect(donor, organ)
-            elif self._bank(donor, organ):
-                self._made(donor, organ)
             else:
-                self._made(donor, None)
+                self._made(donor, organ if self._bank(donor, organ) else None)
 
         self._dispatch.post(
             donor.node,
@@ -275,7 +269,7 @@ class Exchange:
             ),
             seconds=self._settings.wire_seconds,
             then=then,
-            failed=lambda code: (self._fail(donor.name, "segment", code), self._made(donor, None)),
+            failed=lambda code: self._lost(donor, "segment", code),
         )
 
     def _bank(self, donor: _Site, organ: str) -> bool:
@@ -294,6 +288,11 @@ class Exchange:
         part.rename(self._home.banked(organ))
         self._notify(Event(donor.name, "collect"))
         return True
+
+    def _lost(self, donor: _Site, step: str, code: str) -> None:
+        """A donor gives nothing in this exchange."""
+        self._fail(donor.name, step, code)
+        self._made(donor, None)
 
     def _made(self, donor: _Site, organ: str | None) -> None:
         """A donor is done: deliver its organ, and let recipients begin who wait for no other."""
@@ -411,6 +410,12 @@ class Exchange:
         except _SiteError as error:
             self._fail(site, step, error.code)
             return None
+
+    def _read_from(self, donor: _Site, packet: Packet, cls: type[Value], step: str) -> Value | None:
+        value = self._read(packet, cls, donor.name, step)
+        if value is None:
+            self._made(donor, None)
+        return value
 
     def _value(self, packet: Packet, cls: type[Value]) -> Value:
         try:

@@ -56,9 +56,7 @@ def load(folder: Path) -> Coordinator:
         HomeError: Not a coordinator's home.
     """
     if not (folder / "catalogue.db").is_file():
-        raise HomeError(
-            f"no catalogue in {folder}; make a home with organ-coordinator init"
-        )
+        raise HomeError(f"no catalogue in {folder}; make a home with organ-coordinator init")
     return Coordinator(
         folder, load_root(folder / "root.pem"), Catalogue(f"sqlite:///{folder / 'catalogue.db'}")
     )

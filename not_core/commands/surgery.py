@@ -16,15 +16,15 @@ Model = Annotated[str, typer.Option(help="Model folder, .gguf file or hub id.")]
 class ModeName(StrEnum):
     """How an organ is put in."""
 
-    replace = "replace"
-    insert = "insert"
+    REPLACE = "replace"
+    INSERT = "insert"
 
 
 class Difference(StrEnum):
     """A difference between organ and recipient that can be allowed."""
 
-    base = "base"
-    tokenizer = "tokenizer"
+    BASE = "base"
+    TOKENIZER = "tokenizer"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -64,7 +64,7 @@ def transplant(
     into: Annotated[str, typer.Option(help="Recipient: model folder, .gguf file or hub id.")],
     out: Out,
     mode: Annotated[ModeName, typer.Option(help="Take the host's layers' place, or add.")] = (
-        ModeName.replace
+        ModeName.REPLACE
     ),
     position: Annotated[
         int | None,
@@ -121,11 +121,13 @@ def inspect(
     from not_core import canonical
 
     if path.is_file():
-        from not_core.trust.sealing import read_header
+        from not_core.trust.delivery import read_header
+        from not_core.trust.offer import peek_offer
 
         with path.open("rb") as file:
             header = read_header(file)
-        report(header.summary(), as_json)
+        offer = canonical.plain(canonical.encode(peek_offer(header.envelope)), "offer")
+        report({"sealed": str(path), "bytes": path.stat().st_size, **offer}, as_json)
         return
     if not path.is_dir():
         raise OrganError(f"no organ at {path}; give an organ folder or a sealed .organ file")

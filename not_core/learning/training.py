@@ -187,7 +187,7 @@ def _descend(
             raise TrainingError(
                 f"the loss is not finite at step {step + 1}; lower the learning rate"
             )
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

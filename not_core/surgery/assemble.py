@@ -48,9 +48,7 @@ def splice_config(plan: Plan, host: Checkpoint, organs: Organs) -> dict[str, Any
     return config
 
 
-def stream(
-    plan: Plan, host: Checkpoint, organs: Organs
-) -> Iterator[tuple[str, "torch.Tensor"]]:
+def stream(plan: Plan, host: Checkpoint, organs: Organs) -> Iterator[tuple[str, "torch.Tensor"]]:
     """Every tensor of the new model under its new name, one at a time.
 
     Raises:
@@ -158,7 +156,7 @@ def _write_shards(tensors: Iterator[tuple[str, "torch.Tensor"]], work: Path) -> 
     if len(shards) == 1:
         (work / "shard-0").rename(work / SINGLE)
         return
-    table = {}
+    table: dict[str, str] = {}
     for number, names in enumerate(shards):
         file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
         (work / f"shard-{number}").rename(work / file)

@@ -184,7 +184,7 @@ def tensor_digest(tensor: "torch.Tensor") -> str:
     import torch
 
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(flat.numpy()).hexdigest()
+    return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
 def open_checkpoint(source: str | Path) -> Checkpoint:

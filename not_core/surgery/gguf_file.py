@@ -114,7 +114,7 @@ def _restorer(config: dict[str, Any]) -> Callable[[str, "torch.Tensor"], "torch.
             ".k_proj.": config["num_key_value_heads"],
         }
 
-        def restore(name: str, values: "torch.Tensor") -> "torch.Tensor":
+        def unpermute(name: str, values: "torch.Tensor") -> "torch.Tensor":
             for part, count in heads.items():
                 if part in name:
                     # (heads, half, 2, ...) as stored -> (heads, 2, half, ...) as the class rotates
@@ -122,11 +122,11 @@ def _restorer(config: dict[str, Any]) -> Callable[[str, "torch.Tensor"], "torch.
                     return split.transpose(1, 2).reshape(values.shape)
             return values
 
-        return restore
+        return unpermute
 
     transposed = (".c_attn.weight", ".attn.c_proj.weight", ".c_fc.weight", ".mlp.c_proj.weight")
 
-    def restore(name: str, values: "torch.Tensor") -> "torch.Tensor":
+    def transpose(name: str, values: "torch.Tensor") -> "torch.Tensor":
         return values.T if name.endswith(transposed) else values
 
-    return restore
+    return transpose

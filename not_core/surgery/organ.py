@@ -67,9 +67,7 @@ def extract(host: Checkpoint, span: Span) -> Weights:
         PlanError: The span reaches past the model.
     """
     return {
-        new: {
-            rest: host.tensors.read(name) for rest, name in host.layer_names(layer.index).items()
-        }
+        new: {rest: host.tensors.read(name) for rest, name in host.layer_names(layer.index).items()}
         for new, layer in enumerate(cut(host.layers, span))
     }
 

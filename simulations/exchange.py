@@ -1,0 +1,209 @@
+"""A whole exchange on one machine: the very apps of client and server under Flower's simulation.
+
+Every site gets a home folder of its own, outside the checkout; what the sites share in reality, the
+federation's root and nothing else, they share here.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from client import home as site_home
+from not_core import atomic, canonical
+from not_core.errors import ExchangeError, OutputExistsError
+from not_core.protocol import Terms
+from not_core.trust import federation as trust
+from not_core.trust import keys
+from not_core.trust.profile import read_request
+from server import home as coordinator_home
+from server.exchange import Event, Settings
+from simulations import domains
+from simulations.sites import Federation, SiteSpec, materialise
+from simulations.sources import Report, quiet
+
+READY = "simulation.json"
+GENERAL_DOCUMENTS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One simulated exchange.
+
+    Attributes:
+        federation: Its sites and what they hold.
+        model: Where the common base model lies.
+        terms: What donors train.
+        mode: How recipients put organs in.
+        homes: Folder for all homes; private, outside the checkout.
+        threads: CPU threads a site.
+        parallel: Sites at work at one time.
+    """
+
+    federation: Federation
+    model: str
+    terms: Terms
+    mode: str
+    homes: Path
+    threads: int = 1
+    parallel: int = 2
+
+    def home(self, site: str) -> Path:
+        """Home folder of a site."""
+        return self.homes / "sites" / site
+
+    @property
+    def coordinator(self) -> Path:
+        """Home folder of the coordinator."""
+        return self.homes / "coordinator"
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what decides the outcome; homes made for another plan are not resumed."""
+        return canonical.digest(
+            {
+                "sites": [
+                    {key: str(value) for key, value in asdict(site).items()}
+                    for site in self.federation.sites
+                ],
+                "seed": self.federation.seed,
+                "model": self.model,
+                "terms": asdict(self.terms),
+                "mode": self.mode,
+                "threads": self.threads,
+            }
+        )
+
+
+def default_homes(out: Path) -> Path:
+    """Where the homes of an exchange reported in ``out`` lie: in the user's cache."""
+    from simulations.cache import cache_home
+
+    name = canonical.sha256(str(out.resolve()).encode())[:12]
+    return cache_home() / "homes" / f"{out.name}-{name}"
+
+
+def remove(homes: Path) -> None:
+    """Remove the homes of an earlier simulation, and nothing else.
+
+    Raises:
+        OutputExistsError: ``homes`` is a folder that no simulation made.
+    """
+    if not homes.exists():
+        return
+    if not (homes / READY).is_file():
+        raise OutputExistsError(f"{homes} was not made by a simulation; remove it yourself")
+    shutil.rmtree(homes)
+
+
+def prepare(plan: Plan, report: Report = quiet) -> bool:
+    """Make federation, coordinator and sites with their records, or find them made.
+
+    Returns:
+        Whether an earlier run of this plan is being resumed.
+
+    Raises:
+        OutputExistsError: The homes belong to another plan.
+        RecordsError: A site's records are missing or too few.
+        SourceError: Text cannot be fetched.
+    """
+    ready = plan.homes / READY
+    if ready.is_file():
+        kept = canonical.plain(ready.read_bytes(), READY)
+        if kept != {"plan": plan.fingerprint}:
+            raise OutputExistsError(
+                f"{plan.homes} holds another exchange; add --fresh to remove it, "
+                "or choose another --out"
+            )
+        return True
+    with atomic.folder(plan.homes, mode=0o700) as work:
+        # Paths inside the homes are those after the rename.
+        records = materialise(plan.federation, work / "private", report)
+        general = domains.general(report)[:GENERAL_DOCUMENTS]
+        domains.write_site_records("general", general, work / "private")
+        trust.create_root(work / "federation", plan.federation.exchange)
+        root = trust.load_root(work / "federation")
+        coordinator_home.create(work / "coordinator", work / "federation")
+        for site in plan.federation.sites:
+            path = records[site.name]
+            if path.is_relative_to(work):
+                path = plan.homes / path.relative_to(work)
+            _make_site(plan, site, path, work, root)
+        (work / READY).write_text(json.dumps({"plan": plan.fingerprint}), encoding="utf-8")
+    return False
+
+
+def _make_site(plan: Plan, site: SiteSpec, records: Path, work: Path, root: trust.Root) -> None:
+    home = work / "sites" / site.name
+    settings = site_home.Settings(
+        site=site.name,
+        model=str(Path(plan.model).resolve()) if Path(plan.model).exists() else plan.model,
+        records=str(records.resolve()),
+        general=str(plan.homes / "private" / "general" / "records.jsonl"),
+        domain=site.domain,
+        text_field=site.text_field,
+        donates=site.donates,
+        organ_name=site.organ_name,
+        licence=site.licence,
+        held_out=site.held_out,
+        threads=plan.threads,
+    )
+    # Nobody sits beside a simulated site, so its policy lets organs leave unasked.
+    site_home.create(home, settings, site_home.Policy(release_organs="always"))
+    request = read_request(home / "identity" / keys.REQUEST)
+    profile = trust.admit(work / "federation", request)
+    keys.install(home / "identity", profile, root)
+
+
+def run(plan: Plan, notify: Callable[[Event], None] = lambda event: None) -> None:
+    """Run the exchange on Flower's simulation engine.
+
+    Raises:
+        ExchangeError: It could not be carried out.
+    """
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    from flwr.app import Context
+    from flwr.simulation import run_simulation
+
+    from client.app import site_app
+    from server.app import coordinator_app
+
+    homes = [str(plan.home(site.name)) for site in plan.federation.sites]
+
+    def find_home(context: Context) -> Path:
+        return Path(homes[int(str(context.node_config["partition-id"]))])
+
+    settings = Settings(
+        exchange=plan.federation.exchange,
+        sites=len(homes),
+        terms=plan.terms,
+        mode=plan.mode,
+    )
+    coordinator = coordinator_home.load(plan.coordinator)
+    for name in ("flwr", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        run_simulation(
+            coordinator_app(lambda context: (coordinator, settings), notify),
+            site_app(find_home),
+            num_supernodes=len(homes),
+            backend_config={
+                "client_resources": {"num_cpus": plan.threads, "num_gpus": 0.0},
+                "init_args": {
+                    "num_cpus": plan.threads * min(plan.parallel, len(homes)),
+                    "logging_level": logging.ERROR,
+                    "log_to_driver": False,
+                },
+            },
+        )
+    except ExchangeError:
+        raise
+    except RuntimeError as error:
+        raise ExchangeError(f"Flower's simulation engine ended: {error}") from error
+    finally:
+        coordinator.catalogue.close()

@@ -1,0 +1,107 @@
+"""The facts of a finished exchange, gathered from the coordinator's and the sites' homes.
+
+The coordinator's part is what it really knows; numbers of records and what each site revealed are
+read from the sites' homes, which only a simulation can do.
+"""
+
+import platform
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from client import home as site_home
+from not_core import canonical
+from not_core.learning.records import read_records
+from not_core.protocol import Receipt
+from not_core.surgery.checkpoint import open_checkpoint
+from not_core.trust.offer import peek_offer
+from server import home as coordinator_home
+from simulations.exchange import Plan
+from simulations.report import FORMAT
+
+LIBRARIES = ("organ-exchange", "flwr", "torch", "transformers", "datasets", "cryptography")
+
+
+def gather(plan: Plan) -> dict[str, Any]:
+    """Everything ``report.json`` holds."""
+    coordinator = coordinator_home.load(plan.coordinator)
+    exchange = plan.federation.exchange
+    receipts = coordinator.catalogue.receipts(exchange)
+    base = open_checkpoint(plan.model)
+    run = coordinator.catalogue.last_run(exchange) or {}
+    coordinator.catalogue.close()
+    return {
+        "format": FORMAT,
+        "exchange": exchange,
+        "seed": plan.terms.seed,
+        "base": {
+            "family": base.anatomy.family,
+            "architecture": (base.config.get("architectures") or [base.anatomy.family])[0],
+            "layers": base.layers,
+            "weights": base.weights_digest,
+            "name": Path(plan.model).name,
+        },
+        "sites": [_site(plan, site.name, receipts) for site in plan.federation.sites],
+        "organs": _organs(coordinator, exchange),
+        "evaluations": [_evaluation(receipt) for receipt in receipts],
+        "failures": run.get("failures", []),
+        "bytes": run.get("bytes", {}),
+        "seconds": run.get("seconds", {}),
+        "versions": {name: metadata.version(name) for name in LIBRARIES}
+        | {"python": platform.python_version()},
+    }
+
+
+def _site(plan: Plan, name: str, receipts: list[Receipt]) -> dict[str, Any]:
+    site = site_home.load(plan.home(name))
+    mine = [receipt for receipt in receipts if receipt.recipient == name]
+    settings = site.settings
+    return {
+        "name": name,
+        "domain": settings.domain,
+        "donates": settings.donates,
+        "records": len(read_records(Path(settings.records), settings.text_field)),
+        "held_out": settings.held_out,
+        "domain_perplexity": mine[0].domain_perplexity_before if mine else None,
+        "general_perplexity": mine[0].general_perplexity_before if mine else None,
+        "revealed": [
+            {"what": entry.what, "bytes": entry.bytes, "digest": entry.digest}
+            for entry in site.log.entries()
+            if entry.event == "released"
+        ],
+    }
+
+
+def _organs(coordinator: coordinator_home.Coordinator, exchange: str) -> list[dict[str, Any]]:
+    sites = {
+        enrolment.profile.sealing_fingerprint: enrolment.profile.site
+        for enrolment in coordinator.catalogue.enrolments(exchange)
+    }
+    organs = []
+    for digest, donor, donation in coordinator.catalogue.donations(exchange):
+        offer = peek_offer(donation.offer.encode())
+        organs.append(
+            {
+                "digest": digest,
+                "id": offer.organ_id,
+                "donor": donor,
+                "domain": offer.domain,
+                "span": str(offer.span),
+                "organ_bytes": donation.organ_bytes,
+                "sealed_bytes": donation.sealed_bytes,
+                "tokens": donation.tokens,
+                "steps": donation.steps,
+                "seconds": donation.seconds,
+                "privacy": donation.privacy,
+                "addressees": sorted(sites.get(one, one) for one in offer.addressees),
+            }
+        )
+    return organs
+
+
+def _evaluation(receipt: Receipt) -> dict[str, Any]:
+    row = asdict(receipt)
+    del row["exchange"]
+    row["interval"] = list(receipt.interval)
+    return canonical.plain(canonical.encode(row), "evaluation")  # type: ignore[no-any-return]
