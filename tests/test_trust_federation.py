@@ -15,7 +15,9 @@ from test_trust_world import DAY, NOW, World
 
 from not_core.errors import CertificateError, FormatError, KeyFileError, NotError
 from not_core.trust import federation, keys
-from not_core.trust.profile import read_profile, read_request
+from not_core.trust.certificates import key_usage
+from not_core.trust.keyfile import read_signing_key
+from not_core.trust.profile import read_profile, read_request, unbase64
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +224,52 @@ def test_a_federation_name_is_one_line(tmp_path: Path) -> None:
     for name in ("", "a\nb", "x" * 65):
         with pytest.raises(FormatError):
             federation.create_root(tmp_path / "f", name)
+
+
+def reissued(world: World, changed: dict[type[x509.ExtensionType], x509.ExtensionType]) -> str:
+    """North's certificate, signed by the true root, with some extensions exchanged."""
+    leaf = x509.load_pem_x509_certificate(world.north.profile.certificates[0].encode())
+    key = read_signing_key(world.place / "federation" / "root.key", "root key")
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(leaf.subject)
+        .issuer_name(leaf.issuer)
+        .public_key(world.north.signing_key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(leaf.not_valid_before_utc)
+        .not_valid_after(leaf.not_valid_after_utc)
+    )
+    for extension in leaf.extensions:
+        value = changed.get(type(extension.value), extension.value)
+        builder = builder.add_extension(value, extension.critical)
+    certificate = builder.sign(key, hashes.SHA384())
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def test_a_certificate_must_be_made_for_signing_organs(world: World) -> None:
+    def verify(changed: dict[type[x509.ExtensionType], x509.ExtensionType]) -> object:
+        profile = replace(world.north.profile, certificates=(reissued(world, changed),))
+        return federation.verify_profile(profile, world.root, now=NOW)
+
+    assert verify({}) == world.north.signing_key.public_key()
+    only_client = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    authority = x509.BasicConstraints(ca=True, path_length=0)
+    for value in (only_client, key_usage(certify=True), authority):
+        with pytest.raises(CertificateError, match="does not chain"):
+            verify({type(value): value})
+    unbound = x509.SubjectAlternativeName([x509.DNSName("north.example")])
+    with pytest.raises(CertificateError, match="another kind"):
+        verify({type(unbound): unbound})
+
+
+def test_a_profile_has_one_form(world: World) -> None:
+    (pem,) = world.north.profile.certificates
+    for other in (pem + "# note\n", pem.replace("-----\nM", "-----\n\nM"), pem.rstrip()):
+        with pytest.raises(CertificateError, match="PEM block"):
+            federation.verify_profile(
+                replace(world.north.profile, certificates=(other,)), world.root, now=NOW
+            )
+    assert unbase64("AA==", "x") == b"\0"
+    for text in ("AB==", "AA=", "AA", "A===", "AA==AA==", "====", "A A="):
+        with pytest.raises(FormatError, match="canonical base64"):
+            unbase64(text, "x")
