@@ -145,15 +145,29 @@ def settings_of(folder: Path) -> tuple[Settings, Policy]:
     return _read(folder / SITE, Settings), _read(folder / POLICY, Policy)
 
 
+def settings(table: dict[str, Any]) -> Settings:
+    """Settings from plain data.
+
+    Raises:
+        HomeError: A value is missing or not valid.
+    """
+    return _parsed(table, Settings, SITE)
+
+
 def _read(path: Path, cls: type[T]) -> T:
     if not path.is_file():
         raise HomeError(f"no {path.name} in {path.parent}; make a home with organ-site init")
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        return TypeAdapter(cls).validate_json(json.dumps(table))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise HomeError(f"{path} is not TOML ({error}); correct it") from None
+    return _parsed(table, cls, str(path))
+
+
+def _parsed(table: dict[str, Any], cls: type[T], what: str) -> T:
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "top level"
-        raise HomeError(f"{path}: {where}: {first['msg']}; correct it") from None
+        raise HomeError(f"{what}: {where}: {first['msg']}; correct it") from None

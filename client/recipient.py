@@ -4,17 +4,15 @@ An organ reaches a model only as an ``OpenedOrgan``, which only unsealing makes,
 site trained itself.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from client import progress
+from client.bench import Bench
 from client.donor import own_organ
 from client.home import Site
 from client.records import general_texts, own_split
 from not_core import atomic, canonical
-from not_core.errors import NotError, OfferError, OrganError, PolicyError
-from not_core.learning import device as devices
-from not_core.learning.evaluation import Reading, compare, read_losses
+from not_core.errors import OfferError, OrganError, PolicyError
+from not_core.learning.evaluation import compare
 from not_core.learning.verdict import Tolerance, judge
 from not_core.manifest import Manifest
 from not_core.protocol import (
@@ -24,16 +22,13 @@ from not_core.protocol import (
     Receipt,
     TransplantRequest,
     Trial,
-    Trials,
 )
 from not_core.surgery import plan as plans
-from not_core.surgery.assemble import assemble
-from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
+from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.compatibility import check
-from not_core.surgery.organ import Organ, read_organ
+from not_core.surgery.organ import read_organ
 from not_core.trust import sealing, signing, statement
 
-BLOCK_TOKENS = 256
 BOOTSTRAP_SEED = 0
 
 
@@ -67,123 +62,68 @@ def deliver(site: Site, request: DeliverRequest, body: bytes) -> tuple[Delivered
     return Delivered(organ=request.organ, held=held), b""
 
 
-def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Trials, bytes]:
-    """Try each organ alone in the site's model and sign a receipt for each.
-
-    An organ that cannot be tried is answered with a code and holds up no other.
+def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Trial, bytes]:
+    """Try an organ in the site's model, measure, judge, and sign a receipt.
 
     Raises:
         PolicyError: Fewer held-out documents than may be reported on.
+        NotError: The organ is not to be trusted or does not fit.
     """
-    settings, policy = site.settings, site.policy
-    split = own_split(site)
-    if len(split.held_out) < policy.least_documents:
-        raise PolicyError(
-            f"{len(split.held_out)} held-out documents, the policy reports on no fewer than "
-            f"{policy.least_documents}"
-        )
-    bench = _Bench(site, split.held_out, general_texts(site))
-    trials = []
-    total = BLOCK_TOKENS * (len(split.held_out) + len(bench.general))
-    with (
-        devices.threads(settings.threads or None),
-        progress.writer(site, "measuring", total * (1 + len(request.organs))) as bench.advance,
-    ):
-        for organ in request.organs:
-            try:
-                receipt = _receipt(site, request, organ, bench)
-                trials.append(Trial(organ=organ, receipt=receipt.decode(), code=None))
-            except NotError as error:
-                site.log.append(
-                    f"refused-{error.code}", what="organ", digest=organ, exchange=request.exchange
-                )
-                trials.append(Trial(organ=organ, receipt=None, code=error.code))
-    return Trials(trials=tuple(trials)), b""
-
-
-class _Bench:
-    """The site's model and held-out documents; the model alone is measured once, when needed."""
-
-    def __init__(self, site: Site, held_out: Sequence[str], general: Sequence[str]) -> None:
-        self.held_out, self.general = held_out, general
-        self.advance = lambda tokens: None
-        self._site = site
-        self._host: Checkpoint | None = None
-        self._before: tuple[Reading, Reading] | None = None
-
-    @property
-    def host(self) -> Checkpoint:
-        """The site's model."""
-        self._host = self._host or open_checkpoint(self._site.settings.model)
-        return self._host
-
-    @property
-    def before(self) -> tuple[Reading, Reading]:
-        """Losses of the model as it is: on the domain, on general text."""
-        if self._before is None:
-            self._before = self.measure(plans.identity(self.host.layers), {})
-        return self._before
-
-    def measure(self, plan: plans.Plan, organs: dict[str, Organ]) -> tuple[Reading, Reading]:
-        """Losses of the model of a plan: on the domain, on general text."""
-        device = devices.pick(self._site.settings.device)
-        model = assemble(plan, self.host, organs).to(device)
-        domain, general = (
-            read_losses(
-                model,
-                self.host.tokenizer,
-                texts,
-                block_tokens=BLOCK_TOKENS,
-                advance=self.advance,
-            )
-            for texts in (self.held_out, self.general)
-        )
-        return domain, general
-
-
-def _receipt(site: Site, request: TransplantRequest, digest: str, bench: _Bench) -> bytes:
-    kept = site.place("receipts", request.exchange, f"{digest}-{request.mode}.json")
+    kept = site.place("receipts", request.exchange, f"{request.organ}-{request.mode}.json")
     if kept.is_file():
-        return kept.read_bytes()
-    folder, manifest = _trusted(site, request.exchange, digest)
-    check(manifest, bench.host)
-    position = manifest.span.start
-    plan = plans.transplant(
-        bench.host.layers, digest, len(manifest.span), mode=request.mode, position=position
-    )
-    domain_before, general_before = bench.before
-    domain_after, general_after = bench.measure(plan, {digest: read_organ(folder)})
-    change = compare(domain_before, domain_after, BOOTSTRAP_SEED)
-    verdict = judge(
-        change,
-        general_after.perplexity / general_before.perplexity - 1,
-        Tolerance(least_gain=site.policy.least_gain, most_forgetting=site.policy.most_forgetting),
-    )
-    if manifest.donor is None:
-        raise OrganError("an organ without a donor; expected one that a site has claimed")
-    receipt = Receipt(
-        exchange=request.exchange,
-        organ=digest,
-        donor=manifest.donor,
-        recipient=site.settings.site,
-        mode=request.mode,
-        position=position,
-        domain_perplexity_before=round(domain_before.perplexity, 2),
-        domain_perplexity_after=round(domain_after.perplexity, 2),
-        general_perplexity_before=round(general_before.perplexity, 2),
-        general_perplexity_after=round(general_after.perplexity, 2),
-        change=round(change.change, 3),
-        interval=(round(change.low, 3), round(change.high, 3)),
-        documents=len(domain_before.losses),
-        tokens=round(domain_before.tokens, -2) or 1,
-        verdict=verdict.verdict,
-        reason=verdict.reason,
-    )
+        return Trial(receipt=kept.read_text(encoding="utf-8")), b""
+    folder, manifest = _trusted(site, request.exchange, request.organ)
+    receipt = _measure(site, request, folder, manifest)
     envelope = statement.sign_statement(canonical.encode(receipt), RECEIPT_TYPE, site.identity)
     atomic.write(kept, envelope, mode=0o600)
     site.log.release("receipt", envelope, request.exchange)
-    site.log.append(verdict.verdict, what="organ", digest=digest, exchange=request.exchange)
-    return envelope
+    site.log.append(receipt.verdict, what="organ", digest=request.organ, exchange=request.exchange)
+    return Trial(receipt=envelope.decode()), b""
+
+
+def _measure(site: Site, request: TransplantRequest, folder: Path, manifest: Manifest) -> Receipt:
+    settings, policy = site.settings, site.policy
+    if manifest.donor is None:
+        raise OrganError("an organ without a donor; expected one that a site has claimed")
+    host = open_checkpoint(settings.model)
+    check(manifest, host)
+    position = manifest.span.start
+    plan = plans.transplant(
+        host.layers, request.organ, len(manifest.span), mode=request.mode, position=position
+    )
+    held_out = own_split(site).held_out
+    if len(held_out) < policy.least_documents:
+        raise PolicyError(
+            f"{len(held_out)} held-out documents, the policy reports on no fewer than "
+            f"{policy.least_documents}"
+        )
+    bench = Bench(site, host, held_out, general_texts(site))
+    before = bench.before()
+    after = bench.read(plan, {request.organ: read_organ(folder)})
+    change = compare(before.domain, after.domain, BOOTSTRAP_SEED)
+    verdict = judge(
+        change,
+        after.general.perplexity / before.general.perplexity - 1,
+        Tolerance(least_gain=policy.least_gain, most_forgetting=policy.most_forgetting),
+    )
+    return Receipt(
+        exchange=request.exchange,
+        organ=request.organ,
+        donor=manifest.donor,
+        recipient=settings.site,
+        mode=request.mode,
+        position=position,
+        domain_perplexity_before=round(before.domain.perplexity, 2),
+        domain_perplexity_after=round(after.domain.perplexity, 2),
+        general_perplexity_before=round(before.general.perplexity, 2),
+        general_perplexity_after=round(after.general.perplexity, 2),
+        change=round(change.change, 3),
+        interval=(round(change.low, 3), round(change.high, 3)),
+        documents=len(before.domain.losses),
+        tokens=max(100, round(before.domain.tokens, -2)),
+        verdict=verdict.verdict,
+        reason=verdict.reason,
+    )
 
 
 def _trusted(site: Site, exchange: str, digest: str) -> tuple[Path, Manifest]:

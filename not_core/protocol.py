@@ -135,10 +135,10 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class TransplantRequest:
-    """Asks a site to try organs, each alone, and to say what they did to it."""
+    """Asks a site to try an organ and to say what it did; one at a time, so none waits for all."""
 
     exchange: Name
-    organs: Annotated[tuple[Digest, ...], Field(max_length=10_000)]
+    organ: Digest
     mode: Literal["replace", "insert"]
 
 
@@ -170,18 +170,9 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Trial:
-    """What came of one organ: a signed receipt, or the code of what stopped it."""
+    """Reply to a transplant request: the signed receipt."""
 
-    organ: Digest
-    receipt: Text | None
-    code: Name | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
-class Trials:
-    """Reply to a transplant request."""
-
-    trials: tuple[Trial, ...]
+    receipt: Text
 
 
 Reply = TypeVar("Reply")

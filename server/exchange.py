@@ -5,10 +5,9 @@ no site about another.
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from flwr.serverapp import Grid
 
@@ -35,7 +34,7 @@ from not_core.protocol import (
     SegmentRequest,
     Terms,
     TransplantRequest,
-    Trials,
+    Trial,
     read,
 )
 from not_core.trust import sealing
@@ -65,7 +64,7 @@ class Settings:
     exchange: str
     sites: int
     terms: Terms
-    mode: str = "replace"
+    mode: Literal["replace", "insert"] = "replace"
     join_seconds: float = 120
     step_seconds: float = 6 * 3600
     wire_seconds: float = 600
@@ -107,8 +106,6 @@ class Exchange:
         self._sites: dict[str, _Site] = {}
         self._offers: dict[str, Offer] = {}
         self._donations: dict[str, Donation] = {}
-        self._making: set[str] = set()
-        self._owed: dict[str, set[str]] = defaultdict(set)  # recipient -> organs on their way
         self._failures: list[dict[str, str]] = []
         self._started = time.monotonic()
         self._ended: dict[str, float] = {}
@@ -129,7 +126,6 @@ class Exchange:
                 f"{len(self._sites)} sites enrolled, {len(donors)} of them donors; an exchange "
                 "takes two sites and one donor; see the sites' own logs"
             )
-        self._making = {donor.name for donor in donors}
         for donor in donors:
             self._donate(donor)
         self._dispatch.run()
@@ -198,7 +194,7 @@ class Exchange:
         )
 
         def then(packet: Packet) -> None:
-            donation = self._read_from(donor, packet, Donation, "donate")
+            donation = self._read(packet, Donation, donor.name, "donate")
             if donation is None:
                 return
             try:
@@ -210,7 +206,7 @@ class Exchange:
                 if signed.offer.organ_digest in self._offers:
                     raise OfferError("an offer of an organ that another site has offered")
             except NotError as error:
-                self._lost(donor, "donate", error.code)
+                self._fail(donor.name, "donate", error.code)
                 return
             organ = signed.offer.organ_digest
             self._offers[organ], self._donations[organ] = signed.offer, donation
@@ -225,14 +221,14 @@ class Exchange:
             request,
             seconds=self._settings.step_seconds,
             then=then,
-            failed=lambda code: self._lost(donor, "donate", code),
+            failed=lambda code: self._fail(donor.name, "donate", code),
         )
 
     def _collect(self, donor: _Site, organ: str) -> None:
         """Fetch a sealed organ segment by segment; what has arrived before is not fetched again."""
         donation, bank = self._donations[organ], self._home.banked(organ)
         if bank.is_file() and canonical.sha256_file(bank) == donation.sealed_sha256:
-            self._made(donor, organ)
+            self._banked(donor, organ)
             return
         part = self._home.incoming(organ)
         held = part.stat().st_size if part.is_file() else 0
@@ -241,7 +237,7 @@ class Exchange:
             held = 0
 
         def then(packet: Packet) -> None:
-            segment = self._read_from(donor, packet, Segment, "segment")
+            segment = self._read(packet, Segment, donor.name, "segment")
             if segment is None:
                 return
             if (
@@ -249,14 +245,14 @@ class Exchange:
                 or segment.offset != held
                 or not 0 < len(packet.body) <= min(SEGMENT_BYTES, donation.sealed_bytes - held)
             ):
-                self._lost(donor, "segment", "format")
+                self._fail(donor.name, "segment", "format")
                 return
             with part.open("ab") as file:
                 file.write(packet.body)
             if held + len(packet.body) < donation.sealed_bytes:
                 self._collect(donor, organ)
-            else:
-                self._made(donor, organ if self._bank(donor, organ) else None)
+            elif self._bank(donor, organ):
+                self._banked(donor, organ)
 
         self._dispatch.post(
             donor.node,
@@ -269,7 +265,7 @@ class Exchange:
             ),
             seconds=self._settings.wire_seconds,
             then=then,
-            failed=lambda code: self._lost(donor, "segment", code),
+            failed=lambda code: self._fail(donor.name, "segment", code),
         )
 
     def _bank(self, donor: _Site, organ: str) -> bool:
@@ -289,24 +285,15 @@ class Exchange:
         self._notify(Event(donor.name, "collect"))
         return True
 
-    def _lost(self, donor: _Site, step: str, code: str) -> None:
-        """A donor gives nothing in this exchange."""
-        self._fail(donor.name, step, code)
-        self._made(donor, None)
-
-    def _made(self, donor: _Site, organ: str | None) -> None:
-        """A donor is done: deliver its organ, and let recipients begin who wait for no other."""
-        self._making.discard(donor.name)
-        if organ is not None:
-            wanted = set(self._offers[organ].addressees)
-            for site in self._sites.values():
-                if site is donor:
-                    site.inbox.append(organ)
-                elif site.enrolment.profile.sealing_fingerprint in wanted:
-                    self._owed[site.name].add(organ)
-                    self._deliver(site, organ, 0)
+    def _banked(self, donor: _Site, organ: str) -> None:
+        """A sealed organ is in the bank: deliver it to its addressees; its donor tries it too."""
+        wanted = set(self._offers[organ].addressees)
         for site in self._sites.values():
-            self._try(site)
+            if site is donor:
+                site.inbox.append(organ)
+                self._try(site)
+            elif site.enrolment.profile.sealing_fingerprint in wanted:
+                self._deliver(site, organ, 0)
 
     def _deliver(self, site: _Site, organ: str, offset: int) -> None:
         donation = self._donations[organ]
@@ -315,7 +302,6 @@ class Exchange:
             body = file.read(SEGMENT_BYTES)
 
         def settled(code: str | None) -> None:
-            self._owed[site.name].discard(organ)
             if code is None:
                 site.inbox.append(organ)
                 self._notify(Event(site.name, "deliver"))
@@ -354,30 +340,31 @@ class Exchange:
         )
 
     def _try(self, site: _Site) -> None:
-        """Ask a site to try its organs, once all that will come have come."""
-        if site.trying or self._making or self._owed[site.name] or not site.inbox:
+        """Ask a site to try the next organ in its inbox; one at a time."""
+        if site.trying or not site.inbox:
             return
         site.trying = True
         request = TransplantRequest(
-            exchange=self._settings.exchange,
-            organs=tuple(sorted(site.inbox)),
-            mode="insert" if self._settings.mode == "insert" else "replace",
+            exchange=self._settings.exchange, organ=site.inbox.pop(0), mode=self._settings.mode
         )
 
+        def settled(code: str | None) -> None:
+            if code is None:
+                self._notify(Event(site.name, "transplant"))
+                self._mark("transplant")
+            else:
+                self._fail(site.name, "transplant", code)
+            site.trying = False
+            self._try(site)
+
         def then(packet: Packet) -> None:
-            trials = self._read(packet, Trials, site.name, "transplant")
-            if trials is None:
-                return
-            for trial in trials.trials:
-                if trial.receipt is None:
-                    self._fail(site.name, "transplant", trial.code or "format")
-                    continue
-                try:
-                    self._keep(site, request, trial.receipt.encode())
-                except NotError as error:
-                    self._fail(site.name, "transplant", error.code)
-            self._notify(Event(site.name, "transplant"))
-            self._mark("transplant")
+            try:
+                trial = self._value(packet, Trial)
+                self._keep(site, request, trial.receipt.encode())
+            except (_SiteError, NotError) as error:
+                settled(error.code)
+            else:
+                settled(None)
 
         self._dispatch.post(
             site.node,
@@ -385,7 +372,7 @@ class Exchange:
             request,
             seconds=self._settings.step_seconds,
             then=then,
-            failed=lambda code: self._fail(site.name, "transplant", code),
+            failed=settled,
         )
 
     def _keep(self, site: _Site, request: TransplantRequest, envelope: bytes) -> None:
@@ -395,7 +382,7 @@ class Exchange:
         offer = self._offers.get(receipt.organ)
         if (
             offer is None
-            or receipt.organ not in request.organs
+            or receipt.organ != request.organ
             or receipt.recipient != site.name
             or receipt.donor != offer.donor
             or receipt.exchange != request.exchange
@@ -410,12 +397,6 @@ class Exchange:
         except _SiteError as error:
             self._fail(site, step, error.code)
             return None
-
-    def _read_from(self, donor: _Site, packet: Packet, cls: type[Value], step: str) -> Value | None:
-        value = self._read(packet, cls, donor.name, step)
-        if value is None:
-            self._made(donor, None)
-        return value
 
     def _value(self, packet: Packet, cls: type[Value]) -> Value:
         try:

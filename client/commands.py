@@ -1,0 +1,179 @@
+"""The ``organ-site`` command line: one site's home, its keys, approvals and log."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from not_core.commands.program import Json, new_app, new_place, report, run
+from not_core.errors import OrganError
+
+app = new_app(
+    "Run a site: a home folder with private records, keys, a policy and a log.\n\n"
+    "    organ-site init HOME --site clinic --model MODEL --records records.jsonl ...\n\n"
+    "    (the federation admits HOME/identity/request.json and returns clinic.profile)\n\n"
+    "    organ-site join HOME clinic.profile --root root.pem\n\n"
+    "Flower's SuperNode then runs this site's code with --node-config 'home=\"HOME\"'."
+)
+
+Home = Annotated[Path, typer.Argument(help="The site's home folder.")]
+Digest = Annotated[str, typer.Argument(help="Organ digest, or its first characters.")]
+
+
+@app.command()
+def init(
+    home: Annotated[Path, typer.Argument(help="Folder to make; it must not exist yet.")],
+    site: Annotated[str, typer.Option(help="The site's name in the federation.")],
+    model: Annotated[str, typer.Option(help="Model folder, .gguf file or hub id.")],
+    records: Annotated[Path, typer.Option(help="Private records; they stay where they are.")],
+    general: Annotated[Path, typer.Option(help="Public general text, to measure forgetting.")],
+    domain: Annotated[str, typer.Option(help="What the records are about, in public words.")],
+    text_field: Annotated[str, typer.Option(help="Field that holds a record's text.")] = "text",
+    organ_name: Annotated[str, typer.Option(help="Name of the organ it gives.")] = "organ",
+    licence: Annotated[str, typer.Option(help="Licence of that organ.")] = "unspecified",
+    donate: Annotated[bool, typer.Option(help="Whether the site gives organs.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Make a home with new keys, a policy that asks before any organ leaves, and a request.
+
+    Example: organ-site init ~/clinic --site clinic --model SmolLM2/ --records r.jsonl
+    --general g.jsonl --domain "family medicine"
+    """
+    new_place(home)
+    from client import home as homes
+    from not_core.learning.records import read_records
+
+    for path, field in ((records, text_field), (general, "text")):
+        read_records(path, field)
+    settings = homes.settings(
+        {
+            "site": site,
+            "model": str(Path(model).resolve()) if Path(model).exists() else model,
+            "records": str(records.resolve()),
+            "general": str(general.resolve()),
+            "domain": domain,
+            "text_field": text_field,
+            "organ_name": organ_name,
+            "licence": licence,
+            "donates": donate,
+        }
+    )
+    homes.create(home, settings, homes.Policy())
+    request = home / "identity" / "request.json"
+    report({"home": str(home), "request": str(request), "next": "have it admitted"}, as_json)
+
+
+@app.command()
+def join(
+    home: Home,
+    profile: Annotated[Path, typer.Argument(help="The profile that the federation returned.")],
+    root: Annotated[Path, typer.Option(help="The federation's root.pem, from another channel.")],
+    as_json: Json = False,
+) -> None:
+    """Accept the federation's answer to this site's request.
+
+    Example: organ-site join ~/clinic clinic.profile --root root.pem
+    """
+    from not_core.trust import federation, keys
+    from not_core.trust.profile import read_profile
+
+    who = keys.install(home / "identity", read_profile(profile), federation.load_root(root))
+    report({"site": who.site, "federation": who.root.name}, as_json)
+
+
+@app.command()
+def status(home: Home, as_json: Json = False) -> None:
+    """Say who this site is, what it is doing, and what waits for approval."""
+    from client import donor, progress
+    from client.home import load
+
+    site = load(home)
+    doing = progress.read(home)
+    waiting = [manifest.digest for manifest in donor.pending(site)]
+    report(
+        {
+            "site": site.settings.site,
+            "policy": asdict(site.policy),
+            "doing": f"{doing.step}, {doing.done} of {doing.total} tokens" if doing else "nothing",
+            "pending": waiting,
+        },
+        as_json,
+    )
+
+
+@app.command()
+def pending(home: Home, as_json: Json = False) -> None:
+    """List trained organs that wait for the operator's word."""
+    from client import donor
+    from client.home import load
+
+    waiting = {
+        manifest.digest: {
+            "id": manifest.organ_id,
+            "domain": manifest.domain,
+            "span": str(manifest.span),
+            "privacy": manifest.privacy.mechanism,
+        }
+        for manifest in donor.pending(load(home))
+    }
+    report(waiting or {"pending": "none"} if not as_json else waiting, as_json)
+
+
+@app.command()
+def approve(home: Home, organ: Digest, as_json: Json = False) -> None:
+    """Let an organ leave: from now on it may be offered to whom an exchange names."""
+    _decide(home, organ, "approved", as_json)
+
+
+@app.command()
+def reject(home: Home, organ: Digest, as_json: Json = False) -> None:
+    """Keep an organ here for good."""
+    _decide(home, organ, "rejected", as_json)
+
+
+@app.command()
+def log(home: Home, as_json: Json = False) -> None:
+    """Check the log's chain and print what left this site and what was decided."""
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from client.log import Log
+    from not_core.errors import HomeError
+
+    path = home / "log.db"
+    if not path.is_file():
+        raise HomeError(f"no log in {home}; expected a site's home")
+    book = Log(path)
+    book.verify()
+    entries = book.entries()
+    if as_json:
+        Console().print_json(data=[{**asdict(entry), "hash": entry.hash} for entry in entries])
+        return
+    table = Table("time (UTC)", "event", "what", "bytes", "exchange", "digest", box=None)
+    for entry in entries:
+        moment = datetime.fromtimestamp(entry.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        size = str(entry.bytes) if entry.bytes else ""
+        table.add_row(moment, entry.event, entry.what, size, entry.exchange, entry.digest[:16])
+    Console().print(table)
+
+
+def _decide(home: Path, organ: str, event: str, as_json: bool) -> None:
+    from client import donor
+    from client.home import load
+
+    site = load(home)
+    found = [one for one in donor.pending(site) if one.digest.startswith(organ)]
+    if len(found) != 1:
+        raise OrganError(
+            f"{len(found)} pending organs begin with {organ}; see organ-site pending {home}"
+        )
+    site.log.append(event, what="organ", digest=found[0].digest)
+    report({event: found[0].digest, "id": found[0].organ_id}, as_json)
+
+
+def main() -> None:
+    """Entry point of ``organ-site``."""
+    run(app)

@@ -1,0 +1,86 @@
+"""The ``organ-coordinator`` command line; its install has no torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from not_core.commands.program import Json, new_app, new_place, report, run
+
+app = new_app(
+    "Coordinate exchanges: pass sealed organs on and keep signed offers and receipts.\n\n"
+    "    organ-coordinator init HOME --root root.pem\n\n"
+    "The coordinator holds no key: it can open nothing that it stores."
+)
+
+Home = Annotated[Path, typer.Argument(help="The coordinator's home folder.")]
+
+
+@app.command()
+def init(
+    home: Annotated[Path, typer.Argument(help="Folder to make; it must not exist yet.")],
+    root: Annotated[Path, typer.Option(help="The federation's root.pem; public.")],
+    as_json: Json = False,
+) -> None:
+    """Make a home that admits the sites of one federation.
+
+    Example: organ-coordinator init ~/coordinator --root root.pem
+    """
+    new_place(home)
+    from server import home as homes
+
+    homes.create(home, root)
+    report({"home": str(home)}, as_json)
+
+
+@app.command()
+def organs(home: Home, as_json: Json = False) -> None:
+    """List the sealed organs of each exchange, as their donors describe them."""
+    from not_core.trust.offer import peek_offer
+    from server.home import load
+
+    coordinator = load(home)
+    found = {}
+    for exchange in coordinator.catalogue.exchanges():
+        for digest, donor, donation in coordinator.catalogue.donations(exchange):
+            offer = peek_offer(donation.offer.encode())
+            found[digest] = {
+                "exchange": exchange,
+                "donor": donor,
+                "id": offer.organ_id,
+                "domain": offer.domain,
+                "span": str(offer.span),
+                "sealed_bytes": donation.sealed_bytes,
+                "privacy": donation.privacy,
+                "stored": coordinator.banked(digest).is_file(),
+            }
+    coordinator.catalogue.close()
+    report(found or {"organs": "none"} if not as_json else found, as_json)
+
+
+@app.command()
+def receipts(
+    home: Home,
+    exchange: Annotated[str, typer.Argument(help="Name of the exchange.")],
+    as_json: Json = False,
+) -> None:
+    """List the signed verdicts of an exchange."""
+    from not_core import canonical
+    from server.home import load
+
+    coordinator = load(home)
+    rows = {
+        f"{receipt.donor} -> {receipt.recipient}": canonical.plain(
+            canonical.encode(receipt), "receipt"
+        )
+        if as_json
+        else f"{receipt.verdict}: {receipt.reason}"
+        for receipt in coordinator.catalogue.receipts(exchange)
+    }
+    coordinator.catalogue.close()
+    report(rows or {"receipts": "none"} if not as_json else rows, as_json)
+
+
+def main() -> None:
+    """Entry point of ``organ-coordinator``."""
+    run(app)
