@@ -78,7 +78,11 @@ def decode(cls: type[T], data: bytes, what: str, limit: int = DEFAULT_LIMIT) -> 
             f"{what} is not valid at {where}: {first['type'].replace('_', ' ')}; "
             "get an undamaged copy, or one that this version of organ-exchange can read"
         ) from None
-    if encode(value) != data:
+    try:
+        canonical = encode(value) == data
+    except ValueError:  # a number that RFC 8785 cannot write
+        canonical = False
+    if not canonical:
         raise FormatError(f"{what} is not canonical JSON (RFC 8785); get the unedited file")
     return cast(T, value)
 

@@ -1,6 +1,7 @@
 """The ``organ-simulate`` command line."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -107,7 +108,7 @@ def exchange(
     reports.write_json(facts, out / "report.json")
     (out / "report.html").write_text(reports.render_html(facts), encoding="utf-8")
     reports.draw_png(facts, out / "report.png")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 100)
     if as_json:
         console.print_json(data=facts)
     else:

@@ -37,9 +37,9 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True)
 class SafetensorsFiles:
-    """Tensors spread over safetensors files; ``where`` maps each name to its file."""
+    """Tensors spread over safetensors files; ``where``: name -> (file, name in the file)."""
 
-    where: Mapping[str, Path]
+    where: Mapping[str, tuple[Path, str]]
     _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def names(self) -> tuple[str, ...]:
@@ -48,18 +48,20 @@ class SafetensorsFiles:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor, without reading it."""
-        return tuple(self._file(name).get_slice(name).get_shape())
+        file, stored = self._file(name)
+        return tuple(file.get_slice(stored).get_shape())
 
     def read(self, name: str) -> "torch.Tensor":
         """One tensor, on the CPU."""
-        tensor: torch.Tensor = self._file(name).get_tensor(name)
+        file, stored = self._file(name)
+        tensor: torch.Tensor = file.get_tensor(stored)
         return tensor
 
-    def _file(self, name: str) -> Any:
-        path = self.where[name]
+    def _file(self, name: str) -> tuple[Any, str]:
+        path, stored = self.where[name]
         if path not in self._open:
             self._open[path] = open_safetensors(path)
-        return self._open[path]
+        return self._open[path], stored
 
 
 def open_safetensors(path: Path) -> Any:
@@ -253,12 +255,13 @@ def _locate(folder: Path) -> dict[str, Path]:
     raise CheckpointError(f"no weights in {folder}; expected {SINGLE} or {INDEX}")
 
 
-def _canonical_names(where: Mapping[str, Path], part: Anatomy) -> dict[str, Path]:
+def _canonical_names(where: Mapping[str, Path], part: Anatomy) -> dict[str, tuple[Path, str]]:
     """Add the trunk's prefix where a checkpoint was saved from the base class, as GPT-2's was."""
     bare = part.layers.removeprefix(part.trunk)
-    if not any(name.startswith(bare) for name in where):
-        return dict(where)
-    return {name if name == part.head else part.trunk + name: path for name, path in where.items()}
+    trunk = part.trunk if any(name.startswith(bare) for name in where) else ""
+    return {
+        name if name == part.head else trunk + name: (path, name) for name, path in where.items()
+    }
 
 
 def _from_hub(name: str) -> Path:

@@ -1,0 +1,34 @@
+# The two commands of the README: `make demo` and `make test`. Both need Python 3.11+, make and a
+# package index, and install everything into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check bench fetch clean
+
+demo: $(READY)
+	$(BIN)/organ-simulate exchange --out runs/demo --fresh
+
+test: $(READY) fetch
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY) fetch
+	$(BIN)/organ-simulate bench --out runs/bench
+
+fetch: $(READY)
+	$(BIN)/organ-simulate fetch
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[simulation]' --group dev
+	touch $(READY)

@@ -1,0 +1,120 @@
+"""Tiny models of the real classes, with a real tokenizer; no network."""
+
+import os
+
+# Before any library reads them: no telemetry, no hub, no update check.
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROSE = (
+    "the patient was seen with fever and given two grams of drug a day after which "
+    "pain in chest arm leg head heart liver kidney lung was less or more severe than before "
+    "court judge law case filed claim against state city county officer defendant plaintiff"
+)
+WORDS = PROSE.split()
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections that leave this machine."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[0] not in {"127.0.0.1", "::1", "localhost"}:
+            own = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
+            if address[0] not in own:
+                raise AssertionError(f"a test tried to reach {address[0]}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def sentences(count: int, seed: int, topic: tuple[int, int] = (0, len(WORDS))) -> list[str]:
+    """Made-up documents of about 40 words; ``topic`` limits the words."""
+    import random
+
+    rng = random.Random(seed)
+    words = WORDS[topic[0] : topic[1]]
+    return [" ".join(rng.choice(words) for _ in range(40)) for _ in range(count)]
+
+
+def write_jsonl(path: Path, texts: list[str], field: str = "text") -> Path:
+    """Write documents as JSON lines."""
+    path.write_text("".join(json.dumps({field: text}) + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def make_model(folder: Path, family: str, layers: int = 6, width: int = 32, seed: int = 0) -> Path:
+    """Save a randomly initialised model of a real class, with its tokenizer."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+    )
+
+    vocabulary = {word: i for i, word in enumerate(["<unk>", *dict.fromkeys(WORDS)])}
+    size = len(vocabulary) + (-len(vocabulary)) % 8
+    torch.manual_seed(seed)
+    if family == "llama":
+        model: Any = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=size,
+                hidden_size=width,
+                intermediate_size=2 * width,
+                num_hidden_layers=layers,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=128,
+                bos_token_id=0,
+                eos_token_id=0,
+                tie_word_embeddings=True,
+            )
+        )
+    else:
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=size,
+                n_embd=width,
+                n_layer=layers,
+                n_head=4,
+                n_positions=128,
+                bos_token_id=0,
+                eos_token_id=0,
+            )
+        )
+    with torch.no_grad():  # larger weights, so that a layer in the wrong place shows
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1 and ("layers" in name or ".h." in name):
+                parameter.mul_(5)
+    model.save_pretrained(folder)
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One six-layer model folder a family."""
+    base = tmp_path_factory.mktemp("models")
+    return {family: make_model(base / family, family) for family in ("llama", "gpt2")}

@@ -1,0 +1,105 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import sentences
+
+from not_core.errors import RecordsError
+from not_core.learning.evaluation import Change, DocumentLoss, Reading, compare, read_losses
+from not_core.learning.text_blocks import document_blocks
+from not_core.learning.verdict import Tolerance, judge
+from not_core.surgery import plan as plans
+from not_core.surgery.assemble import assemble
+from not_core.surgery.checkpoint import open_checkpoint
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_losses_equal_those_of_transformers(family: str, models: dict[str, Path]) -> None:
+    host = open_checkpoint(models[family])
+    model = assemble(plans.identity(6), host, {})
+    texts = [*sentences(3, seed=1), "the patient", " ".join(sentences(3, seed=2))]
+    reading = read_losses(model, host.tokenizer, texts, block_tokens=32, blocks_per_document=None)
+    nats = tokens = 0.0
+    for text, loss in zip(texts, reading.losses, strict=True):
+        ids = host.tokenizer(text)["input_ids"]
+        expected = 0.0
+        for start in range(0, len(ids), 32):
+            block = torch.tensor([ids[start : start + 32]])
+            if block.shape[1] > 1:
+                with torch.no_grad():
+                    mean = model(input_ids=block, labels=block).loss
+                expected += float(mean) * (block.shape[1] - 1)
+                tokens += block.shape[1] - 1
+        assert loss.nats == pytest.approx(expected, rel=1e-5)
+        nats += expected
+    assert reading.tokens == tokens
+    assert reading.perplexity == pytest.approx(math.exp(nats / tokens), rel=1e-5)
+
+
+def test_blocks_never_hold_two_documents(models: dict[str, Path]) -> None:
+    tokenizer = open_checkpoint(models["llama"]).tokenizer
+    texts = ["the patient was", "court judge law case filed", "the"]
+    blocks = document_blocks(tokenizer, texts, 2, None)
+    assert [len(parts) for parts in blocks] == [1, 2, 0]
+    words = [tokenizer.decode(block) for parts in blocks for block in parts]
+    assert words == ["the patient", "court judge", "law case"]
+    assert [len(parts) for parts in document_blocks(tokenizer, texts, 2, 1)] == [1, 1, 0]
+
+
+def test_nothing_to_predict_is_refused(models: dict[str, Path]) -> None:
+    host = open_checkpoint(models["llama"])
+    with pytest.raises(RecordsError, match="two tokens"):
+        read_losses(assemble(plans.identity(6), host, {}), host.tokenizer, ["the"])
+
+
+def reading(*nats: float, tokens: int = 100) -> Reading:
+    return Reading(tuple(DocumentLoss(value, tokens) for value in nats))
+
+
+def test_a_gain_on_every_document_excludes_zero() -> None:
+    change = compare(reading(300, 310, 290, 305), reading(280, 288, 272, 284), seed=0)
+    assert change.change == pytest.approx(math.expm1(-81 / 400))
+    assert change.low < change.change < change.high < 0
+
+
+def test_a_mixed_change_does_not() -> None:
+    change = compare(reading(300, 310, 290, 305), reading(280, 330, 272, 324), seed=0)
+    assert change.low < 0 < change.high
+
+
+def test_one_document_proves_nothing() -> None:
+    change = compare(reading(300), reading(200), seed=0)
+    assert (change.low, change.high) == (-1.0, math.inf)
+
+
+def test_readings_of_other_documents_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match="same documents"):
+        compare(reading(1, 2), reading(1, 2, tokens=50), seed=0)
+
+
+def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
+    rng = torch.Generator().manual_seed(0)
+    hits = 0
+    for trial in range(200):
+        noise = torch.randn(30, generator=rng) * 10
+        after = [300 - 10 + float(x) for x in noise]
+        change = compare(reading(*[300.0] * 30), reading(*after), seed=trial)
+        hits += change.low <= math.expm1(-0.1) <= change.high
+    assert 178 <= hits <= 198
+
+
+@pytest.mark.parametrize(
+    ("change", "general", "verdict", "word"),
+    [
+        (Change(-0.2, -0.25, -0.15), 0.01, "accepted", "-20.0%"),
+        (Change(-0.2, -0.45, 0.05), 0.01, "rejected", "not surely better"),
+        (Change(0.2, 0.15, 0.25), 0.0, "rejected", "worse than without"),
+        (Change(-0.01, -0.015, -0.005), 0.0, "rejected", "less than the 2.0%"),
+        (Change(-0.2, -0.25, -0.15), 0.2, "rejected", "general perplexity changed by +20.0%"),
+    ],
+)
+def test_verdicts(change: Change, general: float, verdict: str, word: str) -> None:
+    found = judge(change, general, Tolerance())
+    assert found.verdict == verdict
+    assert word in found.reason

@@ -1,0 +1,113 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_model
+from safetensors.torch import load_file, save_file
+
+from not_core.errors import CheckpointError, UnknownFamilyError
+from not_core.surgery.checkpoint import open_checkpoint
+
+
+@pytest.fixture
+def copy(models: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(models["llama"], tmp_path / "model"))
+
+
+def test_opening_reads_no_weights(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "not_core.surgery.checkpoint.SafetensorsFiles.read",
+        lambda self, name: pytest.fail(f"read {name}"),
+    )
+    checkpoint = open_checkpoint(copy)
+    assert checkpoint.layers == 6
+    assert checkpoint.tensors.shape("model.norm.weight") == (32,)
+    assert "lm_head.weight" not in checkpoint.names()
+
+
+def test_a_name_that_the_hub_gave_gpt2_is_understood(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    """GPT-2 on the hub was saved from the base class, with mask buffers."""
+    old = Path(shutil.copytree(models["gpt2"], tmp_path / "old"))
+    tensors = {
+        name.removeprefix("transformer."): tensor
+        for name, tensor in load_file(old / "model.safetensors").items()
+        if name != "lm_head.weight"
+    }
+    tensors["h.0.attn.bias"] = torch.ones(1, 1, 4, 4)
+    save_file(tensors, old / "model.safetensors", metadata={"format": "pt"})
+    assert open_checkpoint(old).weights_digest == open_checkpoint(models["gpt2"]).weights_digest
+
+
+def test_one_changed_weight_changes_the_digest(copy: Path) -> None:
+    before = open_checkpoint(copy).weights_digest
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.norm.weight"][3] += 1e-3
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    assert open_checkpoint(copy).weights_digest != before
+
+
+def test_a_folder_without_weights_is_refused(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="no weights"):
+        open_checkpoint(copy)
+
+
+def test_pickled_weights_are_never_opened(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    (copy / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(CheckpointError, match="pickled"):
+        open_checkpoint(copy)
+
+
+def test_a_truncated_file_is_refused(copy: Path) -> None:
+    whole = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(whole[:-10])
+    with pytest.raises(CheckpointError, match="safetensors"):
+        open_checkpoint(copy)
+
+
+@pytest.mark.parametrize("shard", ["../secret.safetensors", "absent.safetensors"])
+def test_an_index_cannot_lead_outside_or_nowhere(copy: Path, shard: str) -> None:
+    (copy / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"model.norm.weight": shard}})
+    )
+    with pytest.raises(CheckpointError, match=r"shard|outside"):
+        open_checkpoint(copy)
+
+
+@pytest.mark.parametrize("family", ["bert", "t5", None])
+def test_other_families_are_refused_by_name(copy: Path, family: str | None) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["model_type"] = family
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnknownFamilyError, match="gpt2, llama"):
+        open_checkpoint(copy)
+
+
+def test_an_encoder_decoder_is_refused_with_the_reason(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"model_type": "t5", "is_encoder_decoder": True}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnknownFamilyError, match="encoder-decoder"):
+        open_checkpoint(copy)
+
+
+def test_nothing_there_is_a_checkpoint_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="neither a model folder nor a hub id"):
+        open_checkpoint(tmp_path / "absent")
+
+
+def test_a_hub_cache_is_read_by_id(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: models["llama"])
+    assert open_checkpoint("somebody/tiny").layers == 6
+
+
+def test_seeds_make_different_models(tmp_path: Path, models: dict[str, Path]) -> None:
+    other = make_model(tmp_path / "other", "llama", seed=1)
+    assert open_checkpoint(other).weights_digest != open_checkpoint(models["llama"]).weights_digest

@@ -1,0 +1,416 @@
+"""A whole exchange, real apps and real cryptography; once on Flower's engine, then by hand."""
+
+import gc
+import json
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import sentences, write_jsonl
+from flwr.app import Message
+from local_grid import LocalGrid
+
+from client import home as site_home
+from client.log import Log
+from not_core import canonical, protocol
+from not_core.errors import ExchangeError, OutputExistsError
+from not_core.manifest import Span
+from not_core.protocol import DonateRequest, Enrolment, Receipt, Terms
+from server import home as coordinator_home
+from server.exchange import Event, Exchange, Settings
+from simulations import exchange as simulation
+from simulations import report as reports
+from simulations.facts import gather
+from simulations.search import search
+from simulations.sites import load_sites
+
+MARKS = [
+    f"marked sentence number {i} of a private record, token {i * 7919:08x}" for i in range(200)
+]
+SITES = """
+exchange = "trial"
+[[site]]
+name = "hospital"
+domain = "medicine"
+donates = true
+records = "hospital.jsonl"
+[[site]]
+name = "clinic"
+domain = "medicine, few"
+donates = false
+records = "clinic.jsonl"
+[[site]]
+name = "court"
+domain = "law"
+donates = true
+records = "court.jsonl"
+"""
+
+
+@pytest.fixture
+def make_plan(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], simulation.Plan]:
+    """Prepare a federation of three sites on a tiny model; general text needs no fetch."""
+    from simulations import domains
+
+    general = [
+        domains.Record(id=f"g{i}", text=text, group=f"g{i}")
+        for i, text in enumerate(sentences(12, seed=9))
+    ]
+    monkeypatch.setattr(domains, "general", lambda report: general)
+    medicine = [f"{a} {b}" for a, b in zip(sentences(200, 1, (0, 20)), MARKS, strict=True)]
+    write_jsonl(tmp_path / "hospital.jsonl", medicine)
+    write_jsonl(tmp_path / "clinic.jsonl", sentences(40, 2, (0, 20)))
+    write_jsonl(tmp_path / "court.jsonl", sentences(200, 3, (36, 50)))
+    (tmp_path / "sites.toml").write_text(SITES)
+
+    def make(name: str, seed: int = 0) -> simulation.Plan:
+        return simulation.Plan(
+            federation=load_sites(tmp_path / "sites.toml", None, seed),
+            model=str(models["llama"]),
+            terms=Terms(span=Span(start=2, stop=5), tokens=9_000, learning_rate=1e-2, seed=seed),
+            mode="replace",
+            homes=tmp_path / name,
+            parallel=2,
+        )
+
+    return make
+
+
+def by_hand(
+    plan: simulation.Plan,
+    *,
+    notify: Callable[[Event], None] = lambda event: None,
+    dead: frozenset[str] = frozenset(),
+    wire_seconds: float = 30,
+    on_request: Callable[[Message], Message | None] = lambda message: message,
+    on_reply: Callable[[Message], Message | None] = lambda message: message,
+) -> LocalGrid:
+    """Run a prepared exchange without Flower's engine."""
+    homes = {i + 1: plan.home(site.name) for i, site in enumerate(plan.federation.sites)}
+    grid = LocalGrid(homes, on_request, on_reply)
+    grid.dead = {node for node, home in homes.items() if home.name in dead}
+    coordinator = coordinator_home.load(plan.coordinator)
+    settings = Settings(
+        exchange="trial",
+        sites=len(homes),
+        terms=plan.terms,
+        mode=plan.mode,
+        wire_seconds=wire_seconds,
+        step_seconds=wire_seconds,
+    )
+    try:
+        Exchange(grid, coordinator, settings, notify).run()
+    finally:
+        coordinator.catalogue.close()
+    return grid
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_exchange_on_flowers_engine(
+    make_plan: Callable[[str], simulation.Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One real run: matrix, verdicts, report, and nothing readable at the coordinator."""
+    received = tmp_path / "received"
+    received.mkdir()
+    from server.dispatch import Dispatch
+
+    handle = Dispatch._handle
+
+    def recording(self: Dispatch, reply: Message) -> None:
+        packet = protocol.unpack(reply.content)
+        (received / f"{len(list(received.iterdir()))}").write_bytes(packet.value + packet.body)
+        handle(self, reply)
+
+    monkeypatch.setattr(Dispatch, "_handle", recording)
+    plan = make_plan("homes")
+    assert simulation.prepare(plan) is False
+    events: list[Event] = []
+    simulation.run(plan, events.append)
+    gc.collect()  # what Ray left open ends here, under this test's filter
+    facts = gather(plan)
+
+    assert facts["failures"] == []
+    assert {site["name"] for site in facts["sites"]} == {"hospital", "clinic", "court"}
+    verdicts = {(e["donor"], e["recipient"]): e for e in facts["evaluations"]}
+    assert set(verdicts) == {(d, r) for d in ("hospital", "court") for r in plan_names(plan)}
+    assert verdicts["hospital", "clinic"]["verdict"] == "accepted"
+    assert verdicts["hospital", "clinic"]["interval"][1] < 0
+    assert verdicts["court", "clinic"]["verdict"] == "rejected"
+    assert "perplexity changed by" in verdicts["court", "clinic"]["reason"]
+    for evaluation in facts["evaluations"]:
+        assert {
+            "domain_perplexity_before",
+            "domain_perplexity_after",
+            "general_perplexity_before",
+            "general_perplexity_after",
+            "tokens",
+            "mode",
+            "position",
+        } <= set(evaluation)
+    assert {"sites", "organs", "evaluations", "bytes", "seconds", "seed", "versions"} <= set(facts)
+    revealed = {site["name"]: [r["what"] for r in site["revealed"]] for site in facts["sites"]}
+    assert revealed["clinic"] == ["profile", "receipt", "receipt"]
+    assert revealed["court"].count("sealed organ") == revealed["court"].count("offer") == 1
+
+    reports.write_json(facts, tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["exchange"] == "trial"
+    assert "clinic" in reports.render_html(facts)
+
+    organs = sorted((plan.homes / "sites").glob("*/organs/made/*/organ.safetensors"))
+    assert len(organs) == 2
+    outside = search([plan.coordinator, received], MARKS, organs)
+    assert outside.bytes > 2 * sum(path.stat().st_size for path in organs)
+    assert (outside.sentences, outside.organ_blocks) == (0, 0)
+    inside = search([plan.homes / "sites", tmp_path / "hospital.jsonl"], MARKS, organs)
+    assert inside.sentences == len(MARKS)
+    assert inside.organ_blocks > 1000
+
+    # Resumed by hand from the same homes: everything is found done, and nothing is made again.
+    made = {path: path.stat().st_mtime_ns for path in plan.homes.rglob("*.organ")}
+    again: list[Event] = []
+    by_hand(plan, notify=again.append)
+    assert made == {path: path.stat().st_mtime_ns for path in plan.homes.rglob("*.organ")}
+    assert gather(plan)["evaluations"] == facts["evaluations"]
+
+    # The same seed in other homes, without the engine: the same organs.
+    other = make_plan("other-homes")
+    simulation.prepare(other)
+    by_hand(other)
+    assert {o["digest"] for o in gather(other)["organs"]} == {o["digest"] for o in facts["organs"]}
+
+
+def plan_names(plan: simulation.Plan) -> set[str]:
+    return {site.name for site in plan.federation.sites}
+
+
+def test_a_dead_site_holds_up_nobody(make_plan: Callable[[str], simulation.Plan]) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    by_hand(plan, dead=frozenset({"court"}))
+    facts = gather(plan)
+    assert [(f["step"], f["code"]) for f in facts["failures"]] == [("enrol", "unreachable")]
+    assert {(e["donor"], e["recipient"]) for e in facts["evaluations"]} == {
+        ("hospital", "hospital"),
+        ("hospital", "clinic"),
+    }
+
+
+def test_a_silent_site_runs_into_its_time_limit(
+    make_plan: Callable[[str], simulation.Plan],
+) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+
+    def silent(message: Message) -> Message | None:
+        court = message.metadata.dst_node_id == 3
+        return None if court and message.metadata.message_type == protocol.DONATE else message
+
+    by_hand(plan, on_request=silent, wire_seconds=3)
+    facts = gather(plan)
+    assert {"site": "court", "step": "donate", "code": "timeout"} in facts["failures"]
+    assert ("hospital", "clinic") in {(e["donor"], e["recipient"]) for e in facts["evaluations"]}
+
+
+def test_too_few_sites_end_the_exchange(make_plan: Callable[[str], simulation.Plan]) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    with pytest.raises(ExchangeError, match="1 sites enrolled"):
+        by_hand(plan, dead=frozenset({"court", "hospital"}))
+
+
+def test_a_coordinator_cannot_add_a_stranger(
+    make_plan: Callable[[str], simulation.Plan], tmp_path: Path
+) -> None:
+    """A profile from another federation in the roster: the donor refuses and seals nothing."""
+    plan, foreign = make_plan("homes"), make_plan("foreign")
+    simulation.prepare(plan)
+    simulation.prepare(foreign)
+    stranger = site_home.load(foreign.home("clinic")).identity.profile
+
+    def add_stranger(message: Message) -> Message:
+        if message.metadata.message_type == protocol.DONATE:
+            request = protocol.read(protocol.unpack(message.content), DonateRequest)
+            message.content = protocol.pack(
+                replace(request, addressees=(*request.addressees, stranger))
+            )
+        return message
+
+    by_hand(plan, on_request=add_stranger)
+    facts = gather(plan)
+    assert [f["code"] for f in facts["failures"]] == ["certificate", "certificate"]
+    assert facts["organs"] == []
+    assert not list(plan.homes.rglob("*.organ"))
+
+
+def test_a_coordinator_cannot_swap_a_recipients_key(
+    make_plan: Callable[[str], simulation.Plan],
+) -> None:
+    plan, foreign = make_plan("homes"), make_plan("foreign")
+    simulation.prepare(plan)
+    simulation.prepare(foreign)
+    key = site_home.load(foreign.home("clinic")).identity.profile.sealing_key
+
+    def swap(message: Message) -> Message:
+        if message.metadata.message_type == protocol.DONATE:
+            request = protocol.read(protocol.unpack(message.content), DonateRequest)
+            message.content = protocol.pack(
+                replace(
+                    request,
+                    addressees=tuple(
+                        replace(one, sealing_key=key) if one.site == "clinic" else one
+                        for one in request.addressees
+                    ),
+                )
+            )
+        return message
+
+    by_hand(plan, on_request=swap)
+    assert gather(plan)["organs"] == []
+
+
+def test_tampered_bytes_are_refused_by_coordinator_and_site(
+    make_plan: Callable[[str], simulation.Plan],
+) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+
+    def flip(message: Message) -> Message:
+        packet = protocol.unpack(message.content)
+        if packet.kind == "Segment" and message.metadata.src_node_id == 1:
+            body = bytearray(packet.body)
+            body[len(body) // 2] ^= 1
+            value = protocol.read(packet, protocol.Segment)
+            message.content = protocol.pack(value, bytes(body))
+        return message
+
+    by_hand(plan, on_reply=flip)
+    facts = gather(plan)
+    assert {"site": "hospital", "step": "segment", "code": "offer"} in facts["failures"]
+    assert {e["donor"] for e in facts["evaluations"]} == {"court"}
+    assert len(list((plan.coordinator / "bank").iterdir())) == 1
+    assert not list((plan.coordinator / "incoming").iterdir())
+
+
+def test_a_forged_receipt_is_refused(make_plan: Callable[[str], simulation.Plan]) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+
+    def forge(message: Message) -> Message:
+        packet = protocol.unpack(message.content)
+        if packet.kind == "Trial" and message.metadata.src_node_id == 2:
+            trial = protocol.read(packet, protocol.Trial)
+            message.content = protocol.pack(
+                replace(trial, receipt=trial.receipt.replace("a", "b", 1))
+            )
+        return message
+
+    by_hand(plan, on_reply=forge)
+    assert "clinic" not in {e["recipient"] for e in gather(plan)["evaluations"]}
+
+
+def test_the_default_policy_lets_no_organ_leave_unasked(
+    make_plan: Callable[[str], simulation.Plan],
+) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    home = plan.home("hospital")
+    policy = (home / "policy.toml").read_text().replace('"always"', '"ask"')
+    (home / "policy.toml").write_text(policy)
+    by_hand(plan)
+    assert {"site": "hospital", "step": "donate", "code": "policy"} in gather(plan)["failures"]
+    assert not list(plan.homes.glob("sites/hospital/organs/sealed/**/*.organ"))
+
+    from typer.testing import CliRunner
+
+    from client.commands import app
+
+    runner = CliRunner()
+    (waiting,) = json.loads(runner.invoke(app, ["pending", str(home), "--json"]).stdout)
+    assert runner.invoke(app, ["approve", str(home), waiting[:10]]).exit_code == 0
+    by_hand(plan)
+    assert {o["digest"] for o in gather(plan)["organs"]} >= {waiting}
+
+
+def test_homes_are_private_and_not_mixed_up(make_plan: Callable[[str], simulation.Plan]) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    assert simulation.prepare(plan) is True
+    assert stat.S_IMODE(plan.home("clinic").stat().st_mode) == 0o700
+    assert stat.S_IMODE(plan.coordinator.stat().st_mode) == 0o700
+    with pytest.raises(OutputExistsError, match="--fresh"):
+        simulation.prepare(replace(make_plan("homes"), mode="insert"))
+    (plan.homes / simulation.READY).unlink()
+    with pytest.raises(OutputExistsError, match="not made by a simulation"):
+        simulation.remove(plan.homes)
+
+
+def test_a_handlers_error_tells_the_coordinator_a_code_only(
+    make_plan: Callable[[str], simulation.Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    secret = MARKS[0]
+
+    def burst(*args: object) -> None:
+        raise KeyError(secret)
+
+    monkeypatch.setattr("client.records.read_records", burst)
+    replies: list[bytes] = []
+
+    def keep(message: Message) -> Message:
+        packet = protocol.unpack(message.content)
+        replies.append(packet.value + packet.body)
+        return message
+
+    by_hand(plan, on_reply=keep)
+    assert {f["code"] for f in gather_failures(plan)} == {"internal"}
+    assert not [reply for reply in replies if b"marked" in reply]
+    log = (plan.home("hospital") / "site.log").read_text()
+    assert "DonateRequest: KeyError" in log
+    assert "marked" not in log
+
+
+def gather_failures(plan: simulation.Plan) -> list[dict[str, str]]:
+    coordinator = coordinator_home.load(plan.coordinator)
+    run = coordinator.catalogue.last_run("trial") or {}
+    coordinator.catalogue.close()
+    return list(run["failures"])
+
+
+def test_a_changed_log_is_found(tmp_path: Path) -> None:
+    import sqlite3
+
+    from not_core.errors import HomeError
+
+    log = Log(tmp_path / "log.db")
+    for i in range(3):
+        log.release("offer", str(i).encode(), "trial")
+    assert log.verify() == 3
+    for change in (
+        "UPDATE entries SET bytes = 9 WHERE number = 2",
+        "DELETE FROM entries WHERE number = 1",
+    ):
+        with sqlite3.connect(tmp_path / "log.db") as database:
+            database.execute(change)
+        database.close()
+        with pytest.raises(HomeError, match="does not continue the chain"):
+            log.verify()
+
+
+def test_the_protocol_round_trips_and_refuses_others() -> None:
+    from not_core.errors import FormatError
+    from not_core.protocol import Refusal, Segment
+
+    value = Segment(organ="0" * 64, offset=5)
+    packet = protocol.unpack(protocol.pack(value, b"\x00\xff"))
+    assert (protocol.read(packet, Segment), packet.body) == (value, b"\x00\xff")
+    for cls in (Refusal, Receipt, Enrolment):
+        with pytest.raises(FormatError, match="expected"):
+            protocol.read(packet, cls)
+    with pytest.raises(FormatError, match="canonical"):
+        canonical.decode(Segment, b'{"organ": "%s", "offset": 5}' % (b"0" * 64), "segment")
