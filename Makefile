@@ -29,6 +29,6 @@ clean:
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[simulation]' --group dev
+	$(BIN)/python -m pip install -qq --constraint constraints.txt pip
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[simulation]' --group dev
 	touch $(READY)

@@ -34,10 +34,13 @@ class Dispatch:
     Args:
         grid: Flower's.
         group: Name that ties the messages of one exchange together.
+        seen: Told of every reply, before it is acted upon.
     """
 
-    def __init__(self, grid: Grid, group: str) -> None:
-        self._grid, self._group = grid, group
+    def __init__(
+        self, grid: Grid, group: str, seen: Callable[[Packet], None] = lambda packet: None
+    ) -> None:
+        self._grid, self._group, self._seen = grid, group, seen
         self._waiting: dict[str, _Waiting] = {}
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -90,5 +93,6 @@ class Dispatch:
         except FormatError as error:
             one.failed(error.code)
             return
+        self._seen(packet)
         self.received_bytes += len(packet.body)
         one.then(packet)

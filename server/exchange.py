@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from flwr.serverapp import Grid
 
-from not_core import canonical
+from not_core import atomic, canonical
 from not_core.errors import ExchangeError, FormatError, NotError, OfferError
 from not_core.protocol import (
     DELIVER,
@@ -59,6 +59,8 @@ class Settings:
         join_seconds: How long to wait for sites; those that are there then take part.
         step_seconds: Time limit of a donation or a trial.
         wire_seconds: Time limit of any other message.
+        keep_messages: Keep every reply as it came, in ``messages/``; for whoever wants to see what
+            a coordinator gets.
     """
 
     exchange: str
@@ -68,6 +70,7 @@ class Settings:
     join_seconds: float = 120
     step_seconds: float = 6 * 3600
     wire_seconds: float = 600
+    keep_messages: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class Exchange:
         notify: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self._grid, self._home, self._settings, self._notify = grid, coordinator, settings, notify
-        self._dispatch = Dispatch(grid, settings.exchange)
+        self._dispatch = Dispatch(grid, settings.exchange, self._seen)
         self._sites: dict[str, _Site] = {}
         self._offers: dict[str, Offer] = {}
         self._donations: dict[str, Donation] = {}
@@ -145,6 +148,13 @@ class Exchange:
                 "seconds": self._seconds(),
             },
         )
+
+    def _seen(self, packet: Packet) -> None:
+        if self._settings.keep_messages:
+            folder = self._home.folder / "messages"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            data = packet.value + packet.body
+            atomic.write(folder / f"{packet.kind}-{canonical.sha256(data)[:16]}", data)
 
     def _join(self) -> list[int]:
         deadline = time.monotonic() + self._settings.join_seconds

@@ -2,13 +2,14 @@
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from not_core.commands.program import Json, errors, new_app, run, span
+from not_core.commands.program import Json, errors, new_app, report, run, say, span
 from not_core.commands.surgery import ModeName
 
 app = new_app(
@@ -16,11 +17,6 @@ app = new_app(
     "code that institutions run.\n\n"
     "    organ-simulate exchange --out runs/demo\n"
 )
-
-
-@app.callback()
-def _group() -> None:
-    pass
 
 
 @app.command()
@@ -52,6 +48,12 @@ def exchange(
     homes: Annotated[
         Path | None, typer.Option(help="Folder for the sites' homes; default: in the user's cache.")
     ] = None,
+    plant: Annotated[
+        int, typer.Option(min=0, help="Marked sentences to plant in records, for a search.")
+    ] = 0,
+    keep_messages: Annotated[
+        bool, typer.Option("--keep-messages", help="Keep every message the coordinator gets.")
+    ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew instead of resuming an earlier run.")
     ] = False,
@@ -76,9 +78,6 @@ def exchange(
     from simulations.sites import load_sites
     from simulations.watch import Watch
 
-    def say(line: str) -> None:
-        errors.print(line, highlight=False, markup=False)
-
     federation = load_sites(sites, data, seed)
     base = base_model(model, say)
     layers = open_checkpoint(base).layers
@@ -93,6 +92,8 @@ def exchange(
         ),
         mode=mode.value,
         homes=(homes or simulation.default_homes(out)).resolve(),
+        marks=plant,
+        keep_messages=keep_messages,
         threads=threads,
         parallel=parallel or max(1, (os.cpu_count() or 1) // threads),
     )
@@ -115,6 +116,77 @@ def exchange(
         reports.print_matrix(facts, console)
         console.print(f"wrote {out}/report.json, report.html and report.png", highlight=False)
     say(f"the sites' homes are in {plan.homes}")
+
+
+@app.command()
+def fetch(as_json: Json = False) -> None:
+    """Fetch the demo's model and text into the cache, checked by SHA-256, unless they are there.
+
+    Example: organ-simulate fetch
+    """
+    from simulations import domains
+    from simulations.model import base_model
+
+    documents = {name: len(read(say)) for name, read in domains.BUILTIN.items()}
+    documents["general"] = len(domains.general(say))
+    report({"model": base_model(None, say), "documents": documents}, as_json)
+
+
+@app.command()
+def search(
+    homes: Annotated[Path, typer.Argument(help="The homes of a simulated exchange.")],
+    as_json: Json = False,
+) -> None:
+    """Search all that the coordinator stored and kept for marked sentences and organs' bytes.
+
+    Run the exchange with --plant 200 --keep-messages first. The same search over the sites' own
+    folders shows that it can find. Exit code 1 when the coordinator has anything, or when the
+    sites' own folders lack a sentence.
+
+    Example: organ-simulate search HOMES
+    """
+    from not_core.errors import ExchangeError
+    from simulations.exchange import MARKS, check_made
+    from simulations.search import search as search_files
+
+    check_made(homes)
+    marks = (homes / MARKS).read_text(encoding="utf-8").splitlines()
+    if not marks:
+        raise ExchangeError("no sentence was planted; run the exchange with --plant 200")
+    organs = sorted(homes.glob("sites/*/organs/made/*/organ.safetensors"))
+    outside = search_files([homes / "coordinator"], marks, organs)
+    inside = search_files([homes / "sites", homes / "private"], marks, organs)
+    report(
+        {
+            "sentences": len(marks),
+            "organs": len(organs),
+            "at the coordinator": asdict(outside),
+            "at the sites": asdict(inside),
+        },
+        as_json,
+    )
+    if outside.sentences or outside.organ_blocks:
+        raise ExchangeError("the coordinator holds what it must not; see the report")
+    if inside.sentences < len(marks) or not inside.organ_blocks:
+        raise ExchangeError("the search does not find what is there, so it proves nothing")
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="Folder for bench.json.")],
+    model: Annotated[str | None, typer.Option(help="Default: the demo's.")] = None,
+    tokens: Annotated[int, typer.Option(min=256, help="Tokens a measurement.")] = 2048,
+    runs: Annotated[int, typer.Option(min=1, help="Measurements of each contestant.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Measure training and evaluation beside the plain way: tokens a second, peak memory, spread.
+
+    Example: organ-simulate bench --out runs/bench
+    """
+    from simulations.bench import bench as measure
+    from simulations.model import base_model
+
+    report(measure(base_model(model, say), out, tokens, runs, say), as_json)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from client import home as site_home
 from not_core import atomic, canonical
-from not_core.errors import ExchangeError, OutputExistsError
+from not_core.errors import ExchangeError, HomeError, OutputExistsError
 from not_core.protocol import Terms
 from not_core.surgery.plan import Mode
 from not_core.trust import federation as trust
@@ -23,10 +23,12 @@ from not_core.trust.profile import read_request
 from server import home as coordinator_home
 from server.exchange import Event, Settings
 from simulations import domains
+from simulations.marks import plant
 from simulations.sites import Federation, SiteSpec, materialise
 from simulations.sources import Report, quiet
 
 READY = "simulation.json"
+MARKS = "marks.txt"
 GENERAL_DOCUMENTS = 8
 
 
@@ -40,6 +42,8 @@ class Plan:
         terms: What donors train.
         mode: How recipients put organs in.
         homes: Folder for all homes; private, outside the checkout.
+        marks: Marked sentences to plant in private records.
+        keep_messages: Whether the coordinator keeps every reply as it came.
         threads: CPU threads a site.
         parallel: Sites at work at one time.
     """
@@ -49,6 +53,8 @@ class Plan:
     terms: Terms
     mode: Mode
     homes: Path
+    marks: int = 0
+    keep_messages: bool = False
     threads: int = 1
     parallel: int = 2
 
@@ -75,6 +81,7 @@ class Plan:
                 "terms": asdict(self.terms),
                 "mode": self.mode,
                 "threads": self.threads,
+                "marks": self.marks,
             }
         )
 
@@ -91,13 +98,21 @@ def remove(homes: Path) -> None:
     """Remove the homes of an earlier simulation, and nothing else.
 
     Raises:
-        OutputExistsError: ``homes`` is a folder that no simulation made.
+        HomeError: ``homes`` is a folder that no simulation made.
     """
-    if not homes.exists():
-        return
+    if homes.exists():
+        check_made(homes)
+        shutil.rmtree(homes)
+
+
+def check_made(homes: Path) -> None:
+    """Check that a folder holds the homes of a simulation.
+
+    Raises:
+        HomeError: It does not.
+    """
     if not (homes / READY).is_file():
-        raise OutputExistsError(f"{homes} was not made by a simulation; remove it yourself")
-    shutil.rmtree(homes)
+        raise HomeError(f"{homes} was not made by organ-simulate exchange; nothing was touched")
 
 
 def prepare(plan: Plan, report: Report = quiet) -> bool:
@@ -123,6 +138,8 @@ def prepare(plan: Plan, report: Report = quiet) -> bool:
     with atomic.folder(plan.homes, mode=0o700) as work:
         # Paths inside the homes are those after the rename.
         records = materialise(plan.federation, work / "private", report)
+        marks = plant(plan.federation, records, plan.marks)
+        (work / MARKS).write_text("".join(f"{mark}\n" for mark in marks), encoding="utf-8")
         general = domains.general(report)[:GENERAL_DOCUMENTS]
         domains.write_site_records("general", general, work / "private")
         trust.create_root(work / "federation", plan.federation.exchange)
@@ -184,6 +201,7 @@ def run(plan: Plan, notify: Callable[[Event], None] = lambda event: None) -> Non
         sites=len(homes),
         terms=plan.terms,
         mode=plan.mode,
+        keep_messages=plan.keep_messages,
     )
     coordinator = coordinator_home.load(plan.coordinator)
     for name in ("flwr", "ray"):

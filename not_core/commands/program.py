@@ -59,6 +59,11 @@ def run(app: typer.Typer) -> None:
         sys.exit(130)
 
 
+def say(line: str) -> None:
+    """One line of progress on standard error."""
+    errors.print(line, highlight=False, markup=False)
+
+
 def report(facts: dict[str, Any], as_json: bool) -> None:
     """Print facts as a table of two columns, or as JSON for programs."""
     console = Console()

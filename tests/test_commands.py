@@ -1,0 +1,283 @@
+"""The command lines as their users meet them: by hand, with mistakes, and without torch."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from conftest import make_model, sentences, write_jsonl
+
+import client.commands
+import server.commands
+import simulations.commands
+from not_core import commands
+from not_core.commands.program import run as run_program
+
+Organ = Callable[..., dict[str, object]]
+PROGRAMS = {
+    "organ": commands.app,
+    "organ-site": client.commands.app,
+    "organ-coordinator": server.commands.app,
+    "organ-simulate": simulations.commands.app,
+}
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a program as its entry point does: exit code, standard output, standard error."""
+
+    def caller(*words: object, app: typer.Typer = commands.app) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["organ", *map(str, words)])
+        capsys.readouterr()
+        try:
+            run_program(app)
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return caller
+
+
+@pytest.fixture
+def organ(call: Callable[..., tuple[int, str, str]]) -> Organ:
+    """Run ``organ ... --json`` that must succeed; its report."""
+
+    def caller(*words: object) -> dict[str, object]:
+        code, out, err = call(*words, "--json")
+        assert code == 0, err
+        return dict(json.loads(out))
+
+    return caller
+
+
+@pytest.fixture
+def keys(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> Path:
+    """A federation with three admitted identities and a stranger's root."""
+    home = tmp_path / "keys"
+    home.mkdir()
+    for root in ("root", "other-root"):
+        assert call("federation", "init", home / root, "--name", root)[0] == 0
+    for site in ("donor", "clinic", "third"):
+        identity, profile = home / site, home / f"{site}.profile"
+        assert call("identity", "init", identity, "--site", site)[0] == 0
+        request = identity / "request.json"
+        assert call("federation", "admit", home / "root", request, "--out", profile)[0] == 0
+        pem = home / "root" / "root.pem"
+        assert call("identity", "install", identity, profile, "--root", pem)[0] == 0
+    return home
+
+
+def test_the_whole_way_by_hand(
+    organ: Organ,
+    call: Callable[..., tuple[int, str, str]],
+    keys: Path,
+    models: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    model, root = models["llama"], keys / "root" / "root.pem"
+    data = write_jsonl(tmp_path / "hospital.jsonl", sentences(60, 1, (0, 20)))
+    test = write_jsonl(tmp_path / "clinic.jsonl", sentences(10, 2, (0, 20)))
+    plain = organ("extract", "--model", model, "--span", "2:4", "--out", tmp_path / "plain")
+    assert plain["training"] == "none (the base's own layers)"
+    made = tmp_path / "organ"
+    trained = organ(
+        *("train", "--model", model, "--data", data, "--out", made, "--tokens", 6000),
+        *("--learning-rate", 0.01, "--name", "abstracts"),
+    )
+    assert organ("inspect", made)["digest"] == trained["digest"]
+    sealed = tmp_path / "x.organ"
+    to = keys / "clinic.profile"
+    organ("seal", made, "--identity", keys / "donor", "--to", to, "--out", sealed)
+    assert organ("inspect", sealed)["organ_id"] == "donor/abstracts"
+    assert organ("verify", sealed, "--trust", root)["signer"] == "donor"
+    opened = tmp_path / "opened"
+    organ("open", sealed, "--identity", keys / "clinic", "--trust", root, "--out", opened)
+    assert organ("verify", opened, "--trust", root)["signer"] == "donor"
+    grafted = tmp_path / "grafted"
+    organ("transplant", opened, "--into", model, "--out", grafted)
+    before = organ("evaluate", model, "--data", test)
+    after = organ("evaluate", grafted, "--data", test)
+    assert before["tokens"] == after["tokens"]
+    assert float(str(after["perplexity"])) < 0.97 * float(str(before["perplexity"]))
+
+    third = tmp_path / "third"
+    code, _, err = call(
+        *("open", sealed, "--identity", keys / "third", "--trust", root, "--out", third)
+    )
+    assert code == 1
+    assert err.startswith("error: sealed organ is addressed to 1 sites, not to third")
+    code, _, err = call(
+        *("open", sealed, "--identity", keys / "clinic"),
+        *("--trust", keys / "other-root" / "root.pem", "--out", third),
+    )
+    assert code == 1
+    assert "error: " in err
+    assert not third.exists()
+    assert call("sign", made, "--identity", keys / "third")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("mistake", "code", "message"),
+    [
+        ("field", 1, "has no field 'text'; it has note"),
+        ("empty", 1, "is empty"),
+        ("no-weights", 1, "no weights in"),
+        ("family", 1, "model family 'mamba' is not supported"),
+        ("span", 2, "expected START:STOP"),
+        ("long-span", 1, "has 6 layers"),
+        ("taken", 1, "already exists"),
+        ("tokens", 2, "--tokens"),
+        ("rate", 2, "0 < learning_rate < 1"),
+    ],
+)
+def test_a_mistake_is_one_clear_error_and_nothing_is_written(
+    mistake: str,
+    code: int,
+    message: str,
+    call: Callable[..., tuple[int, str, str]],
+    models: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    model, out, extra = models["llama"], tmp_path / "out", []
+    data = write_jsonl(tmp_path / "r.jsonl", sentences(5, 1))
+    if mistake == "field":
+        write_jsonl(data, sentences(5, 1), "note")
+    elif mistake == "empty":
+        data.write_text("")
+    elif mistake in {"no-weights", "family"}:
+        model = tmp_path / "model"
+        model.mkdir()
+        config = json.loads((models["llama"] / "config.json").read_text())
+        if mistake == "family":
+            config["model_type"] = "mamba"
+        (model / "config.json").write_text(json.dumps(config))
+    elif mistake == "taken":
+        out.mkdir()
+        (out / "kept").write_text("x")
+    else:
+        extra = {
+            "span": ["--span", "4:2"],
+            "long-span": ["--span", "4:9"],
+            "tokens": ["--tokens", "0"],
+            "rate": ["--learning-rate", "3"],
+        }[mistake]
+    before = sorted(tmp_path.rglob("*"))
+    found, _, err = call("train", "--model", model, "--data", data, "--out", out, *extra)
+    assert found == code
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    if code == 1:
+        assert err.count("error:") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_organ_of_another_width_is_not_transplanted(
+    organ: Organ,
+    call: Callable[..., tuple[int, str, str]],
+    models: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    organ("extract", "--model", models["llama"], "--span", "2:4", "--out", tmp_path / "o")
+    wide = make_model(tmp_path / "wide", "llama", width=64)
+    code, _, err = call("transplant", tmp_path / "o", "--into", wide, "--out", tmp_path / "g")
+    assert code == 1
+    assert "hidden_size is 32 in the organ, 64 in the recipient" in " ".join(err.split())
+    assert not (tmp_path / "g").exists()
+
+
+def test_keys_that_are_missing_or_open_to_others_are_refused(
+    call: Callable[..., tuple[int, str, str]], keys: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    made = tmp_path / "o"
+    call("extract", "--model", models["llama"], "--span", "2:4", "--out", made)
+    code, _, err = call("sign", made, "--identity", tmp_path / "absent")
+    assert code == 1
+    assert "no identity folder" in " ".join(err.split())
+    (keys / "donor" / "signing.key").chmod(0o644)
+    code, _, err = call("sign", made, "--identity", keys / "donor")
+    assert code == 1
+    assert "0600" in err
+    assert not (made / "model.sig").exists()
+
+
+def test_a_site_and_a_coordinator_are_set_up(
+    call: Callable[..., tuple[int, str, str]], keys: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    records = write_jsonl(tmp_path / "r.jsonl", sentences(30, 1))
+    home, site = tmp_path / "home", client.commands.app
+    words = (
+        *("init", home, "--site", "lab", "--model", models["llama"], "--records", records),
+        *("--general", records, "--domain", "medicine"),
+    )
+    assert call(*words, app=site)[0] == 0
+    assert call(*words, app=site)[0] == 1
+    code, _, err = call("status", home, app=site)
+    assert (code, "not admitted yet" in err) == (1, True)
+    request, profile = home / "identity" / "request.json", tmp_path / "lab.profile"
+    assert call("federation", "admit", keys / "root", request, "--out", profile)[0] == 0
+    joined = call("join", home, profile, "--root", keys / "root" / "root.pem", app=site)
+    assert joined[0] == 0
+    code, out, _ = call("status", home, "--json", app=site)
+    assert json.loads(out)["pending"] == []
+    assert json.loads(out)["policy"]["release_organs"] == "ask"
+    code, out, _ = call("log", home, "--json", app=site)
+    assert json.loads(out)[0]["event"] == "created"
+    code, _, err = call("approve", home, "abc", app=site)
+    assert (code, "0 pending organs" in err) == (1, True)
+
+    coordinator = tmp_path / "coordinator"
+    app = server.commands.app
+    assert call("init", coordinator, "--root", keys / "root" / "root.pem", app=app)[0] == 0
+    assert json.loads(call("organs", coordinator, "--json", app=app)[1]) == {}
+    assert call("organs", tmp_path, app=app)[0] == 1
+    assert json.loads(call("receipts", coordinator, "none", "--json", app=app)[1]) == {}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_teaches_and_loads_no_torch(program: str) -> None:
+    module = {
+        "organ": "not_core.commands",
+        "organ-site": "client.commands",
+        "organ-coordinator": "server.commands",
+        "organ-simulate": "simulations.commands",
+    }[program]
+    script = (
+        f"import sys; from {module} import app, main\n"
+        "from typer.main import get_command\n"
+        "names = [[]] + [[n] for n in get_command(app).commands]\n"
+        "for words in names:\n"
+        "    sys.argv = ['x', *words, '--help']\n"
+        "    try: main()\n"
+        "    except SystemExit as stop: assert stop.code == 0, words\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'flwr', 'ray', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_the_coordinator_needs_nothing_of_a_sites_install() -> None:
+    script = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.split('.')[0] in {'torch', 'transformers', 'datasets', 'safetensors',"
+        " 'gguf', 'model_signing', 'ray', 'numpy.testing'}:\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "import server.app, server.commands, server.home, not_core.trust.sealing\n"
+    )
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,68 @@
+"""What leaves in the wheel and in the Flower app bundle: an allow-list, compared file by file."""
+
+import io
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("not_core", "client", "server", "simulations")
+
+
+def tracked(*packages: str) -> set[str]:
+    """Python files of packages, as the checkout has them."""
+    return {
+        str(path.relative_to(ROOT))
+        for package in packages
+        for path in (ROOT / package).rglob("*.py")
+    }
+
+
+@pytest.fixture
+def strewn(tmp_path: Path) -> Path:
+    """A copy of the checkout with private-looking files beside the code, which nothing may pack."""
+    copy = tmp_path / "checkout"
+    copy.mkdir()
+    for name in (*PACKAGES, "tests", "docs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copyfile(ROOT / name, copy / name)
+    for name in ("records.jsonl", "client/records.csv", "client/site.key", "not_core/notes.json"):
+        (copy / name).write_text("private")
+    (copy / "server" / "leftover.py.md").write_text("private")
+    return copy
+
+
+def test_the_wheel_holds_the_packages_and_nothing_else(strewn: Path, tmp_path: Path) -> None:
+    subprocess.run(  # noqa: S603 - our own interpreter
+        [
+            *(sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "--no-build-isolation"),
+            *("--no-index", "--wheel-dir", str(tmp_path), str(strewn)),
+        ],
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert names == tracked(*PACKAGES) | {
+        "not_core/py.typed",
+        "simulations/demo_sites.toml",
+        "simulations/report.html.jinja",
+    }
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # flwr's own
+def test_the_app_bundle_holds_the_code_and_nothing_else(strewn: Path) -> None:
+    from flwr.cli.build import build_fab_from_disk
+
+    with zipfile.ZipFile(io.BytesIO(build_fab_from_disk(strewn))) as archive:
+        names = {name for name in archive.namelist() if not name.startswith(".info")}
+    assert names == tracked("not_core", "client", "server") | {
+        "README.md",
+        "LICENSE",
+        "pyproject.toml",
+    }
