@@ -1,0 +1,49 @@
+"""The demo's real model and text, from the cache that ``make fetch`` fills."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from not_core.learning.evaluation import compare, read_losses
+from not_core.learning.records import split
+from not_core.learning.training import Recipe, default_span, train
+from not_core.surgery import plan as plans
+from not_core.surgery.assemble import assemble, write_model
+from not_core.surgery.checkpoint import open_checkpoint
+from not_core.surgery.organ import Label, Organ, describe
+from simulations import domains
+from simulations.model import base_model
+
+pytestmark = pytest.mark.real
+
+
+def missing(line: str) -> None:
+    raise AssertionError(f"the cache lacks something ({line}); run make fetch")
+
+
+def test_a_real_organ_helps_on_real_text_and_loads_without_us(tmp_path: Path) -> None:
+    host = open_checkpoint(base_model(None, missing))
+    parts = split([record.text for record in domains.abstracts(missing)], 12, 0)
+    stock = assemble(plans.identity(host.layers), host, {})
+    before = read_losses(stock, host.tokenizer, parts.held_out)
+    assert 15 < before.perplexity < 30
+
+    span = default_span(host.layers)
+    trained = train(host, span, parts.train, Recipe(tokens=3000))
+    manifest = describe(host, span, trained.weights, Label(name="o"), training=trained.facts)
+    plan = plans.transplant(host.layers, "o", len(span), mode="replace", position=span.start)
+    write_model(plan, host, {"o": Organ(manifest, trained.weights)}, tmp_path / "grafted")
+
+    grafted = AutoModelForCausalLM.from_pretrained(tmp_path / "grafted")
+    after = read_losses(grafted, host.tokenizer, parts.held_out)
+    change = compare(before, after, seed=0)
+    assert change.change < -0.08
+    assert change.high < 0
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "grafted")
+    prompt = tokenizer("The patients were", return_tensors="pt")
+    greedy = {"max_new_tokens": 8, "do_sample": False}
+    cached = grafted.generate(**prompt, **greedy, use_cache=True)
+    assert torch.equal(cached, grafted.generate(**prompt, **greedy, use_cache=False))
