@@ -147,6 +147,7 @@ def search(
     """
     from not_core.errors import ExchangeError
     from simulations.exchange import MARKS, check_made
+    from simulations.search import Needles
     from simulations.search import search as search_files
 
     check_made(homes)
@@ -154,8 +155,9 @@ def search(
     if not marks:
         raise ExchangeError("no sentence was planted; run the exchange with --plant 200")
     organs = sorted(homes.glob("sites/*/organs/made/*/organ.safetensors"))
-    outside = search_files([homes / "coordinator"], marks, organs)
-    inside = search_files([homes / "sites", homes / "private"], marks, organs)
+    needles = Needles(marks, organs)
+    outside = search_files([homes / "coordinator"], needles)
+    inside = search_files([homes / "sites", homes / "private"], needles)
     report(
         {
             "sentences": len(marks),

@@ -29,6 +29,7 @@ def gather(plan: Plan) -> dict[str, Any]:
     exchange = plan.federation.exchange
     receipts = coordinator.catalogue.receipts(exchange)
     base = open_checkpoint(plan.model)
+    names = [site.name for site in plan.federation.sites]
     run = coordinator.catalogue.last_run(exchange) or {}
     coordinator.catalogue.close()
     return {
@@ -44,7 +45,12 @@ def gather(plan: Plan) -> dict[str, Any]:
         },
         "sites": [_site(plan, site.name, receipts) for site in plan.federation.sites],
         "organs": _organs(coordinator, exchange),
-        "evaluations": [_evaluation(receipt) for receipt in receipts],
+        "evaluations": [
+            _evaluation(receipt)
+            for receipt in sorted(
+                receipts, key=lambda one: (names.index(one.donor), names.index(one.recipient))
+            )
+        ],
         "failures": run.get("failures", []),
         "bytes": run.get("bytes", {}),
         "seconds": run.get("seconds", {}),

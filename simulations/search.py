@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import safe_open
 
 WINDOW = 64
@@ -17,6 +16,9 @@ WINDOW = 64
 
 # Any window of 64 bytes holds one whole block of 32 that begins at a multiple of 32.
 BLOCK = WINDOW // 2
+ENOUGH = 1000
+PIECE = 1 << 22
+MASK = np.uint64((1 << 26) - 1)
 DULL = 8
 """A block with fewer different bytes, such as zeros, says nothing about a tensor."""
 
@@ -29,7 +31,8 @@ class Found:
         files: Files searched.
         bytes: Bytes searched.
         sentences: Marked sentences that stand in at least one file.
-        organ_blocks: Places at which 32 bytes of a tensor stand, of which any 64 hold some.
+        organ_blocks: Places at which 32 bytes of a tensor stand, of which any 64 hold some; in a
+            file with many, counting stops at ``ENOUGH``.
     """
 
     files: int
@@ -38,25 +41,41 @@ class Found:
     organ_blocks: int
 
 
-def search(places: Iterable[Path], sentences: Sequence[str], organs: Sequence[Path]) -> Found:
+class Needles:
+    """What is searched for: marked sentences, and blocks of organs' tensors.
+
+    Args:
+        sentences: As they stand in records.
+        organs: ``organ.safetensors`` files.
+    """
+
+    def __init__(self, sentences: Sequence[str], organs: Sequence[Path]) -> None:
+        self.sentences = [sentence.encode() for sentence in sentences]
+        self.blocks = _blocks(organs)
+        first = np.frombuffer(b"".join(block[:8] for block in self.blocks), dtype="<u8")
+        self.words = np.unique(first)
+        # A coarse table first: it dismisses most of a file's words without a search.
+        self.coarse = np.zeros(MASK + 1, dtype=bool)
+        self.coarse[self.words & MASK] = True
+
+
+def search(places: Iterable[Path], needles: Needles) -> Found:
     """Search files for sentences and for tensor bytes.
 
     Args:
         places: Files and folders; folders are searched through.
-        sentences: Marked sentences, as they stand in records.
-        organs: ``organ.safetensors`` files.
+        needles: What for.
     """
-    needles = [sentence.encode() for sentence in sentences]
-    blocks = _blocks(organs)
-    words = np.sort(np.unique(np.frombuffer(b"".join(b[:8] for b in blocks), dtype="<u8")))
     said: set[int] = set()
     files = total = hits = 0
     for path in _files(places):
         data = path.read_bytes()
         files += 1
         total += len(data)
-        said |= {i for i, needle in enumerate(needles) if i not in said and needle in data}
-        hits += _hits(data, words, blocks)
+        said |= {
+            i for i, needle in enumerate(needles.sentences) if i not in said and needle in data
+        }
+        hits += _hits(data, needles)
     return Found(files, total, len(said), hits)
 
 
@@ -79,19 +98,18 @@ def _blocks(organs: Sequence[Path]) -> set[bytes]:
     return {block for block in found if len(set(block)) >= DULL}
 
 
-def _hits(data: bytes, words: NDArray[np.uint64], blocks: set[bytes]) -> int:
+def _hits(data: bytes, needles: Needles) -> int:
     """Places in ``data`` at which a block stands: by its first 8 bytes, then by all of it."""
     count = 0
-    if not len(words):
-        return 0
-    for shift in range(8):
-        length = (len(data) - shift) // 8
-        if length <= 0:
-            break
-        there = np.frombuffer(data, dtype="<u8", count=length, offset=shift)
-        at = np.searchsorted(words, there)
-        at[at == len(words)] = 0
-        for index in np.flatnonzero(words[at] == there):
-            start = shift + 8 * int(index)
-            count += data[start : start + BLOCK] in blocks
+    for first in range(0, len(data) if len(needles.words) else 0, PIECE):
+        piece = data[first : first + PIECE + BLOCK]
+        for shift in range(min(8, max(0, len(piece) - 7))):
+            there = np.frombuffer(piece, dtype="<u8", count=(len(piece) - shift) // 8, offset=shift)
+            maybe = np.flatnonzero(needles.coarse[there & MASK])
+            at = np.searchsorted(needles.words, there[maybe]) % len(needles.words)
+            for index in maybe[needles.words[at] == there[maybe]]:
+                start = shift + 8 * int(index)
+                count += piece[start : start + BLOCK] in needles.blocks
+                if count >= ENOUGH:
+                    return count
     return count
