@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 
 from client import donor, recipient
 from client.home import Site, load
+from client.log import Log
 from not_core import protocol
 from not_core.errors import HomeError, NotError
 
@@ -89,11 +90,18 @@ def _content(
         return protocol.pack(value, body)
     except NotError as error:
         _note(home, f"{cls.__name__}: {error.code}: {error}")
-        return protocol.pack(protocol.Refusal(code=error.code))
+        return _refusal(home, error.code)
     except Exception as error:  # the border: no text of an unexpected error may leave
         where = "".join(traceback.format_tb(error.__traceback__))
         _note(home, f"{cls.__name__}: {type(error).__name__}\n{where}")
-        return protocol.pack(protocol.Refusal(code="internal"))
+        return _refusal(home, "internal")
+
+
+def _refusal(home: Path | None, code: str) -> RecordDict:
+    """A refusal, which leaves the site too and is logged as far as there is a log."""
+    if home is not None and (home / "log.db").is_file():
+        Log(home / "log.db").append("released", what=f"error code {code}")
+    return protocol.pack(protocol.Refusal(code=code))
 
 
 def _note(home: Path | None, text: str) -> None:

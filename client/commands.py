@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from not_core.commands.program import Json, new_app, new_place, report, run
+from not_core.commands.program import Json, listing, new_app, new_place, report, run
 from not_core.errors import OrganError
 
 app = new_app(
@@ -84,7 +84,10 @@ def join(
 
 @app.command()
 def status(home: Home, as_json: Json = False) -> None:
-    """Say who this site is, what it is doing, and what waits for approval."""
+    """Say who this site is, what it is doing, and what waits for approval.
+
+    Example: organ-site status ~/clinic
+    """
     from client import donor, progress
     from client.home import load
 
@@ -104,37 +107,54 @@ def status(home: Home, as_json: Json = False) -> None:
 
 @app.command()
 def pending(home: Home, as_json: Json = False) -> None:
-    """List trained organs that wait for the operator's word."""
+    """List trained organs that wait for the operator's word.
+
+    Example: organ-site pending ~/clinic
+    """
     from client import donor
     from client.home import load
 
-    waiting = {
-        manifest.digest: {
-            "id": manifest.organ_id,
-            "domain": manifest.domain,
-            "span": str(manifest.span),
-            "privacy": manifest.privacy.mechanism,
-        }
-        for manifest in donor.pending(load(home))
-    }
-    report(waiting or {"pending": "none"} if not as_json else waiting, as_json)
+    listing(
+        [
+            {
+                "organ": manifest.digest,
+                "id": manifest.organ_id,
+                "domain": manifest.domain,
+                "span": str(manifest.span),
+                "privacy": manifest.privacy.mechanism,
+            }
+            for manifest in donor.pending(load(home))
+        ],
+        as_json,
+    )
 
 
 @app.command()
 def approve(home: Home, organ: Digest, as_json: Json = False) -> None:
-    """Let an organ leave: from now on it may be offered to whom an exchange names."""
+    """Let an organ leave: from now on it may be offered to whom an exchange names.
+
+    Example: organ-site approve ~/clinic 3f9a02
+    """
     _decide(home, organ, "approved", as_json)
 
 
 @app.command()
 def reject(home: Home, organ: Digest, as_json: Json = False) -> None:
-    """Keep an organ here for good."""
+    """Keep an organ here for good.
+
+    Example: organ-site reject ~/clinic 3f9a02
+    """
     _decide(home, organ, "rejected", as_json)
 
 
 @app.command()
 def log(home: Home, as_json: Json = False) -> None:
-    """Check the log's chain and print what left this site and what was decided."""
+    """Check the log's chain and print what left this site and what was decided.
+
+    Keep the number of rows and the head hash elsewhere: they show later that no row was cut off.
+
+    Example: organ-site log ~/clinic
+    """
     from datetime import UTC, datetime
 
     from rich.console import Console
@@ -147,10 +167,11 @@ def log(home: Home, as_json: Json = False) -> None:
     if not path.is_file():
         raise HomeError(f"no log in {home}; expected a site's home")
     book = Log(path)
-    book.verify()
+    count, head = book.verify()
     entries = book.entries()
     if as_json:
-        Console().print_json(data=[{**asdict(entry), "hash": entry.hash} for entry in entries])
+        rows = [{**asdict(entry), "hash": entry.hash} for entry in entries]
+        Console().print_json(data={"rows": count, "head": head, "entries": rows})
         return
     table = Table("time (UTC)", "event", "what", "bytes", "exchange", "digest", box=None)
     for entry in entries:
@@ -158,6 +179,7 @@ def log(home: Home, as_json: Json = False) -> None:
         size = str(entry.bytes) if entry.bytes else ""
         table.add_row(moment, entry.event, entry.what, size, entry.exchange, entry.digest[:16])
     Console().print(table)
+    Console().print(f"{count} rows, head {head}", highlight=False)
 
 
 def _decide(home: Path, organ: str, event: str, as_json: bool) -> None:

@@ -9,16 +9,18 @@ from client import progress
 from client.home import Site
 from client.records import own_split
 from not_core import atomic, canonical
-from not_core.errors import FormatError, NotError, OrganError, PolicyError
+from not_core.errors import FormatError, NotError, OrganError, PolicyError, RecordsError
 from not_core.learning.training import Recipe, TrainedOrgan, train
 from not_core.manifest import Manifest
 from not_core.protocol import (
+    ENROLMENT_TYPE,
     DonateRequest,
     Donation,
     Enrolment,
     EnrolRequest,
     Segment,
     SegmentRequest,
+    SignedEnrolment,
     Terms,
 )
 from not_core.surgery import organ as organs
@@ -26,6 +28,7 @@ from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.trust import sealing, signing
 from not_core.trust.federation import verify_profile
 from not_core.trust.offer import SignedOffer
+from not_core.trust.statement import sign_statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +41,12 @@ class Made:
     seconds: float
 
 
-def enrol(site: Site, request: EnrolRequest, body: bytes) -> tuple[Enrolment, bytes]:
-    """Answer who this site is; nothing about its records but their public label."""
+def enrol(site: Site, request: EnrolRequest, body: bytes) -> tuple[SignedEnrolment, bytes]:
+    """Answer who this site is, signed; nothing about its records but their public label."""
     host = open_checkpoint(site.settings.model)
     enrolment = Enrolment(
+        exchange=request.exchange,
+        nonce=request.nonce,
         profile=site.identity.profile,
         domain=site.settings.domain,
         donates=site.settings.donates,
@@ -49,8 +54,9 @@ def enrol(site: Site, request: EnrolRequest, body: bytes) -> tuple[Enrolment, by
         layers=host.layers,
         base_weights=host.weights_digest,
     )
-    site.log.release("profile", canonical.encode(enrolment), request.exchange)
-    return enrolment, b""
+    envelope = sign_statement(canonical.encode(enrolment), ENROLMENT_TYPE, site.identity)
+    site.log.release("profile", envelope, request.exchange)
+    return SignedEnrolment(envelope=envelope.decode()), b""
 
 
 def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, bytes]:
@@ -86,7 +92,6 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
             size=sealed.stat().st_size,
             exchange=request.exchange,
         )
-    site.log.release("offer", signed.envelope, request.exchange)
     donation = Donation(
         offer=signed.envelope.decode(),
         sealed_bytes=sealed.stat().st_size,
@@ -94,9 +99,9 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
         organ_bytes=(folder / organs.TENSORS).stat().st_size,
         tokens=made.tokens,
         steps=made.steps,
-        seconds=made.seconds,
         privacy=organs.read_manifest(folder).privacy.mechanism,
     )
+    site.log.release("offer", canonical.encode(donation), request.exchange)
     return donation, b""
 
 
@@ -114,6 +119,12 @@ def segment(site: Site, request: SegmentRequest, body: bytes) -> tuple[Segment, 
         return Segment(organ=request.organ, offset=request.offset), file.read(request.length)
 
 
+def made_organs(home: Path) -> dict[str, Made]:
+    """What this site has trained, by organ digest."""
+    notes = (_read_note(path) for path in sorted(home.glob("organs/made/*.json")))
+    return {made.organ: made for made in notes if made}
+
+
 def pending(site: Site) -> list[Manifest]:
     """Organs that were trained and that nobody has approved or rejected yet."""
     if site.policy.release_organs == "always":
@@ -125,15 +136,33 @@ def pending(site: Site) -> list[Manifest]:
     ]
 
 
-def own_organ(site: Site, digest: str) -> Path | None:
-    """The folder of an organ that this site made itself."""
+@dataclass(frozen=True, slots=True)
+class OwnOrgan:
+    """An organ that this site trained and signed itself."""
+
+    path: Path
+    manifest: Manifest
+
+
+def own_organ(site: Site, digest: str) -> OwnOrgan | None:
+    """An organ that this site made itself, verified as any other; None if it made no such organ."""
     folder = _made(site, digest)
-    return folder if folder.is_dir() else None
+    if not folder.is_dir():
+        return None
+    signed = signing.verify_folder(folder, site.root)
+    if signed.site != site.settings.site:
+        raise OrganError(f"an organ of {signed.site} among this site's own; remove {folder}")
+    return OwnOrgan(folder, signed.manifest)
 
 
 def _make(site: Site, terms: Terms) -> Made:
     host = open_checkpoint(site.settings.model)
     split = own_split(site)
+    if not split.train:
+        raise RecordsError(
+            f"all {len(split.held_out)} documents are held out, none is left to train on; "
+            "bring more records or set donates = false"
+        )
     key = canonical.digest(
         {
             "terms": canonical.plain(canonical.encode(terms), "terms"),

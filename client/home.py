@@ -75,6 +75,7 @@ class Policy:
         least_gain: Smallest fall of domain perplexity worth a transplant, as a fraction.
         most_forgetting: Largest rise of general perplexity accepted, as a fraction.
         most_tokens: Largest number of training tokens a coordinator may ask for.
+        most_sealed_bytes: Largest sealed organ taken in.
     """
 
     release_organs: Literal["ask", "always"] = "ask"
@@ -82,6 +83,7 @@ class Policy:
     least_gain: Annotated[float, Field(ge=0, lt=1)] = 0.02
     most_forgetting: Annotated[float, Field(ge=0)] = 0.10
     most_tokens: Positive = 10_000_000
+    most_sealed_bytes: Positive = 8 * 2**30
 
 
 @plain_dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Site:
         return self.identity.root
 
     def place(self, *parts: str) -> Path:
-        """A path in the home; its parent is made, for the owner only."""
+        """A path in the home, which is its owner's only; its parent is made."""
         path = self.folder.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         return path
@@ -125,6 +127,8 @@ def load(folder: Path) -> Site:
     Raises:
         HomeError: Not a site's home, or its settings are not valid.
         KeyFileError: The keys are missing, too open, or not admitted yet.
+        CertificateError: The profile is for other keys.
+        FormatError: The profile is damaged.
     """
     settings, policy = settings_of(folder)
     identity = keys.load(folder / "identity")

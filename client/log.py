@@ -1,7 +1,9 @@
 """A site's log: every byte that left and every decision, hash-chained in SQLite.
 
-Each row's hash covers the row and the hash before it, so a changed, dropped or reordered row is
-found by ``verify``. Rows hold digests and sizes, never text of a record.
+Each row's hash covers the row and the hash before it, so ``verify`` finds a row that was changed,
+dropped from the middle or reordered. It cannot find that the last rows were cut off, or that all
+was written anew: for that, keep the number of rows and the last hash elsewhere (``organ-site log``
+prints both). Rows hold digests and sizes, never text of a record.
 """
 
 import sqlite3
@@ -97,11 +99,11 @@ class Log:
         """All rows, oldest first."""
         return [entry for entry, _ in self._rows()]
 
-    def verify(self) -> int:
+    def verify(self) -> tuple[int, str]:
         """Check the whole chain.
 
         Returns:
-            Number of rows.
+            Number of rows, and the hash of the last one.
 
         Raises:
             HomeError: A row was changed, dropped or reordered.
@@ -115,7 +117,7 @@ class Log:
                     "changed; compare with a copy kept elsewhere"
                 )
             previous = stored
-        return count
+        return count, previous
 
     def _rows(self) -> Iterator[tuple[Entry, str]]:
         with self._connect() as database:

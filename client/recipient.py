@@ -4,17 +4,17 @@ An organ reaches a model only as an ``OpenedOrgan``, which only unsealing makes,
 site trained itself.
 """
 
+import shutil
 from pathlib import Path
 
 from client.bench import Bench
-from client.donor import own_organ
+from client.donor import OwnOrgan, own_organ
 from client.home import Site
 from client.records import general_texts, own_split
 from not_core import atomic, canonical
 from not_core.errors import OfferError, OrganError, PolicyError
 from not_core.learning.evaluation import compare
 from not_core.learning.verdict import Tolerance, judge
-from not_core.manifest import Manifest
 from not_core.protocol import (
     RECEIPT_TYPE,
     Delivered,
@@ -27,7 +27,8 @@ from not_core.surgery import plan as plans
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.compatibility import check
 from not_core.surgery.organ import read_organ
-from not_core.trust import sealing, signing, statement
+from not_core.trust import sealing, statement
+from not_core.trust.sealing import OpenedOrgan
 
 BOOTSTRAP_SEED = 0
 
@@ -36,8 +37,14 @@ def deliver(site: Site, request: DeliverRequest, body: bytes) -> tuple[Delivered
     """Write a segment to disk; answer how much is held, so that a sender can resume.
 
     Raises:
+        PolicyError: Larger than the site takes in.
         OfferError: The bytes that arrived are not those that were offered.
     """
+    if request.sealed_bytes > site.policy.most_sealed_bytes:
+        raise PolicyError(
+            f"a sealed organ of {request.sealed_bytes} bytes, the policy takes at most "
+            f"{site.policy.most_sealed_bytes}"
+        )
     whole = _delivered(site, request.exchange, request.organ)
     if whole.is_file():
         return Delivered(organ=request.organ, held=whole.stat().st_size), b""
@@ -72,20 +79,41 @@ def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Tri
     kept = site.place("receipts", request.exchange, f"{request.organ}-{request.mode}.json")
     if kept.is_file():
         return Trial(receipt=kept.read_text(encoding="utf-8")), b""
-    folder, manifest = _trusted(site, request.exchange, request.organ)
-    receipt = _measure(site, request, folder, manifest)
+    trusted = own_organ(site, request.organ) or _open(site, request.exchange, request.organ)
+    receipt = _measure(site, request, trusted)
     envelope = statement.sign_statement(canonical.encode(receipt), RECEIPT_TYPE, site.identity)
-    atomic.write(kept, envelope, mode=0o600)
-    site.log.release("receipt", envelope, request.exchange)
+    if receipt.verdict == "rejected" and isinstance(trusted, OpenedOrgan):
+        shutil.rmtree(trusted.path)
     site.log.append(receipt.verdict, what="organ", digest=request.organ, exchange=request.exchange)
+    site.log.release("receipt", envelope, request.exchange)
+    atomic.write(kept, envelope, mode=0o600)
     return Trial(receipt=envelope.decode()), b""
 
 
-def _measure(site: Site, request: TransplantRequest, folder: Path, manifest: Manifest) -> Receipt:
+def _open(site: Site, exchange: str, digest: str) -> OpenedOrgan:
+    """Unseal a delivered organ anew: an opened folder of an earlier day proves nothing."""
+    sealed = _delivered(site, exchange, digest)
+    if not sealed.is_file():
+        raise OrganError("asked to try an organ that was not delivered in this exchange")
+    offer = sealing.verify_sealed(sealed, site.root).offer
+    if offer.organ_digest != digest or offer.exchange != exchange:
+        raise OfferError("the sealed organ is not the one announced for this exchange")
+    out = site.place("organs", "opened", digest)
+    if out.is_dir():
+        shutil.rmtree(out)
+    opened = sealing.open_sealed(sealed, site.identity, site.root, out)
+    site.log.append("opened", what="organ", digest=digest, exchange=exchange)
+    return opened
+
+
+def _measure(site: Site, request: TransplantRequest, trusted: OpenedOrgan | OwnOrgan) -> Receipt:
     settings, policy = site.settings, site.policy
-    if manifest.donor is None:
-        raise OrganError("an organ without a donor; expected one that a site has claimed")
     host = open_checkpoint(settings.model)
+    organ = read_organ(trusted.path)
+    manifest = organ.manifest
+    # What is read must be what was verified and asked for: tensors follow the manifest's digests.
+    if manifest.digest != request.organ or manifest != trusted.manifest or manifest.donor is None:
+        raise OrganError("the organ's folder does not hold the organ that was asked for")
     check(manifest, host)
     position = manifest.span.start
     plan = plans.transplant(
@@ -99,7 +127,7 @@ def _measure(site: Site, request: TransplantRequest, folder: Path, manifest: Man
         )
     bench = Bench(site, host, held_out, general_texts(site))
     before = bench.before()
-    after = bench.read(plan, {request.organ: read_organ(folder)})
+    after = bench.read(plan, {request.organ: organ})
     change = compare(before.domain, after.domain, BOOTSTRAP_SEED)
     verdict = judge(
         change,
@@ -120,27 +148,11 @@ def _measure(site: Site, request: TransplantRequest, folder: Path, manifest: Man
         change=round(change.change, 3),
         interval=(round(change.low, 3), round(change.high, 3)),
         documents=len(before.domain.losses),
+        general_documents=len(before.general.losses),
         tokens=max(100, round(before.domain.tokens, -2)),
         verdict=verdict.verdict,
         reason=verdict.reason,
     )
-
-
-def _trusted(site: Site, exchange: str, digest: str) -> tuple[Path, Manifest]:
-    """The folder of an organ that this site unsealed from a trusted donor, or made itself."""
-    if own := own_organ(site, digest):
-        return own, signing.verify_folder(own, site.root).manifest
-    out = site.place("organs", "opened", digest)
-    if out.is_dir():
-        return out, signing.verify_folder(out, site.root).manifest
-    sealed = _delivered(site, exchange, digest)
-    if not sealed.is_file():
-        raise OrganError("asked to try an organ that was not delivered in this exchange")
-    opened = sealing.open_sealed(sealed, site.identity, site.root, out)
-    if opened.offer.organ_digest != digest or opened.offer.exchange != exchange:
-        raise OfferError("the sealed organ is not the one announced for this exchange")
-    site.log.append("opened", what="organ", digest=digest, exchange=exchange)
-    return opened.path, opened.manifest
 
 
 def _delivered(site: Site, exchange: str, organ: str) -> Path:

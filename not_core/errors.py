@@ -1,7 +1,10 @@
 """Every error this project raises on bad input, on one page.
 
 A message says what was found, what was expected and what to do next; never a secret and never
-text from a record. ``code`` is all that may cross a site's border.
+text from a record. ``code`` is all that may cross a site's border. Codes that no class has:
+``internal`` (an unexpected error at a site), and the coordinator's own ``timeout``,
+``unreachable``, ``twice`` (two nodes answer as one site) and ``other-base`` (a model unlike the
+others').
 """
 
 
@@ -60,7 +63,7 @@ class RecordsError(NotError):
 
 
 class TrainingError(NotError):
-    """Training cannot start or has diverged."""
+    """Training or measuring cannot start here, or training has diverged."""
 
     code = "training"
 
@@ -111,6 +114,14 @@ class HomeError(NotError):
     """A site's or coordinator's home folder is missing or incomplete."""
 
     code = "home"
+
+
+class RefusedError(NotError):
+    """A site answered a request with a refusal; ``code`` is the site's."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"refused: {code}")
+        self.code = code
 
 
 class ExchangeError(NotError):

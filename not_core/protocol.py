@@ -29,8 +29,9 @@ TRANSPLANT = "evaluate.transplant"
 SEGMENT_BYTES = 16 * 1024 * 1024
 """Bytes of a sealed organ in one message; no process ever holds a whole organ for the wire."""
 
-RECEIPT_TYPE = "application/vnd.organ-exchange.receipt+json"
-"""DSSE payload type of a signed receipt."""
+ENROLMENT_TYPE = "application/vnd.organ-exchange.enrolment.v1+json"
+RECEIPT_TYPE = "application/vnd.organ-exchange.receipt.v1+json"
+"""DSSE payload types of what sites sign."""
 
 Text = Annotated[str, Field(max_length=256 * 1024)]
 Fraction = Annotated[float, Field(allow_inf_nan=False)]
@@ -39,28 +40,41 @@ Perplexity = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Refusal:
-    """A site's answer when it cannot or will not: a code of ``not_core.errors``, and no text."""
+    """A site's answer when it cannot or will not: a code, and no text.
+
+    The code is one of ``not_core.errors``, or ``internal`` for an error that nobody expected.
+    """
 
     code: Name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class EnrolRequest:
-    """Asks a site who it is."""
+    """Asks a site who it is; the nonce keeps an old answer from being used again."""
 
     exchange: Name
+    nonce: Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Enrolment:
     """A site's profile and what it offers to do; no number of records."""
 
+    exchange: Name
+    nonce: Digest
     profile: Profile
     domain: Line
     donates: bool
     family: Line
     layers: Positive
     base_weights: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class SignedEnrolment:
+    """An ``Enrolment`` in an envelope signed by the site: a profile alone is public."""
+
+    envelope: Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -92,7 +106,6 @@ class Donation:
     organ_bytes: Positive
     tokens: Positive
     steps: Positive
-    seconds: Annotated[float, Field(ge=0)]
     privacy: Line
 
 
@@ -146,10 +159,12 @@ class TransplantRequest:
 class Receipt:
     """A recipient's measurements of one organ, rounded, and its verdict.
 
-    Perplexities are token-weighted over documents that the organ's donor and the recipient's own
-    training never saw; ``change`` is relative, with its 95% interval over documents.
+    Perplexities are token-weighted, over documents that the recipient holds out from all training;
+    ``change`` is relative, with its 95% interval over documents. ``general_documents`` says how
+    little the general figures may rest on.
     """
 
+    format: Literal["organ-exchange/receipt/v1"] = "organ-exchange/receipt/v1"
     exchange: Name
     organ: Digest
     donor: Name
@@ -163,6 +178,7 @@ class Receipt:
     change: Fraction
     interval: tuple[Fraction, Fraction]
     documents: Positive
+    general_documents: Positive
     tokens: Positive
     verdict: Literal["accepted", "rejected"]
     reason: Line

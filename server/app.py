@@ -10,7 +10,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from not_core.errors import HomeError
+from not_core.errors import ExchangeError, HomeError
 from not_core.manifest import Span
 from not_core.protocol import Terms
 from server.exchange import Event, Exchange, Settings
@@ -24,21 +24,28 @@ def configured(context: Context) -> tuple[Coordinator, Settings]:
 
     Raises:
         HomeError: It names no home.
+        ExchangeError: A setting is missing or not valid.
     """
     config = context.run_config
     home = config.get("home")
     if not isinstance(home, str) or not home:
         raise HomeError("the run names no home; add --run-config 'home=\"/path\"'")
-    start, _, stop = str(config["span"]).partition(":")
-    terms = Terms(
-        span=Span(start=int(start), stop=int(stop)),
-        tokens=int(str(config["tokens"])),
-        learning_rate=float(str(config["learning-rate"])),
-        seed=int(str(config["seed"])),
-    )
-    settings = Settings(
-        exchange=str(config["exchange"]), sites=int(str(config["sites"])), terms=terms
-    )
+    try:
+        start, _, stop = str(config["span"]).partition(":")
+        terms = Terms(
+            span=Span(start=int(start), stop=int(stop)),
+            tokens=int(str(config["tokens"])),
+            learning_rate=float(str(config["learning-rate"])),
+            seed=int(str(config["seed"])),
+        )
+        settings = Settings(
+            exchange=str(config["exchange"]), sites=int(str(config["sites"])), terms=terms
+        )
+    except (KeyError, ValueError) as error:
+        raise ExchangeError(
+            "the run's configuration needs exchange, sites, span START:STOP, tokens, "
+            f"learning-rate and seed; {type(error).__name__} in what was given"
+        ) from None
     return load(Path(home)), settings
 
 

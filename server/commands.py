@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from not_core.commands.program import Json, new_app, new_place, report, run
+from not_core.commands.program import Json, listing, new_app, new_place, report, run
 
 app = new_app(
     "Coordinate exchanges: pass sealed organs on and keep signed offers and receipts.\n\n"
@@ -35,27 +35,33 @@ def init(
 
 @app.command()
 def organs(home: Home, as_json: Json = False) -> None:
-    """List the sealed organs of each exchange, as their donors describe them."""
+    """List the sealed organs of each exchange, as their donors describe them.
+
+    Example: organ-coordinator organs ~/coordinator
+    """
     from not_core.trust.offer import peek_offer
     from server.home import load
 
     coordinator = load(home)
-    found = {}
+    rows = []
     for exchange in coordinator.catalogue.exchanges():
         for digest, donor, donation in coordinator.catalogue.donations(exchange):
             offer = peek_offer(donation.offer.encode())
-            found[digest] = {
-                "exchange": exchange,
-                "donor": donor,
-                "id": offer.organ_id,
-                "domain": offer.domain,
-                "span": str(offer.span),
-                "sealed_bytes": donation.sealed_bytes,
-                "privacy": donation.privacy,
-                "stored": coordinator.banked(digest).is_file(),
-            }
+            rows.append(
+                {
+                    "exchange": exchange,
+                    "organ": digest,
+                    "donor": donor,
+                    "id": offer.organ_id,
+                    "domain": offer.domain,
+                    "span": str(offer.span),
+                    "sealed_bytes": donation.sealed_bytes,
+                    "privacy": donation.privacy,
+                    "stored": coordinator.banked(digest).is_file(),
+                }
+            )
     coordinator.catalogue.close()
-    report(found or {"organs": "none"} if not as_json else found, as_json)
+    listing(rows, as_json)
 
 
 @app.command()
@@ -64,21 +70,33 @@ def receipts(
     exchange: Annotated[str, typer.Argument(help="Name of the exchange.")],
     as_json: Json = False,
 ) -> None:
-    """List the signed verdicts of an exchange."""
+    """List the signed verdicts of an exchange.
+
+    Example: organ-coordinator receipts ~/coordinator demo
+    """
     from not_core import canonical
     from server.home import load
 
     coordinator = load(home)
-    rows = {
-        f"{receipt.donor} -> {receipt.recipient}": canonical.plain(
-            canonical.encode(receipt), "receipt"
-        )
-        if as_json
-        else f"{receipt.verdict}: {receipt.reason}"
-        for receipt in coordinator.catalogue.receipts(exchange)
-    }
+    found = coordinator.catalogue.receipts(exchange)
     coordinator.catalogue.close()
-    report(rows or {"receipts": "none"} if not as_json else rows, as_json)
+    if as_json:
+        listing([canonical.plain(canonical.encode(one), "receipt") for one in found], as_json)
+        return
+    listing(
+        [
+            {
+                "organ": receipt.organ,
+                "donor": receipt.donor,
+                "recipient": receipt.recipient,
+                "mode": receipt.mode,
+                "verdict": receipt.verdict,
+                "reason": receipt.reason,
+            }
+            for receipt in found
+        ],
+        as_json,
+    )
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ Each reply starts its own continuation, so one slow or dead site holds up nobody
 message has a time limit.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ from dataclasses import dataclass
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from not_core.errors import FormatError
+from not_core.errors import NotError
 from not_core.protocol import Packet, pack, unpack
 
 POLL_SECONDS = 0.2
 
+_log = logging.getLogger(__name__)
+
 Then = Callable[[Packet], None]
+"""Acts on a reply; a ``NotError`` that it raises goes to ``failed`` as its code."""
+
 Failed = Callable[[str], None]
 """Told the code of what went wrong: ``timeout``, ``unreachable`` or ``format``."""
 
@@ -34,7 +39,7 @@ class Dispatch:
     Args:
         grid: Flower's.
         group: Name that ties the messages of one exchange together.
-        seen: Told of every reply, before it is acted upon.
+        seen: Told of every reply, errors included, before it is acted upon.
     """
 
     def __init__(
@@ -86,13 +91,17 @@ class Dispatch:
         if one is None:
             return
         if reply.has_error():
+            # Flower puts an exception's text here; whoever keeps messages wants to see it.
+            self._seen(Packet("Error", str(reply.error.reason).encode(), b""))
             one.failed("unreachable")
             return
         try:
             packet = unpack(reply.content)
-        except FormatError as error:
+            self._seen(packet)
+            self.received_bytes += len(packet.body)
+            one.then(packet)
+        except NotError as error:
             one.failed(error.code)
-            return
-        self._seen(packet)
-        self.received_bytes += len(packet.body)
-        one.then(packet)
+        except Exception as error:  # one site's reply must not end the exchange of the others
+            _log.error("a reply to %s: %s", self._group, type(error).__name__, exc_info=error)
+            one.failed("internal")

@@ -4,7 +4,9 @@ The coordinator checks every signature that it can check without opening anythin
 no site about another.
 """
 
+import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -12,11 +14,19 @@ from typing import Literal, TypeVar
 from flwr.serverapp import Grid
 
 from not_core import atomic, canonical
-from not_core.errors import ExchangeError, FormatError, NotError, OfferError
+from not_core.errors import (
+    ExchangeError,
+    FormatError,
+    NotError,
+    OfferError,
+    RefusedError,
+    SignatureError,
+)
 from not_core.protocol import (
     DELIVER,
     DONATE,
     ENROL,
+    ENROLMENT_TYPE,
     RECEIPT_TYPE,
     SEGMENT,
     SEGMENT_BYTES,
@@ -32,6 +42,7 @@ from not_core.protocol import (
     Refusal,
     Segment,
     SegmentRequest,
+    SignedEnrolment,
     Terms,
     TransplantRequest,
     Trial,
@@ -40,11 +51,14 @@ from not_core.protocol import (
 from not_core.trust import sealing
 from not_core.trust.federation import verify_profile
 from not_core.trust.offer import Offer, verify_offer
-from not_core.trust.statement import verify_statement
+from not_core.trust.statement import claimed_payload, verify_statement
 from server.dispatch import Dispatch
 from server.home import Coordinator
 
 Value = TypeVar("Value")
+
+
+_STEPS = ("enrol", "donate", "deliver", "transplant")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +73,7 @@ class Settings:
         join_seconds: How long to wait for sites; those that are there then take part.
         step_seconds: Time limit of a donation or a trial.
         wire_seconds: Time limit of any other message.
+        most_sealed_bytes: Largest sealed organ that is passed on.
         keep_messages: Keep every reply as it came, in ``messages/``; for whoever wants to see what
             a coordinator gets.
     """
@@ -70,6 +85,7 @@ class Settings:
     join_seconds: float = 120
     step_seconds: float = 6 * 3600
     wire_seconds: float = 600
+    most_sealed_bytes: int = 8 * 2**30
     keep_messages: bool = False
 
 
@@ -122,6 +138,7 @@ class Exchange:
         for node in self._join():
             self._enrol(node)
         self._dispatch.run()
+        self._agree_on_base()
         self._mark("enrol")
         donors = [site for site in self._sites.values() if site.enrolment.donates]
         if len(self._sites) < 2 or not donors:
@@ -153,8 +170,9 @@ class Exchange:
         if self._settings.keep_messages:
             folder = self._home.folder / "messages"
             folder.mkdir(mode=0o700, exist_ok=True)
-            data = packet.value + packet.body
-            atomic.write(folder / f"{packet.kind}-{canonical.sha256(data)[:16]}", data)
+            # Named by content: a kind is whatever a site wrote there.
+            data = packet.kind.encode() + b"\n" + packet.value + packet.body
+            atomic.write(folder / canonical.sha256(data), data)
 
     def _join(self) -> list[int]:
         deadline = time.monotonic() + self._settings.join_seconds
@@ -165,35 +183,52 @@ class Exchange:
             time.sleep(0.5)
 
     def _enrol(self, node: int) -> None:
+        request = EnrolRequest(exchange=self._settings.exchange, nonce=secrets.token_hex(32))
+
         def then(packet: Packet) -> None:
-            enrolment = self._read(packet, Enrolment, f"node-{node}", "enrol")
-            if enrolment is None:
-                return
+            signed = self._value(packet, SignedEnrolment)
+            enrolment = self._enrolment(signed.envelope.encode(), request)
             name = enrolment.profile.site
-            try:
-                verify_profile(enrolment.profile, self._home.root)
-            except NotError as error:
-                self._fail(name, "enrol", error.code)
-                return
             if name in self._sites:
                 self._fail(name, "enrol", "twice")
                 return
-            others = {site.enrolment.base_weights for site in self._sites.values()}
-            if others and enrolment.base_weights not in others:
-                self._fail(name, "enrol", "other-base")
-                return
             self._sites[name] = _Site(node, enrolment)
-            self._home.catalogue.enrolled(self._settings.exchange, enrolment)
-            self._notify(Event(name, "enrol"))
 
         self._dispatch.post(
             node,
             ENROL,
-            EnrolRequest(exchange=self._settings.exchange),
+            request,
             seconds=self._settings.wire_seconds,
             then=then,
             failed=lambda code: self._fail(f"node-{node}", "enrol", code),
         )
+
+    def _enrolment(self, envelope: bytes, request: EnrolRequest) -> Enrolment:
+        """Read an enrolment that its own site has signed for this request.
+
+        Raises:
+            NotError: It is not.
+        """
+        claimed = canonical.decode(Enrolment, claimed_payload(envelope), "enrolment")
+        key = verify_profile(claimed.profile, self._home.root)
+        verify_statement(envelope, ENROLMENT_TYPE, key)
+        if (claimed.exchange, claimed.nonce) != (request.exchange, request.nonce):
+            raise SignatureError("an enrolment for another request; expected an answer to this one")
+        return claimed
+
+    def _agree_on_base(self) -> None:
+        """Leave out sites whose model is not the one that most sites have."""
+        bases = Counter(site.enrolment.base_weights for site in self._sites.values())
+        if not bases:
+            return
+        common = max(bases, key=lambda base: (bases[base], base))
+        for name, site in list(self._sites.items()):
+            if site.enrolment.base_weights != common:
+                del self._sites[name]
+                self._fail(name, "enrol", "other-base")
+                continue
+            self._home.catalogue.enrolled(self._settings.exchange, site.enrolment)
+            self._notify(Event(name, "enrol"))
 
     def _donate(self, donor: _Site) -> None:
         others = [site.enrolment.profile for site in self._sites.values() if site is not donor]
@@ -204,20 +239,14 @@ class Exchange:
         )
 
         def then(packet: Packet) -> None:
-            donation = self._read(packet, Donation, donor.name, "donate")
-            if donation is None:
-                return
-            try:
-                signed = verify_offer(
-                    donation.offer.encode(), donor.enrolment.profile, self._home.root
-                )
-                if signed.offer.exchange != self._settings.exchange:
-                    raise OfferError("an offer for another exchange")
-                if signed.offer.organ_digest in self._offers:
-                    raise OfferError("an offer of an organ that another site has offered")
-            except NotError as error:
-                self._fail(donor.name, "donate", error.code)
-                return
+            donation = self._value(packet, Donation)
+            signed = verify_offer(donation.offer.encode(), donor.enrolment.profile, self._home.root)
+            if signed.offer.exchange != self._settings.exchange:
+                raise OfferError("an offer for another exchange")
+            if signed.offer.organ_digest in self._offers:
+                raise OfferError("an offer of an organ that another site has offered")
+            if donation.sealed_bytes > self._settings.most_sealed_bytes:
+                raise OfferError("a sealed organ larger than this exchange takes")
             organ = signed.offer.organ_digest
             self._offers[organ], self._donations[organ] = signed.offer, donation
             self._home.catalogue.offered(self._settings.exchange, organ, donor.name, donation)
@@ -247,21 +276,19 @@ class Exchange:
             held = 0
 
         def then(packet: Packet) -> None:
-            segment = self._read(packet, Segment, donor.name, "segment")
-            if segment is None:
-                return
+            segment = self._value(packet, Segment)
             if (
                 segment.organ != organ
                 or segment.offset != held
                 or not 0 < len(packet.body) <= min(SEGMENT_BYTES, donation.sealed_bytes - held)
             ):
-                self._fail(donor.name, "segment", "format")
-                return
+                raise FormatError("other bytes than were asked for")
             with part.open("ab") as file:
                 file.write(packet.body)
             if held + len(packet.body) < donation.sealed_bytes:
                 self._collect(donor, organ)
-            elif self._bank(donor, organ):
+            else:
+                self._bank(donor, organ)
                 self._banked(donor, organ)
 
         self._dispatch.post(
@@ -278,8 +305,12 @@ class Exchange:
             failed=lambda code: self._fail(donor.name, "segment", code),
         )
 
-    def _bank(self, donor: _Site, organ: str) -> bool:
-        """Check a sealed organ as far as it can be checked closed, and put it into the bank."""
+    def _bank(self, donor: _Site, organ: str) -> None:
+        """Check a sealed organ as far as it can be checked closed, and put it into the bank.
+
+        Raises:
+            NotError: It is not what was offered.
+        """
         part, donation = self._home.incoming(organ), self._donations[organ]
         try:
             if canonical.sha256_file(part) != donation.sealed_sha256:
@@ -287,13 +318,11 @@ class Exchange:
             signed = sealing.verify_sealed(part, self._home.root)
             if signed.envelope != donation.offer.encode():
                 raise OfferError("another offer than announced")
-        except NotError as error:
+        except NotError:
             part.unlink()
-            self._fail(donor.name, "segment", error.code)
-            return False
+            raise
         part.rename(self._home.banked(organ))
         self._notify(Event(donor.name, "collect"))
-        return True
 
     def _banked(self, donor: _Site, organ: str) -> None:
         """A sealed organ is in the bank: deliver it to its addressees; its donor tries it too."""
@@ -321,17 +350,13 @@ class Exchange:
             self._try(site)
 
         def then(packet: Packet) -> None:
-            try:
-                answer = self._value(packet, Delivered)
-            except _SiteError as error:
-                settled(error.code)
-                return
+            answer = self._value(packet, Delivered)
             if answer.held >= donation.sealed_bytes:
                 settled(None)
             elif answer.held > offset:
                 self._deliver(site, organ, answer.held)
             else:
-                settled("format")
+                raise FormatError("a recipient that holds no more than before")
 
         self._dispatch.post(
             site.node,
@@ -368,13 +393,9 @@ class Exchange:
             self._try(site)
 
         def then(packet: Packet) -> None:
-            try:
-                trial = self._value(packet, Trial)
-                self._keep(site, request, trial.receipt.encode())
-            except (_SiteError, NotError) as error:
-                settled(error.code)
-            else:
-                settled(None)
+            trial = self._value(packet, Trial)
+            self._keep(site, request, trial.receipt.encode())
+            settled(None)
 
         self._dispatch.post(
             site.node,
@@ -401,20 +422,16 @@ class Exchange:
             raise FormatError("a receipt for something else than was asked")
         self._home.catalogue.received(receipt, envelope)
 
-    def _read(self, packet: Packet, cls: type[Value], site: str, step: str) -> Value | None:
-        try:
-            return self._value(packet, cls)
-        except _SiteError as error:
-            self._fail(site, step, error.code)
-            return None
-
     def _value(self, packet: Packet, cls: type[Value]) -> Value:
-        try:
-            if packet.kind == Refusal.__name__:
-                raise _SiteError(read(packet, Refusal).code)
-            return read(packet, cls)
-        except FormatError as error:
-            raise _SiteError(error.code) from None
+        """Read a reply.
+
+        Raises:
+            RefusedError: The site refused.
+            FormatError: The reply is malformed.
+        """
+        if packet.kind == Refusal.__name__:
+            raise RefusedError(read(packet, Refusal).code)
+        return read(packet, cls)
 
     def _fail(self, site: str, step: str, code: str) -> None:
         self._failures.append({"site": site, "step": step, "code": code})
@@ -428,14 +445,3 @@ class Exchange:
         total = time.monotonic() - self._started
         marks = {step: self._ended.get(step, 0.0) for step in _STEPS}
         return {step: round(mark, 1) for step, mark in (marks | {"total": total}).items()}
-
-
-_STEPS = ("enrol", "donate", "deliver", "transplant")
-
-
-class _SiteError(Exception):
-    """A site refused, or its reply is malformed."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code

@@ -6,7 +6,6 @@
 No key lies here: nothing in this home can open what is stored in it.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +39,9 @@ def create(folder: Path, root: Path) -> None:
         OutputExistsError: ``folder`` is taken.
         CertificateError: ``root`` is no root certificate.
     """
-    load_root(root)
-    source = root / "root.pem" if root.is_dir() else root
+    trusted = load_root(root)
     with atomic.folder(folder, mode=0o700) as work:
-        shutil.copyfile(source, work / "root.pem")
+        (work / "root.pem").write_bytes(trusted.pem)
         (work / "bank").mkdir(mode=0o700)
         (work / "incoming").mkdir(mode=0o700)
         Catalogue(f"sqlite:///{work / 'catalogue.db'}").close()

@@ -99,12 +99,13 @@ def exchange(
     )
     if fresh:
         simulation.remove(plan.homes)
-    if simulation.prepare(plan, say):
+    resumed = simulation.prepare(plan, say)
+    if resumed:
         say("resuming: what is already done is not done again")
     watch = Watch(plan, errors)
     with watch.shown():
         simulation.run(plan, watch.notify)
-    facts = gather(plan)
+    facts = gather(plan, resumed=resumed)
     out.mkdir(parents=True, exist_ok=True)
     reports.write_json(facts, out / "report.json")
     (out / "report.html").write_text(reports.render_html(facts), encoding="utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from client import home as site_home
+from client.donor import made_organs
 from not_core import canonical
 from not_core.learning.records import read_records
 from not_core.protocol import Receipt
@@ -23,19 +24,33 @@ from simulations.report import FORMAT
 LIBRARIES = ("organ-exchange", "flwr", "torch", "transformers", "datasets", "cryptography")
 
 
-def gather(plan: Plan) -> dict[str, Any]:
-    """Everything ``report.json`` holds."""
+def gather(plan: Plan, *, resumed: bool = False) -> dict[str, Any]:
+    """Everything ``report.json`` holds.
+
+    Args:
+        plan: The exchange.
+        resumed: Whether its last run took up an earlier one; bytes and seconds are the last run's.
+    """
     coordinator = coordinator_home.load(plan.coordinator)
     exchange = plan.federation.exchange
     receipts = coordinator.catalogue.receipts(exchange)
     base = open_checkpoint(plan.model)
     names = [site.name for site in plan.federation.sites]
     run = coordinator.catalogue.last_run(exchange) or {}
+    organs = _organs(plan, coordinator, exchange)
     coordinator.catalogue.close()
     return {
         "format": FORMAT,
         "exchange": exchange,
         "seed": plan.terms.seed,
+        "settings": {
+            "span": str(plan.terms.span),
+            "tokens": plan.terms.tokens,
+            "learning_rate": plan.terms.learning_rate,
+            "mode": plan.mode,
+            "threads": plan.threads,
+        },
+        "resumed": resumed,
         "base": {
             "family": base.anatomy.family,
             "architecture": (base.config.get("architectures") or [base.anatomy.family])[0],
@@ -44,7 +59,7 @@ def gather(plan: Plan) -> dict[str, Any]:
             "name": Path(plan.model).name,
         },
         "sites": [_site(plan, site.name, receipts) for site in plan.federation.sites],
-        "organs": _organs(coordinator, exchange),
+        "organs": organs,
         "evaluations": [
             _evaluation(receipt)
             for receipt in sorted(
@@ -79,7 +94,9 @@ def _site(plan: Plan, name: str, receipts: list[Receipt]) -> dict[str, Any]:
     }
 
 
-def _organs(coordinator: coordinator_home.Coordinator, exchange: str) -> list[dict[str, Any]]:
+def _organs(
+    plan: Plan, coordinator: coordinator_home.Coordinator, exchange: str
+) -> list[dict[str, Any]]:
     sites = {
         enrolment.profile.sealing_fingerprint: enrolment.profile.site
         for enrolment in coordinator.catalogue.enrolments(exchange)
@@ -98,7 +115,7 @@ def _organs(coordinator: coordinator_home.Coordinator, exchange: str) -> list[di
                 "sealed_bytes": donation.sealed_bytes,
                 "tokens": donation.tokens,
                 "steps": donation.steps,
-                "seconds": donation.seconds,
+                "seconds": made_organs(plan.home(donor))[digest].seconds,
                 "privacy": donation.privacy,
                 "addressees": sorted(sites.get(one, one) for one in offer.addressees),
             }

@@ -6,6 +6,7 @@ from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import site_app
 
@@ -27,6 +28,8 @@ class LocalGrid(Grid):
         on_request: Tamper = lambda message: message,
         on_reply: Tamper = lambda message: message,
     ) -> None:
+        # Flower notes the run in globals of the process, without which no message can be made.
+        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
         self._homes, self._on_request, self._on_reply = homes, on_request, on_reply
         self._app = site_app(lambda context: homes[context.node_id])
         self._replies: dict[str, Message] = {}

@@ -122,6 +122,16 @@ def test_the_whole_way_by_hand(
     assert not third.exists()
     assert call("sign", made, "--identity", keys / "third")[0] == 1
 
+    # A refused seal leaves an organ as it was.
+    before = {path.name: path.read_bytes() for path in (tmp_path / "plain").iterdir()}
+    foreign = tmp_path / "foreign.profile"
+    call("identity", "init", tmp_path / "f", "--site", "foreign")
+    call("federation", "admit", keys / "other-root", tmp_path / "f/request.json", "--out", foreign)
+    words = ("seal", tmp_path / "plain", "--identity", keys / "donor", "--out", tmp_path / "y")
+    assert call(*words, "--to", foreign)[0] == 1
+    assert call(*words, "--to", to, "--exchange", "Not A Name")[0] == 2
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "plain").iterdir()}
+
 
 @pytest.mark.parametrize(
     ("mistake", "code", "message"),
@@ -135,6 +145,10 @@ def test_the_whole_way_by_hand(
         ("taken", 1, "already exists"),
         ("tokens", 2, "--tokens"),
         ("rate", 2, "0 < learning_rate < 1"),
+        ("name", 1, "organ label is not valid at name"),
+        ("device", 1, "device 'xpu9' cannot be used here"),
+        ("config", 1, "not a valid llama config"),
+        ("place", 1, "check path, permissions and disk"),
     ],
 )
 def test_a_mistake_is_one_clear_error_and_nothing_is_written(
@@ -151,12 +165,17 @@ def test_a_mistake_is_one_clear_error_and_nothing_is_written(
         write_jsonl(data, sentences(5, 1), "note")
     elif mistake == "empty":
         data.write_text("")
-    elif mistake in {"no-weights", "family"}:
+    elif mistake == "place":
+        (tmp_path / "file").write_text("x")
+        out = tmp_path / "file" / "out"
+    elif mistake in {"no-weights", "family", "config"}:
         model = tmp_path / "model"
         model.mkdir()
         config = json.loads((models["llama"] / "config.json").read_text())
         if mistake == "family":
             config["model_type"] = "mamba"
+        elif mistake == "config":
+            config["num_hidden_layers"] = "x"
         (model / "config.json").write_text(json.dumps(config))
     elif mistake == "taken":
         out.mkdir()
@@ -167,6 +186,8 @@ def test_a_mistake_is_one_clear_error_and_nothing_is_written(
             "long-span": ["--span", "4:9"],
             "tokens": ["--tokens", "0"],
             "rate": ["--learning-rate", "3"],
+            "name": ["--name", "Bad Name"],
+            "device": ["--device", "xpu9"],
         }[mistake]
     before = sorted(tmp_path.rglob("*"))
     found, _, err = call("train", "--model", model, "--data", data, "--out", out, *extra)
@@ -228,16 +249,17 @@ def test_a_site_and_a_coordinator_are_set_up(
     assert json.loads(out)["pending"] == []
     assert json.loads(out)["policy"]["release_organs"] == "ask"
     code, out, _ = call("log", home, "--json", app=site)
-    assert json.loads(out)[0]["event"] == "created"
+    assert json.loads(out)["entries"][0]["event"] == "created"
+    assert json.loads(out)["rows"] == 1
     code, _, err = call("approve", home, "abc", app=site)
     assert (code, "0 pending organs" in err) == (1, True)
 
     coordinator = tmp_path / "coordinator"
     app = server.commands.app
     assert call("init", coordinator, "--root", keys / "root" / "root.pem", app=app)[0] == 0
-    assert json.loads(call("organs", coordinator, "--json", app=app)[1]) == {}
+    assert json.loads(call("organs", coordinator, "--json", app=app)[1]) == []
     assert call("organs", tmp_path, app=app)[0] == 1
-    assert json.loads(call("receipts", coordinator, "none", "--json", app=app)[1]) == {}
+    assert json.loads(call("receipts", coordinator, "none", "--json", app=app)[1]) == []
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -251,7 +273,16 @@ def test_help_teaches_and_loads_no_torch(program: str) -> None:
     script = (
         f"import sys; from {module} import app, main\n"
         "from typer.main import get_command\n"
-        "names = [[]] + [[n] for n in get_command(app).commands]\n"
+        "def walk(group, words):\n"
+        "    yield words, group\n"
+        "    for name, one in getattr(group, 'commands', {}).items():\n"
+        "        yield from walk(one, [*words, name])\n"
+        "root = get_command(app)\n"
+        "names = [words for words, _ in walk(root, [])]\n"
+        "for words, one in walk(root, []):\n"
+        "    for option in one.params:\n"
+        "        assert getattr(option, 'help', None), (words, option.name)\n"
+        "    assert hasattr(one, 'commands') or 'Example:' in one.help, words\n"
         "for words in names:\n"
         "    sys.argv = ['x', *words, '--help']\n"
         "    try: main()\n"

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from conftest import sentences
 from safetensors.torch import load_file, save_file
 
-from not_core.errors import RecordsError, TrainingError
+from not_core.errors import PlanError, RecordsError, TrainingError
 from not_core.learning.evaluation import read_losses
 from not_core.learning.training import Recipe, default_span, train
 from not_core.manifest import Span
@@ -28,6 +29,7 @@ def test_training_helps_in_the_host_and_touches_nothing_else(
     texts = sentences(200, seed=1, topic=(0, 12))
     trained = train(host, SPAN, texts, RECIPE)
     assert open_checkpoint(models[family]).weights_digest == before_digest
+    assert replace(host).weights_digest == before_digest, "the open mapping was written to"
     manifest = describe(host, SPAN, trained.weights, Label(name="o"), training=trained.facts)
     organ = Organ(manifest, trained.weights)
     plan = plans.transplant(6, "o", 2, mode="replace", position=2)
@@ -87,7 +89,7 @@ def test_what_cannot_be_trained_is_refused(models: dict[str, Path]) -> None:
     host = open_checkpoint(models["llama"])
     with pytest.raises(RecordsError, match="two tokens"):
         train(host, SPAN, ["the"], RECIPE)
-    with pytest.raises(TrainingError, match="has 6 layers"):
+    with pytest.raises(PlanError, match="has 6 layers"):
         train(host, Span(start=5, stop=8), sentences(3, seed=1), RECIPE)
 
 

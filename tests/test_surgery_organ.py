@@ -140,3 +140,22 @@ def test_nothing_is_written_over(folder: Path) -> None:
     with pytest.raises(OutputExistsError):
         organs.write_organ(folder, organ.weights, organ.manifest)
     assert canonical.sha256_file(folder / "organ.safetensors") == before
+
+
+def test_an_organ_that_lacks_a_tensor_does_not_fit(models: dict[str, Path], tmp_path: Path) -> None:
+    """What is missing would be made up at random by whoever loads the graft."""
+    host, span = open_checkpoint(models["llama"]), Span(start=1, stop=3)
+    weights = {i: dict(layer) for i, layer in organs.extract(host, span).items()}
+    del weights[1]["mlp.down_proj.weight"]
+    manifest = organs.describe(host, span, weights, organs.Label(name="o"), training=None)
+    with pytest.raises(IncompatibleOrganError, match=r"1\.mlp\.down_proj\.weight is missing"):
+        check(manifest, host)
+
+
+def test_an_organ_without_entries_for_its_layers_does_not_fit(
+    folder: Path, models: dict[str, Path]
+) -> None:
+    manifest = organs.read_manifest(folder)
+    odd = replace(manifest, base=replace(manifest.base, layer_config={"layer_types": ["x"]}))
+    with pytest.raises(IncompatibleOrganError, match="config has entries"):
+        check(odd, open_checkpoint(models["llama"]))

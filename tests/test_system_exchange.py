@@ -2,20 +2,24 @@
 
 import gc
 import json
+import shutil
 import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import sentences, write_jsonl
+from conftest import make_model, sentences, write_jsonl
 from flwr.app import Message
 from local_grid import LocalGrid
 
+import server.exchange as exchange_module
 from client import home as site_home
+from client import recipient
 from client.log import Log
 from not_core import canonical, protocol
-from not_core.errors import ExchangeError, HomeError, OutputExistsError
+from not_core.errors import ExchangeError, HomeError, OfferError, OutputExistsError
 from not_core.manifest import Span
 from not_core.protocol import DonateRequest, Enrolment, Receipt, Terms
 from server import home as coordinator_home
@@ -262,7 +266,125 @@ def test_a_coordinator_cannot_swap_a_recipients_key(
     assert gather(plan)["organs"] == []
 
 
-def test_tampered_bytes_are_refused_by_coordinator_and_site(
+def test_bytes_tampered_with_by_the_coordinator_are_refused_by_the_site(
+    make_plan: Callable[[str], simulation.Plan],
+) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+
+    def flip(message: Message) -> Message:
+        packet = protocol.unpack(message.content)
+        if packet.kind == "DeliverRequest" and message.metadata.dst_node_id == 2:
+            body = bytearray(packet.body)
+            body[len(body) // 2] ^= 1
+            request = protocol.read(packet, protocol.DeliverRequest)
+            # A coordinator lies consistently: it announces the digest of what it sends.
+            forged = replace(request, sealed_sha256=canonical.sha256(bytes(body)))
+            message.content = protocol.pack(forged, bytes(body))
+        return message
+
+    by_hand(plan, on_request=flip)
+    facts = gather(plan)
+    assert "clinic" not in {e["recipient"] for e in facts["evaluations"]}
+    assert {"site": "clinic", "step": "transplant", "code": "offer"} in facts["failures"]
+    assert not list(plan.home("clinic").glob("organs/opened/*"))
+
+
+def test_an_organ_delivered_under_anothers_name_is_refused_however_often(
+    make_plan: Callable[[str], simulation.Plan],
+) -> None:
+    """A coordinator hands the clinic the court's organ and calls it the hospital's."""
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    by_hand(plan)
+    digests = {o["donor"]: o["digest"] for o in gather(plan)["organs"]}
+    home = plan.home("clinic")
+    sealed = home / "organs" / "in" / "trial"
+    (sealed / f"{digests['hospital']}.organ").write_bytes(
+        (sealed / f"{digests['court']}.organ").read_bytes()
+    )
+    shutil.rmtree(home / "organs" / "opened", ignore_errors=True)
+    shutil.rmtree(home / "receipts")
+    request = protocol.TransplantRequest(
+        exchange="trial", organ=digests["hospital"], mode="replace"
+    )
+    for _ in range(2):
+        with pytest.raises(OfferError, match="not the one announced"):
+            recipient.transplant(site_home.load(home), request, b"")
+    assert not list(home.glob("receipts/**/*.json"))
+
+
+def test_a_public_profile_is_not_enough_to_enrol(
+    make_plan: Callable[[str], simulation.Plan],
+) -> None:
+    """The court answers with the clinic's old, signed enrolment."""
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    kept: list[Message] = []
+
+    def keep(message: Message) -> Message:
+        packet = protocol.unpack(message.content)
+        if packet.kind == "SignedEnrolment" and message.metadata.src_node_id == 2:
+            kept.append(message)
+        return message
+
+    by_hand(plan, on_reply=keep)
+
+    def replay(message: Message) -> Message:
+        packet = protocol.unpack(message.content)
+        if packet.kind == "SignedEnrolment" and message.metadata.src_node_id == 3:
+            message.content = kept[0].content
+        return message
+
+    by_hand(plan, on_reply=replay)
+    failures = [(f["step"], f["code"]) for f in gather_failures(plan)]
+    assert failures == [("enrol", "signature")]
+
+
+def test_an_odd_model_leaves_only_its_own_site_out(
+    make_plan: Callable[[str], simulation.Plan], tmp_path: Path
+) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    other = make_model(tmp_path / "other-model", "llama", seed=5)
+    toml = plan.home("hospital") / "site.toml"
+    toml.write_text(toml.read_text().replace(plan.model, str(other)))
+    by_hand(plan)
+    facts = gather(plan)
+    assert facts["failures"] == [{"site": "hospital", "step": "enrol", "code": "other-base"}]
+    assert {e["recipient"] for e in facts["evaluations"]} == {"clinic", "court"}
+
+
+def test_a_reply_that_breaks_the_coordinators_code_fails_one_site_only(
+    make_plan: Callable[[str], simulation.Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    verify = exchange_module.verify_offer
+
+    def burst(envelope: bytes, profile: Any, root: Any) -> Any:
+        if profile.site == "court":
+            raise ZeroDivisionError
+        return verify(envelope, profile, root)
+
+    monkeypatch.setattr(exchange_module, "verify_offer", burst)
+    by_hand(plan)
+    facts = gather(plan)
+    assert facts["failures"] == [{"site": "court", "step": "donate", "code": "internal"}]
+    assert {e["donor"] for e in facts["evaluations"]} == {"hospital"}
+
+
+def test_an_insert_exchange_reaches_verdicts(make_plan: Callable[[str], simulation.Plan]) -> None:
+    plan = replace(make_plan("homes"), mode="insert")
+    simulation.prepare(plan)
+    by_hand(plan)
+    facts = gather(plan)
+    assert facts["failures"] == []
+    assert {e["mode"] for e in facts["evaluations"]} == {"insert"}
+    assert len(facts["evaluations"]) == 6
+
+
+def test_bytes_tampered_with_on_the_way_in_are_refused_by_the_coordinator(
     make_plan: Callable[[str], simulation.Plan],
 ) -> None:
     plan = make_plan("homes")
@@ -377,7 +499,7 @@ def test_a_changed_log_is_found(tmp_path: Path) -> None:
     log = Log(tmp_path / "log.db")
     for i in range(3):
         log.release("offer", str(i).encode(), "trial")
-    assert log.verify() == 3
+    assert log.verify() == (3, log.entries()[-1].hash)
     for change in (
         "UPDATE entries SET bytes = 9 WHERE number = 2",
         "DELETE FROM entries WHERE number = 1",
@@ -387,6 +509,20 @@ def test_a_changed_log_is_found(tmp_path: Path) -> None:
         database.close()
         with pytest.raises(HomeError, match="does not continue the chain"):
             log.verify()
+
+
+def test_a_log_that_was_cut_off_differs_from_its_kept_head(tmp_path: Path) -> None:
+    """The chain alone cannot tell: the operator's copy of count and head can."""
+    import sqlite3
+
+    log = Log(tmp_path / "log.db")
+    for i in range(3):
+        log.release("offer", str(i).encode(), "trial")
+    kept = log.verify()
+    with sqlite3.connect(tmp_path / "log.db") as database:
+        database.execute("DELETE FROM entries WHERE number = 3")
+    database.close()
+    assert log.verify() != kept
 
 
 def test_the_protocol_round_trips_and_refuses_others() -> None:

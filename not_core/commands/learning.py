@@ -63,6 +63,7 @@ def train(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    label = organs.make_label(name=name, domain=domain, licence=licence, version=version)
     host = open_checkpoint(model)
     texts = read_records(data, text_field)
     cut = Span(start=wanted[0], stop=wanted[1]) if wanted else default_span(host.layers)
@@ -70,7 +71,6 @@ def train(
         trained = train_organ(
             host, cut, texts, recipe, advance=lambda n, loss: bar(n, f"loss {loss:.3f}")
         )
-    label = organs.Label(name=name, domain=domain, licence=licence, version=version)
     manifest = organs.describe(host, cut, trained.weights, label, training=trained.facts)
     organs.write_organ(out, trained.weights, manifest)
     report(

@@ -1,12 +1,13 @@
 """What the four command lines share: exit codes, JSON output, progress, quiet libraries.
 
-Exit codes: 0 done, 1 refused or failed, 2 usage. Reports go to standard output, progress and
-errors to standard error.
+Exit codes: 0 done, 1 refused or failed, 2 usage, 130 interrupted. Reports go to standard output,
+progress and errors to standard error.
 """
 
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -52,11 +53,20 @@ def run(app: typer.Typer) -> None:
     try:
         app()
     except NotError as error:
-        errors.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("stopped; nothing half-written was left behind")
-        sys.exit(130)
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        _fail(
+            f"the package {error.name} is not installed; "
+            "install organ-exchange[site], or organ-exchange[simulation] for organ-simulate"
+        )
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or type(error).__name__}; check path, permissions and disk")
+
+
+def _fail(message: str) -> None:
+    errors.print(f"[bold red]error:[/] {_escaped(message)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 def say(line: str) -> None:
@@ -75,6 +85,21 @@ def report(facts: dict[str, Any], as_json: bool) -> None:
     table.add_column(overflow="fold")
     for name, value in _flat(facts):
         table.add_row(name, _escaped(value))
+    console.print(table)
+
+
+def listing(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as a table, or as a JSON list for programs."""
+    console = Console()
+    if as_json:
+        console.print_json(data=rows)
+        return
+    if not rows:
+        console.print("none")
+        return
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(_escaped(_short(value)) for value in row.values()))
     console.print(table)
 
 
@@ -138,6 +163,12 @@ def _flat(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
             yield prefix + name, ", ".join(map(str, value)) or "none"
         else:
             yield prefix + name, "none" if value is None else str(value)
+
+
+def _short(value: Any) -> str:
+    """A value for a narrow column; digests by their first characters."""
+    text = "none" if value is None else str(value)
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def _escaped(text: str) -> str:

@@ -51,10 +51,11 @@ def extract(
     from not_core.surgery import organ as organs
     from not_core.surgery.checkpoint import open_checkpoint
 
+    label = organs.make_label(name=name, domain="unspecified", licence="unspecified", version=1)
     host = open_checkpoint(model)
     cut = Span(start=start, stop=stop)
     weights = organs.extract(host, cut)
-    manifest = organs.describe(host, cut, weights, organs.Label(name=name), training=None)
+    manifest = organs.describe(host, cut, weights, label, training=None)
     organs.write_organ(out, weights, manifest)
     report({"organ": str(out), "digest": manifest.digest, **_summary(manifest)}, as_json)
 
@@ -132,10 +133,11 @@ def inspect(
     if not path.is_dir():
         raise OrganError(f"no organ at {path}; give an organ folder or a sealed .organ file")
     from not_core.surgery.organ import read_manifest
+    from not_core.trust.signing import SIGNATURE
 
     manifest = read_manifest(path)
     facts: dict[str, Any] = {"digest": manifest.digest, **_summary(manifest)}
-    facts["signed"] = (path / "model.sig").is_file()
+    facts["signed"] = (path / SIGNATURE).is_file()
     if as_json:
         facts["manifest"] = canonical.plain(canonical.encode(manifest), "manifest")
     report(facts, as_json)

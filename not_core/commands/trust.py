@@ -1,5 +1,6 @@
 """``organ sign``, ``verify``, ``seal`` and ``open``."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -73,10 +74,15 @@ def seal(
     """
     new_place(out)
     from not_core.surgery.organ import claim, read_organ
-    from not_core.trust import keys, profile, sealing, signing
+    from not_core.trust import federation, keys, profile, sealing, signing
 
     who = keys.load(identity)
     addressees = [profile.read_profile(path) for path in to]
+    # All that can refuse does so before the folder is claimed and signed.
+    for one in (who.profile, *addressees):
+        federation.verify_profile(one, who.root)
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", exchange):
+        raise typer.BadParameter(f"exchange is named by a-z, 0-9 and hyphens, got {exchange}")
     read_organ(organ)
     claim(organ, who.site)
     if not (organ / signing.SIGNATURE).exists():

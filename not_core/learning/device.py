@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from not_core.errors import TrainingError
+
 if TYPE_CHECKING:
     import torch
 
@@ -12,7 +14,7 @@ def pick(name: str = "auto") -> "torch.device":
     """Resolve ``auto`` to cuda, mps or cpu, in that order.
 
     Raises:
-        ValueError: The device is not of a known kind or not there.
+        TrainingError: The device is not of a known kind or not there.
     """
     import torch
 
@@ -27,7 +29,7 @@ def pick(name: str = "auto") -> "torch.device":
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
+        raise TrainingError(
             f"device {name!r} cannot be used here; use auto, cpu, cuda or mps"
         ) from error
     return device

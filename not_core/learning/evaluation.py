@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RESAMPLES = 2000
-BATCH_TOKENS = 1024
+BATCH_TOKENS = {"cpu": 1, "mps": 4096, "cuda": 16_384}
+"""Padded tokens in one batch; a CPU gains nothing from batches and pays for them in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def read_losses(
         raise RecordsError("no document has two tokens; bring longer held-out documents")
     nats = [0.0] * len(documents)
     with torch.inference_mode():
-        for batch in _batches(blocks):
+        for batch in _batches(blocks, BATCH_TOKENS[model.device.type]):
             sums = token_nats(model, [block for _, block in batch]).double().sum(dim=1)
             for (index, block), loss in zip(batch, sums.tolist(), strict=True):
                 nats[index] += loss
@@ -101,10 +102,10 @@ def read_losses(
     )
 
 
-def _batches(blocks: Sequence[tuple[int, Block]]) -> list[Sequence[tuple[int, Block]]]:
+def _batches(blocks: Sequence[tuple[int, Block]], tokens: int) -> list[Sequence[tuple[int, Block]]]:
     batches, start = [], 0
     while start < len(blocks):
-        size = max(1, BATCH_TOKENS // len(blocks[start][1]))
+        size = max(1, tokens // len(blocks[start][1]))
         batches.append(blocks[start : start + size])
         start += size
     return batches

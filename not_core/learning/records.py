@@ -60,7 +60,7 @@ def read_records(source: Path, text_field: str = "text") -> tuple[str, ...]:
                 )
             if value and value.strip():
                 texts.setdefault(value.strip())
-    except RecordsError:
+    except (RecordsError, ImportError):
         raise
     except Exception as error:  # the library raises whatever its parsers raise, quoting rows
         raise RecordsError(
@@ -101,10 +101,10 @@ def split(texts: Sequence[str], held_out: int, seed: int) -> Split:
     # Singletons first: a large group of near-duplicates is one opinion, not many.
     by_size = sorted(members.values(), key=len)
     away: set[int] = set()
-    for family in by_size:
+    for relatives in by_size:
         if len(away) >= held_out:
             break
-        away.update(family)
+        away.update(relatives)
     return Split(
         train=tuple(texts[i] for i in order if i not in away),
         held_out=tuple(texts[i] for i in order if i in away),

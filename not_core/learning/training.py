@@ -17,7 +17,7 @@ from not_core.manifest import Span, TrainingFacts
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.organ import Weights
-from not_core.surgery.plan import identity
+from not_core.surgery.plan import cut, identity
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ class TrainedOrgan:
 
 
 def default_span(layers: int) -> Span:
-    """Three layers, a third of the way up; see METHOD in ``docs/decisions``."""
+    """Three layers, a third of the way up; see ``docs/decisions/0001-train-in-place.md``."""
     start = layers // 3
     return Span(start=start, stop=min(start + 3, layers))
 
@@ -102,8 +102,7 @@ def train(
     import torch
     import transformers
 
-    if span.stop > host.layers:
-        raise TrainingError(f"span {span} reaches past the model, which has {host.layers} layers")
+    cut(host.layers, span)
     schedule = _schedule(host.tokenizer, texts, recipe)
     device = devices.pick(recipe.device)
     with devices.threads(recipe.threads) as threads:
@@ -156,12 +155,13 @@ def _schedule(tokenizer: Any, texts: Sequence[str], recipe: Recipe) -> list[list
 def _trainable(
     model: "PreTrainedModel", host: Checkpoint, span: Span
 ) -> "dict[tuple[int, str], torch.nn.Parameter]":
-    """Freeze all but the span; its parameters by layer within the organ and name."""
+    """Freeze all but copies of the span's parameters; these by layer in the organ and name."""
     model.requires_grad_(False)
     chosen = {}
     for name, parameter in model.named_parameters():
         part = host.anatomy.layer_of(name)
         if part and span.start <= part[0] < span.stop:
+            parameter.data = parameter.data.clone()  # shared with the host's file until now
             parameter.requires_grad_(True)
             chosen[part[0] - span.start, part[1]] = parameter
     return chosen

@@ -22,6 +22,9 @@ class Anatomy:
         layer_count: Config field that holds the number of layers.
         width: Config field that holds the width of the residual stream.
         ignored: Endings of tensor names that old checkpoints hold and current classes recompute.
+        permuted: Parts of tensor names whose rows GGUF stores in another rotary order, with the
+            config field that counts their heads.
+        transposed: Endings of tensor names that GGUF stores transposed.
     """
 
     family: str
@@ -31,6 +34,8 @@ class Anatomy:
     layer_count: str = "num_hidden_layers"
     width: str = "hidden_size"
     ignored: tuple[str, ...] = ()
+    permuted: tuple[tuple[str, str], ...] = ()
+    transposed: tuple[str, ...] = ()
 
     def layer_of(self, name: str) -> tuple[int, str] | None:
         """Split a layer tensor's name into its layer index and the rest; None for other tensors."""
@@ -50,6 +55,7 @@ _ROWS = (
         trunk="model.",
         layers="model.layers.",
         ignored=(".rotary_emb.inv_freq",),
+        permuted=((".q_proj.", "num_attention_heads"), (".k_proj.", "num_key_value_heads")),
     ),
     Anatomy(
         family="gpt2",
@@ -58,6 +64,12 @@ _ROWS = (
         layer_count="n_layer",
         width="n_embd",
         ignored=(".attn.bias", ".attn.masked_bias"),
+        transposed=(
+            ".attn.c_attn.weight",
+            ".attn.c_proj.weight",
+            ".mlp.c_fc.weight",
+            ".mlp.c_proj.weight",
+        ),
     ),
 )
 FAMILIES = {row.family: row for row in _ROWS}

@@ -68,16 +68,16 @@ def stream(plan: Plan, host: Checkpoint, organs: Organs) -> Iterator[tuple[str, 
                 yield host.anatomy.layer_tensor(new, rest), tensor
 
 
-def assemble(
-    plan: Plan, host: Checkpoint, organs: Organs, *, dtype: "torch.dtype | None" = None
-) -> "PreTrainedModel":
+def assemble(plan: Plan, host: Checkpoint, organs: Organs) -> "PreTrainedModel":
     """Build the model of a plan in memory, in evaluation mode, on the CPU.
+
+    Its parameters share memory with the host's file mapping and the organs' tensors, so that no
+    weight is held twice: whoever trains a parameter replaces it by a copy first.
 
     Args:
         plan: Its layers.
         host: Where embeddings, final norm, head and host layers come from.
         organs: Organs by source name.
-        dtype: Type of its parameters; by default that of the host's tensors.
 
     Raises:
         PlanError: The plan names a source or layer that is not there.
@@ -85,15 +85,14 @@ def assemble(
     """
     from transformers import AutoConfig
 
-    # The state dict is handed over by value: a trained model must never write into a file mapping.
-    state = {name: tensor.clone() for name, tensor in stream(plan, host, organs)}
+    state = dict(stream(plan, host, organs))
     config = AutoConfig.for_model(**splice_config(plan, host, organs))
     kind = _class(config)
     model, report = kind.from_pretrained(
         None,
         config=config,
         state_dict=state,
-        dtype=dtype or next(iter(state.values())).dtype,
+        dtype=next(iter(state.values())).dtype,
         output_loading_info=True,
     )
     wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])

@@ -104,7 +104,7 @@ class Checkpoint:
     @property
     def tied(self) -> bool:
         """Whether the output projection is the embedding."""
-        return bool(self.config.get("tie_word_embeddings", self.anatomy.family == "gpt2"))
+        return bool(self.config.get("tie_word_embeddings", True))
 
     def names(self) -> tuple[str, ...]:
         """Names that make up the model: no recomputed buffers, no copy of a tied head."""
@@ -225,7 +225,13 @@ def _config(folder: Path) -> dict[str, Any]:
 
     # Defaults that the file leaves out are filled in by the class, so that two files for one
     # model compare equal.
-    config: dict[str, Any] = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+    try:
+        config: dict[str, Any] = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+    except Exception as error:  # the library raises whatever its validators raise
+        raise CheckpointError(
+            f"config.json in {folder} is not a valid {raw['model_type']} config "
+            f"({type(error).__name__}); get an undamaged copy"
+        ) from error
     return config
 
 

@@ -4,7 +4,7 @@ from collections.abc import Set
 
 from not_core.errors import IncompatibleOrganError
 from not_core.manifest import Manifest
-from not_core.surgery.anatomy import fitting_fields
+from not_core.surgery.anatomy import fitting_fields, per_layer_fields
 from not_core.surgery.checkpoint import Checkpoint
 
 ALLOWABLE = frozenset({"base", "tokenizer"})
@@ -54,12 +54,28 @@ def check(manifest: Manifest, host: Checkpoint, allow: Set[str] = frozenset()) -
 
 
 def _odd_shapes(manifest: Manifest, host: Checkpoint) -> list[str]:
+    """Differences between each organ layer's tensors and those of a host layer; the first three."""
     layer = {rest: host.tensors.shape(name) for rest, name in host.layer_names(0).items()}
-    odd = []
+    given: dict[str, dict[str, tuple[int, ...]]] = {
+        str(index): {} for index in range(len(manifest.span))
+    }
     for facts in manifest.tensors:
-        rest = facts.name.partition(".")[2]
-        if layer.get(rest) != facts.shape:
-            odd.append(f"{rest} is {facts.shape} in the organ, {layer.get(rest)} in the recipient")
+        index, _, rest = facts.name.partition(".")
+        given.setdefault(index, {})[rest] = facts.shape
+    odd = [
+        f"{index}.{rest} is {theirs.get(rest, 'missing')} in the organ, "
+        f"{layer.get(rest, 'missing')} in the recipient"
+        for index, theirs in given.items()
+        for rest in sorted(layer.keys() | theirs.keys())
+        if layer.get(rest) != theirs.get(rest)
+    ]
+    fields = per_layer_fields(host.config, host.layers)
+    entries = {name: len(values) for name, values in manifest.base.layer_config.items()}
+    if entries != dict.fromkeys(fields, len(manifest.span)):
+        odd.append(
+            f"config has entries {entries} for the organ's {len(manifest.span)} layers, the "
+            f"recipient has one a layer of {list(fields)}"
+        )
     return odd[:3]
 
 

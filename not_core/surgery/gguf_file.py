@@ -1,11 +1,9 @@
 """GGUF files read lazily: one tensor is dequantised when it is asked for.
 
 Names come from the gguf package's own tables. What its converter changed on the way in is undone
-here: Llama's query and key rows were permuted for its rotary layout, GPT-2's Conv1D matrices were
-transposed.
+here, as the family's anatomy says: rows permuted for another rotary layout, matrices transposed.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +23,8 @@ class GgufTensors:
     """Tensors of one GGUF file under the names of the Hugging Face class."""
 
     where: dict[str, Any]
-    restore: Callable[[str, "torch.Tensor"], "torch.Tensor"]
+    config: dict[str, Any]
+    anatomy: Anatomy
 
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""
@@ -33,7 +32,7 @@ class GgufTensors:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor, without reading it."""
-        return tuple(self.restore(name, _meta(self.where[name])).shape)
+        return tuple(self._restored(name, _meta(self.where[name])).shape)
 
     def read(self, name: str) -> "torch.Tensor":
         """One tensor as float32, on the CPU."""
@@ -42,7 +41,10 @@ class GgufTensors:
 
         entry = self.where[name]
         values = torch.from_numpy(dequantize(entry.data, entry.tensor_type).copy())
-        return self.restore(name, values).contiguous()
+        return self._restored(name, values).contiguous()
+
+    def _restored(self, name: str, values: "torch.Tensor") -> "torch.Tensor":
+        return _restore(name, values, self.config, self.anatomy)
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -74,7 +76,7 @@ def open_gguf(path: Path) -> Checkpoint:
     where = _names(reader, config, part)
     # A GGUF without an output matrix ties it to the embedding.
     config["tie_word_embeddings"] = part.head not in where
-    return Checkpoint(path, config, part, GgufTensors(where, _restorer(config)))
+    return Checkpoint(path, config, part, GgufTensors(where, config, part))
 
 
 def _names(reader: Any, config: dict[str, Any], part: Anatomy) -> dict[str, Any]:
@@ -107,26 +109,13 @@ def _meta(entry: Any) -> "torch.Tensor":
     return torch.empty(tuple(int(side) for side in reversed(entry.shape)), device="meta")
 
 
-def _restorer(config: dict[str, Any]) -> Callable[[str, "torch.Tensor"], "torch.Tensor"]:
-    if config["model_type"] == "llama":
-        heads = {
-            ".q_proj.": config["num_attention_heads"],
-            ".k_proj.": config["num_key_value_heads"],
-        }
-
-        def unpermute(name: str, values: "torch.Tensor") -> "torch.Tensor":
-            for part, count in heads.items():
-                if part in name:
-                    # (heads, half, 2, ...) as stored -> (heads, 2, half, ...) as the class rotates
-                    split = values.reshape(count, -1, 2, *values.shape[1:])
-                    return split.transpose(1, 2).reshape(values.shape)
-            return values
-
-        return unpermute
-
-    transposed = (".c_attn.weight", ".attn.c_proj.weight", ".c_fc.weight", ".mlp.c_proj.weight")
-
-    def transpose(name: str, values: "torch.Tensor") -> "torch.Tensor":
-        return values.T if name.endswith(transposed) else values
-
-    return transpose
+def _restore(
+    name: str, values: "torch.Tensor", config: dict[str, Any], part: Anatomy
+) -> "torch.Tensor":
+    """Undo what GGUF's converter did to one tensor."""
+    for infix, field in part.permuted:
+        if infix in name:
+            # (heads, half, 2, ...) as stored -> (heads, 2, half, ...) as the class rotates
+            split = values.reshape(config[field], -1, 2, *values.shape[1:])
+            return split.transpose(1, 2).reshape(values.shape)
+    return values.T if name.endswith(part.transposed) else values

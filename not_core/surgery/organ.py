@@ -9,9 +9,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
 from not_core import atomic, canonical
+from not_core.canonical import STRICT, Line, Name
 from not_core.errors import CheckpointError, FormatError, OrganError
-from not_core.manifest import BaseFacts, Manifest, NoPrivacy, Span, TensorFacts, TrainingFacts
+from not_core.manifest import (
+    BaseFacts,
+    Manifest,
+    NoPrivacy,
+    Positive,
+    Span,
+    TensorFacts,
+    TrainingFacts,
+)
 from not_core.surgery.anatomy import fitting_fields, per_layer_fields
 from not_core.surgery.card import card
 from not_core.surgery.checkpoint import (
@@ -33,15 +44,25 @@ Weights = Mapping[int, Mapping[str, "torch.Tensor"]]
 """Layer within the organ -> name within the layer -> tensor."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@pydantic_dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Label:
     """What its maker calls an organ."""
 
-    name: str
-    donor: str | None = None
-    domain: str = "unspecified"
-    licence: str = "unspecified"
-    version: int = 1
+    name: Name
+    donor: Name | None = None
+    domain: Line = "unspecified"
+    licence: Line = "unspecified"
+    version: Positive = 1
+
+
+def make_label(**words: object) -> Label:
+    """A label from what a user typed, checked before any work is done.
+
+    Raises:
+        FormatError: A name is not of lower-case letters, digits and inner hyphens, or a text is
+            longer than a line.
+    """
+    return canonical.decode(Label, canonical.encode({"donor": None, **words}), "organ label")
 
 
 @dataclass(frozen=True, slots=True)
