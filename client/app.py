@@ -5,9 +5,11 @@ every handler is wrapped, and what happened is written to ``site.log`` in the si
 type and place of the error: an unexpected error's text may quote a record.
 """
 
-import logging
+import contextlib
+import sqlite3
 import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,12 +19,21 @@ from flwr.clientapp import ClientApp
 from client import donor, recipient
 from client.home import Site, load
 from client.log import Log
-from not_core import protocol
+from not_core import canonical, protocol
 from not_core.errors import HomeError, NotError
 
 Request = TypeVar("Request")
 Handler = Callable[[Site, Request, bytes], tuple[object, bytes]]
 FindHome = Callable[[Context], Path]
+
+WORDS = {
+    "SignedEnrolment": "profile",
+    "Donation": "offer",
+    "Segment": "part of a sealed organ",
+    "Delivered": "acknowledgement",
+    "Trial": "receipt",
+}
+"""What a reply is called in the site's log."""
 
 
 def configured_home(context: Context) -> Path:
@@ -83,36 +94,54 @@ def _content(
     handler: Handler[Request],
 ) -> RecordDict:
     home: Path | None = None
+    exchange = ""
     try:
         home = find_home(context)
+        site = load(home)
         packet = protocol.unpack(message.content)
-        value, body = handler(load(home), protocol.read(packet, cls), packet.body)
-        return protocol.pack(value, body)
+        request = protocol.read(packet, cls)
+        exchange = getattr(request, "exchange", "")
+        value, body = handler(site, request, packet.body)
+        return _leave(site.log, value, body, exchange)
     except NotError as error:
         _note(home, f"{cls.__name__}: {error.code}: {error}")
-        return _refusal(home, error.code)
+        return _refuse(home, error.code, exchange)
     except Exception as error:  # the border: no text of an unexpected error may leave
         where = "".join(traceback.format_tb(error.__traceback__))
         _note(home, f"{cls.__name__}: {type(error).__name__}\n{where}")
-        return _refusal(home, "internal")
+        return _refuse(home, "internal", exchange)
 
 
-def _refusal(home: Path | None, code: str) -> RecordDict:
-    """A refusal, which leaves the site too and is logged as far as there is a log."""
-    if home is not None and (home / "log.db").is_file():
-        Log(home / "log.db").append("released", what=f"error code {code}")
-    return protocol.pack(protocol.Refusal(code=code))
+def _leave(log: Log, value: object, body: bytes, exchange: str) -> RecordDict:
+    """The one way out: what leaves is in the log before it leaves."""
+    data = canonical.encode(value) + body
+    kind = type(value).__name__
+    log.append(
+        "released",
+        what=f"error code {value.code}" if isinstance(value, protocol.Refusal) else WORDS[kind],
+        digest=canonical.sha256(data),
+        size=len(data),
+        exchange=exchange,
+    )
+    return protocol.pack(value, body)
+
+
+def _refuse(home: Path | None, code: str, exchange: str) -> RecordDict:
+    refusal = protocol.Refusal(code=code)
+    try:
+        if home is not None and (home / "log.db").is_file():
+            return _leave(Log(home / "log.db"), refusal, b"", exchange)
+    except (NotError, OSError, sqlite3.Error):
+        pass  # a site whose log cannot be written still answers, with the code and nothing else
+    return protocol.pack(refusal)
 
 
 def _note(home: Path | None, text: str) -> None:
     if home is None or not home.is_dir():
         return
-    handler = logging.FileHandler(home / "site.log", encoding="utf-8")
-    try:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        handler.handle(logging.LogRecord("site", logging.ERROR, "", 0, text, None, None))
-    finally:
-        handler.close()
+    moment = datetime.now(UTC).isoformat(timespec="seconds")
+    with contextlib.suppress(OSError), (home / "site.log").open("a", encoding="utf-8") as file:
+        file.write(f"{moment} {text}\n")
 
 
 app = site_app(configured_home)

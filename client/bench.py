@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -28,7 +30,7 @@ class Readings:
 _READINGS = TypeAdapter(Readings)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bench:
     """What a site measures with; ``held_out`` and ``general`` are documents."""
 
@@ -37,9 +39,10 @@ class Bench:
     held_out: Sequence[str]
     general: Sequence[str]
 
-    def before(self) -> Readings:
-        """Losses of the model as it is: measured once and kept in the site's home."""
-        key = canonical.digest(
+    @cached_property
+    def key(self) -> str:
+        """Digest of everything that the readings of the model alone depend on."""
+        return canonical.digest(
             {
                 "base": self.host.weights_digest,
                 "documents": [
@@ -48,9 +51,13 @@ class Bench:
                 "block_tokens": BLOCK_TOKENS,
                 "device": self.site.settings.device,
                 "threads": self.site.settings.threads,
+                "libraries": [metadata.version(name) for name in ("torch", "transformers")],
             }
         )
-        kept = self.site.place("work", f"before-{key[:32]}.json")
+
+    def before(self) -> Readings:
+        """Losses of the model as it is: measured once and kept in the site's home."""
+        kept = self.site.place("work", f"before-{self.key[:32]}.json")
         if kept.is_file():
             try:
                 return _READINGS.validate_json(kept.read_bytes())

@@ -122,6 +122,8 @@ def pending(home: Home, as_json: Json = False) -> None:
                 "domain": manifest.domain,
                 "span": str(manifest.span),
                 "privacy": manifest.privacy.mechanism,
+                "tokens": manifest.training.tokens if manifest.training else 0,
+                "learning_rate": manifest.training.learning_rate if manifest.training else 0.0,
             }
             for manifest in donor.pending(load(home))
         ],

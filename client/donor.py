@@ -55,7 +55,6 @@ def enrol(site: Site, request: EnrolRequest, body: bytes) -> tuple[SignedEnrolme
         base_weights=host.weights_digest,
     )
     envelope = sign_statement(canonical.encode(enrolment), ENROLMENT_TYPE, site.identity)
-    site.log.release("profile", envelope, request.exchange)
     return SignedEnrolment(envelope=envelope.decode()), b""
 
 
@@ -76,6 +75,16 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
         )
     for profile in request.addressees:
         verify_profile(profile, site.root)
+        if site.policy.addressees and profile.site not in site.policy.addressees:
+            raise PolicyError(f"addressee {profile.site} is not one that the policy names")
+    names = [profile.site for profile in request.addressees]
+    if not names or len(set(names)) != len(names):
+        raise FormatError(f"{len(names)} addressees, {len(set(names))} of them different")
+    if len(request.terms.span) > site.policy.most_layers:
+        raise PolicyError(
+            f"asked to train {len(request.terms.span)} layers, the policy allows "
+            f"{site.policy.most_layers}"
+        )
     made = _make(site, request.terms)
     folder = _made(site, made.organ)
     if site.policy.release_organs == "ask" and not site.log.has("approved", made.organ):
@@ -84,14 +93,6 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
         )
     signed, sealed = _seal(site, request, made.organ, folder)
     digest = canonical.sha256_file(sealed)
-    if not site.log.has("released", digest):
-        site.log.append(
-            "released",
-            what="sealed organ",
-            digest=digest,
-            size=sealed.stat().st_size,
-            exchange=request.exchange,
-        )
     donation = Donation(
         offer=signed.envelope.decode(),
         sealed_bytes=sealed.stat().st_size,
@@ -101,7 +102,6 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
         steps=made.steps,
         privacy=organs.read_manifest(folder).privacy.mechanism,
     )
-    site.log.release("offer", canonical.encode(donation), request.exchange)
     return donation, b""
 
 
@@ -131,7 +131,7 @@ def pending(site: Site) -> list[Manifest]:
         return []
     return [
         organs.read_manifest(folder)
-        for folder in sorted(site.folder.glob("organs/made/*/"))
+        for folder in sorted(site.folder.glob("organs/made/" + "[0-9a-f]" * 64))
         if not site.log.has("approved", folder.name) and not site.log.has("rejected", folder.name)
     ]
 
@@ -162,6 +162,12 @@ def _make(site: Site, terms: Terms) -> Made:
         raise RecordsError(
             f"all {len(split.held_out)} documents are held out, none is left to train on; "
             "bring more records or set donates = false"
+        )
+    there = sum(len(ids) for ids in host.tokenizer(list(split.train))["input_ids"])
+    if terms.tokens > site.policy.most_passes * there:
+        raise PolicyError(
+            f"asked to train on {terms.tokens} tokens, the records have {there} and the policy "
+            f"allows {site.policy.most_passes} passes over them"
         )
     key = canonical.digest(
         {

@@ -8,6 +8,8 @@ receipts/EXCHANGE   signed receipts         work/      scratch, emptied at will
 """
 
 import json
+import shutil
+import time
 import tomllib
 from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
@@ -30,6 +32,7 @@ from not_core.trust.keys import Identity
 T = TypeVar("T")
 
 SITE, POLICY = "site.toml", "policy.toml"
+DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -75,7 +78,13 @@ class Policy:
         least_gain: Smallest fall of domain perplexity worth a transplant, as a fraction.
         most_forgetting: Largest rise of general perplexity accepted, as a fraction.
         most_tokens: Largest number of training tokens a coordinator may ask for.
+        most_layers: Largest number of layers a coordinator may ask to train.
+        most_passes: Most passes over the records it may ask for: repetition is memorisation.
         most_sealed_bytes: Largest sealed organ taken in.
+        most_stored_bytes: Most bytes of sealed organs kept from all exchanges.
+        most_trials: Most organs of one donor tried, ever: every receipt says a little about the
+            held-out records, and an organ can be made to ask.
+        addressees: Sites that may be sent organs; empty for any member of the federation.
     """
 
     release_organs: Literal["ask", "always"] = "ask"
@@ -83,7 +92,12 @@ class Policy:
     least_gain: Annotated[float, Field(ge=0, lt=1)] = 0.02
     most_forgetting: Annotated[float, Field(ge=0)] = 0.10
     most_tokens: Positive = 10_000_000
+    most_layers: Positive = 8
+    most_passes: Annotated[float, Field(gt=0, le=1000)] = 4.0
     most_sealed_bytes: Positive = 8 * 2**30
+    most_stored_bytes: Positive = 64 * 2**30
+    most_trials: Positive = 20
+    addressees: tuple[Name, ...] = ()
 
 
 @plain_dataclass(frozen=True, slots=True)
@@ -131,6 +145,7 @@ def load(folder: Path) -> Site:
         FormatError: The profile is damaged.
     """
     settings, policy = settings_of(folder)
+    _sweep(folder)
     identity = keys.load(folder / "identity")
     if identity.site != settings.site:
         raise HomeError(
@@ -138,6 +153,17 @@ def load(folder: Path) -> Site:
             "use one home for each site"
         )
     return Site(folder, settings, policy, identity, Log(folder / "log.db"))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a process that died left unfinished: it may hold an organ in the clear.
+
+    Work of another process that still runs is younger than a day and left alone.
+    """
+    oldest = time.time() - DAY
+    for path in folder.glob("organs/**/.*.partial"):
+        if path.lstat().st_mtime < oldest:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def settings_of(folder: Path) -> tuple[Settings, Policy]:

@@ -81,12 +81,6 @@ class Log:
             )
         return entry
 
-    def release(self, what: str, data: bytes, exchange: str, *, once: bool = True) -> None:
-        """Record that ``data`` leaves the site; the same bytes are one release, however often."""
-        digest = canonical.sha256(data)
-        if not (once and self.has("released", digest)):
-            self.append("released", what=what, digest=digest, size=len(data), exchange=exchange)
-
     def has(self, event: str, digest: str) -> bool:
         """Whether an event of this digest has been recorded."""
         with self._connect() as database:

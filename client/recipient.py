@@ -47,8 +47,13 @@ def deliver(site: Site, request: DeliverRequest, body: bytes) -> tuple[Delivered
         )
     whole = _delivered(site, request.exchange, request.organ)
     if whole.is_file():
-        return Delivered(organ=request.organ, held=whole.stat().st_size), b""
-    part = whole.with_suffix(".part")
+        if canonical.sha256_file(whole) == request.sealed_sha256:
+            return Delivered(organ=request.organ, held=whole.stat().st_size), b""
+        whole.unlink()  # the donor has sealed anew, to others or for longer
+    stored = sum(path.stat().st_size for path in site.folder.glob("organs/in/*/*"))
+    if stored + len(body) > site.policy.most_stored_bytes:
+        raise PolicyError("no room: the policy's most_stored_bytes of sealed organs are kept")
+    part = whole.with_suffix(f".{request.sealed_sha256[:16]}.part")
     held = part.stat().st_size if part.is_file() else 0
     if request.offset <= held < request.offset + len(body) <= request.sealed_bytes:
         with part.open("ab") as file:
@@ -76,16 +81,21 @@ def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Tri
         PolicyError: Fewer held-out documents than may be reported on.
         NotError: The organ is not to be trusted or does not fit.
     """
-    kept = site.place("receipts", request.exchange, f"{request.organ}-{request.mode}.json")
+    bench = Bench(
+        site, open_checkpoint(site.settings.model), own_split(site).held_out, general_texts(site)
+    )
+    evidence = f"{request.organ}-{request.mode}-{bench.key[:16]}.json"
+    kept = site.place("receipts", request.exchange, evidence)
     if kept.is_file():
         return Trial(receipt=kept.read_text(encoding="utf-8")), b""
     trusted = own_organ(site, request.organ) or _open(site, request.exchange, request.organ)
-    receipt = _measure(site, request, trusted)
+    if isinstance(trusted, OpenedOrgan):
+        _count_trial(site, request, trusted)
+    receipt = _measure(site, request, trusted, bench)
     envelope = statement.sign_statement(canonical.encode(receipt), RECEIPT_TYPE, site.identity)
     if receipt.verdict == "rejected" and isinstance(trusted, OpenedOrgan):
         shutil.rmtree(trusted.path)
     site.log.append(receipt.verdict, what="organ", digest=request.organ, exchange=request.exchange)
-    site.log.release("receipt", envelope, request.exchange)
     atomic.write(kept, envelope, mode=0o600)
     return Trial(receipt=envelope.decode()), b""
 
@@ -106,9 +116,26 @@ def _open(site: Site, exchange: str, digest: str) -> OpenedOrgan:
     return opened
 
 
-def _measure(site: Site, request: TransplantRequest, trusted: OpenedOrgan | OwnOrgan) -> Receipt:
-    settings, policy = site.settings, site.policy
-    host = open_checkpoint(settings.model)
+def _count_trial(site: Site, request: TransplantRequest, organ: OpenedOrgan) -> None:
+    """Allow each donor so many trials, ever.
+
+    Raises:
+        PolicyError: This one would be one too many.
+    """
+    what = f"trial of {organ.manifest.donor}"
+    tried = {entry.digest for entry in site.log.entries() if entry.what == what}
+    if len(tried | {request.organ}) > site.policy.most_trials:
+        raise PolicyError(
+            f"{len(tried)} organs of {organ.manifest.donor} were tried, the policy allows "
+            f"{site.policy.most_trials}; raise most_trials to try more"
+        )
+    site.log.append("trying", what=what, digest=request.organ, exchange=request.exchange)
+
+
+def _measure(
+    site: Site, request: TransplantRequest, trusted: OpenedOrgan | OwnOrgan, bench: Bench
+) -> Receipt:
+    settings, policy, host = site.settings, site.policy, bench.host
     organ = read_organ(trusted.path)
     manifest = organ.manifest
     # What is read must be what was verified and asked for: tensors follow the manifest's digests.
@@ -119,14 +146,12 @@ def _measure(site: Site, request: TransplantRequest, trusted: OpenedOrgan | OwnO
     plan = plans.transplant(
         host.layers, request.organ, len(manifest.span), mode=request.mode, position=position
     )
-    held_out = own_split(site).held_out
-    if len(held_out) < policy.least_documents:
-        raise PolicyError(
-            f"{len(held_out)} held-out documents, the policy reports on no fewer than "
-            f"{policy.least_documents}"
-        )
-    bench = Bench(site, host, held_out, general_texts(site))
     before = bench.before()
+    if len(before.domain.losses) < policy.least_documents:
+        raise PolicyError(
+            f"{len(before.domain.losses)} held-out documents could be measured, the policy "
+            f"reports on no fewer than {policy.least_documents}"
+        )
     after = bench.read(plan, {request.organ: organ})
     change = compare(before.domain, after.domain, BOOTSTRAP_SEED)
     verdict = judge(
@@ -141,10 +166,10 @@ def _measure(site: Site, request: TransplantRequest, trusted: OpenedOrgan | OwnO
         recipient=settings.site,
         mode=request.mode,
         position=position,
-        domain_perplexity_before=round(before.domain.perplexity, 2),
-        domain_perplexity_after=round(after.domain.perplexity, 2),
-        general_perplexity_before=round(before.general.perplexity, 2),
-        general_perplexity_after=round(after.general.perplexity, 2),
+        domain_perplexity_before=round(before.domain.perplexity, 1),
+        domain_perplexity_after=round(after.domain.perplexity, 1),
+        general_perplexity_before=round(before.general.perplexity, 1),
+        general_perplexity_after=round(after.general.perplexity, 1),
         change=round(change.change, 3),
         interval=(round(change.low, 3), round(change.high, 3)),
         documents=len(before.domain.losses),

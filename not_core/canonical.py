@@ -26,8 +26,10 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """A site's, organ's or exchange's name: lower-case letters, digits and inner hyphens."""
 
-Line = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-"""One line of free text without control characters."""
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+
+Line = Annotated[str, StringConstraints(max_length=200, pattern=f"^[^{_CONTROL}]*$")]
+"""One line of free text; no control characters, nothing that reorders or hides text."""
 
 DEFAULT_LIMIT = 4 * 1024 * 1024
 """Largest document read, in bytes."""

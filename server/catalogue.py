@@ -91,7 +91,7 @@ class Catalogue:
             session.add(row)
 
     def received(self, receipt: Receipt, envelope: bytes) -> None:
-        """Remember a signed receipt; the first one for an organ, recipient and mode stays."""
+        """Remember a signed receipt; the latest for an organ, recipient and mode counts."""
         with self._session() as session:
             key = {
                 "exchange": receipt.exchange,
@@ -99,8 +99,9 @@ class Catalogue:
                 "recipient": receipt.recipient,
                 "mode": receipt.mode,
             }
-            if session.scalar(select(_Receipt).filter_by(**key)) is None:
-                session.add(_Receipt(**key, envelope=envelope, receipt=canonical.encode(receipt)))
+            row = session.scalar(select(_Receipt).filter_by(**key)) or _Receipt(**key)
+            row.envelope, row.receipt = envelope, canonical.encode(receipt)
+            session.add(row)
 
     def ran(self, exchange: str, facts: dict[str, Any]) -> None:
         """Remember the failures, bytes and seconds of a run."""

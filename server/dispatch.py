@@ -47,6 +47,7 @@ class Dispatch:
     ) -> None:
         self._grid, self._group, self._seen = grid, group, seen
         self._waiting: dict[str, _Waiting] = {}
+        self._lost: list[Failed] = []
         self.sent_bytes = 0
         self.received_bytes = 0
 
@@ -70,12 +71,17 @@ class Dispatch:
             ttl=seconds,
         )
         self.sent_bytes += len(body)
-        (identifier,) = self._grid.push_messages([message])
-        self._waiting[identifier] = _Waiting(time.monotonic() + seconds, then, failed)
+        pushed = [identifier for identifier in self._grid.push_messages([message]) if identifier]
+        if not pushed:  # the node has left, or the message was refused
+            self._lost.append(failed)
+            return
+        self._waiting[pushed[0]] = _Waiting(time.monotonic() + seconds, then, failed)
 
     def run(self) -> None:
         """Handle replies until every request has been answered or has run out of time."""
-        while self._waiting:
+        while self._waiting or self._lost:
+            while self._lost:
+                self._lost.pop()("unreachable")
             for reply in self._grid.pull_messages(list(self._waiting)):
                 self._handle(reply)
             now = time.monotonic()

@@ -49,6 +49,7 @@ from not_core.protocol import (
     read,
 )
 from not_core.trust import sealing
+from not_core.trust.delivery import HEADER_LIMIT
 from not_core.trust.federation import verify_profile
 from not_core.trust.offer import Offer, verify_offer
 from not_core.trust.statement import claimed_payload, verify_statement
@@ -245,8 +246,11 @@ class Exchange:
                 raise OfferError("an offer for another exchange")
             if signed.offer.organ_digest in self._offers:
                 raise OfferError("an offer of an organ that another site has offered")
-            if donation.sealed_bytes > self._settings.most_sealed_bytes:
-                raise OfferError("a sealed organ larger than this exchange takes")
+            largest = min(
+                self._settings.most_sealed_bytes, signed.offer.body_bytes + 2 * HEADER_LIMIT
+            )
+            if donation.sealed_bytes > largest:
+                raise OfferError("a sealed organ larger than its offer or this exchange allows")
             organ = signed.offer.organ_digest
             self._offers[organ], self._donations[organ] = signed.offer, donation
             self._home.catalogue.offered(self._settings.exchange, organ, donor.name, donation)
@@ -269,7 +273,7 @@ class Exchange:
         if bank.is_file() and canonical.sha256_file(bank) == donation.sealed_sha256:
             self._banked(donor, organ)
             return
-        part = self._home.incoming(organ)
+        part = self._home.incoming(donation.sealed_sha256)
         held = part.stat().st_size if part.is_file() else 0
         if held >= donation.sealed_bytes:
             part.unlink()
@@ -280,7 +284,7 @@ class Exchange:
             if (
                 segment.organ != organ
                 or segment.offset != held
-                or not 0 < len(packet.body) <= min(SEGMENT_BYTES, donation.sealed_bytes - held)
+                or len(packet.body) != min(SEGMENT_BYTES, donation.sealed_bytes - held)
             ):
                 raise FormatError("other bytes than were asked for")
             with part.open("ab") as file:
@@ -311,7 +315,8 @@ class Exchange:
         Raises:
             NotError: It is not what was offered.
         """
-        part, donation = self._home.incoming(organ), self._donations[organ]
+        donation = self._donations[organ]
+        part = self._home.incoming(donation.sealed_sha256)
         try:
             if canonical.sha256_file(part) != donation.sealed_sha256:
                 raise OfferError("other bytes than announced")
@@ -353,7 +358,7 @@ class Exchange:
             answer = self._value(packet, Delivered)
             if answer.held >= donation.sealed_bytes:
                 settled(None)
-            elif answer.held > offset:
+            elif answer.held >= offset + len(body):
                 self._deliver(site, organ, answer.held)
             else:
                 raise FormatError("a recipient that holds no more than before")

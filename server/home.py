@@ -27,9 +27,9 @@ class Coordinator:
         """Place of a sealed organ."""
         return self.folder / "bank" / f"{organ}.organ"
 
-    def incoming(self, organ: str) -> Path:
-        """Place of a sealed organ that is still on its way."""
-        return self.folder / "incoming" / f"{organ}.part"
+    def incoming(self, sealed: str) -> Path:
+        """Place of a sealed file that is still on its way, by its digest: organs are resealed."""
+        return self.folder / "incoming" / f"{sealed}.part"
 
 
 def create(folder: Path, root: Path) -> None:

@@ -29,7 +29,7 @@ from simulations.sources import Report, quiet
 
 READY = "simulation.json"
 MARKS = "marks.txt"
-GENERAL_DOCUMENTS = 8
+GENERAL_DOCUMENTS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,7 @@ class Plan:
             {
                 "sites": [
                     {key: str(value) for key, value in asdict(site).items()}
+                    | {"content": _content_digest(site.records)}
                     for site in self.federation.sites
                 ],
                 "seed": self.federation.seed,
@@ -84,6 +85,14 @@ class Plan:
                 "marks": self.marks,
             }
         )
+
+
+def _content_digest(records: object) -> list[str]:
+    """Digests of a site's own files; a built-in domain is pinned by its package."""
+    if not isinstance(records, Path):
+        return []
+    files = [records] if records.is_file() else sorted(p for p in records.rglob("*") if p.is_file())
+    return [canonical.sha256_file(path) for path in files]
 
 
 def default_homes(out: Path) -> Path:
@@ -141,7 +150,7 @@ def prepare(plan: Plan, report: Report = quiet) -> bool:
         marks = plant(plan.federation, records, plan.marks)
         (work / MARKS).write_text("".join(f"{mark}\n" for mark in marks), encoding="utf-8")
         general = domains.general(report)[:GENERAL_DOCUMENTS]
-        domains.write_site_records("general", general, work / "private")
+        domains.write_site_records("general", general, work / "public")
         trust.create_root(work / "federation", plan.federation.exchange)
         root = trust.load_root(work / "federation")
         coordinator_home.create(work / "coordinator", work / "federation")
@@ -160,7 +169,7 @@ def _make_site(plan: Plan, site: SiteSpec, records: Path, work: Path, root: trus
         site=site.name,
         model=str(Path(plan.model).resolve()) if Path(plan.model).exists() else plan.model,
         records=str(records.resolve()),
-        general=str(plan.homes / "private" / "general" / "records.jsonl"),
+        general=str(plan.homes / "public" / "general" / "records.jsonl"),
         domain=site.domain,
         text_field=site.text_field,
         donates=site.donates,

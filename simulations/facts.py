@@ -12,6 +12,7 @@ from typing import Any
 
 from client import home as site_home
 from client.donor import made_organs
+from client.log import Log
 from not_core import canonical
 from not_core.learning.records import read_records
 from not_core.protocol import Receipt
@@ -86,12 +87,19 @@ def _site(plan: Plan, name: str, receipts: list[Receipt]) -> dict[str, Any]:
         "held_out": settings.held_out,
         "domain_perplexity": mine[0].domain_perplexity_before if mine else None,
         "general_perplexity": mine[0].general_perplexity_before if mine else None,
-        "revealed": [
-            {"what": entry.what, "bytes": entry.bytes, "digest": entry.digest}
-            for entry in site.log.entries()
-            if entry.event == "released"
-        ],
+        "revealed": _revealed(site.log),
     }
+
+
+def _revealed(log: Log) -> list[dict[str, Any]]:
+    """What left a site, by kind: how often and how many bytes."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for entry in log.entries():
+        if entry.event == "released":
+            row = kinds.setdefault(entry.what, {"what": entry.what, "count": 0, "bytes": 0})
+            row["count"] += 1
+            row["bytes"] += entry.bytes
+    return list(kinds.values())
 
 
 def _organs(

@@ -25,8 +25,8 @@ NO_PRIVACY = "none — nothing bounds what this organ may have memorised"
 MINUS, S = "\N{MINUS SIGN}", "\N{RIGHT SINGLE QUOTATION MARK}s"
 STEPS = ("enrol", "donate", "deliver", "transplant")
 VOLUMES = ("uploaded", "delivered", "stored")
-COLUMNS = 5
-"""Recipients side by side in a terminal of 100 columns; more go into further tables."""
+COLUMN = 16
+"""Characters of one recipient's column; as many as fit stand side by side in a terminal."""
 
 FULL = math.log(1.4)
 """Log ratio of perplexities from which a cell has its full colour: -29 % and +40 %."""
@@ -142,17 +142,18 @@ def print_matrix(report: Mapping[str, Any], console: Console) -> None:
 
     Args:
         report: A report of format v1.
-        console: Where to; the tables fit 100 columns.
+        console: Where to; what does not fit its width goes into further tables.
     """
     names = _recipients(report)
     rejected: list[Mapping[str, Any]] = []
     rows = [(organ, _row(report, organ)) for organ in report["organs"]]
-    for start in range(0, len(names), COLUMNS):
-        part = slice(start, start + COLUMNS)
+    columns = max(1, (console.width - 18) // COLUMN)
+    for start in range(0, len(names), columns):
+        part = slice(start, start + columns)
         table = Table(box=box.SIMPLE_HEAD, show_lines=False, padding=(0, 1), pad_edge=False)
         table.add_column("organ of ↓  at →", max_width=16, overflow="fold")
         for name in names[part]:
-            table.add_column(Text(_safe(name)), max_width=13, overflow="fold")
+            table.add_column(Text(_safe(name)), min_width=13, max_width=13, overflow="fold")
         for organ, cells in rows:
             lines = [Text.assemble((_safe(organ["donor"]), "bold"), f"\nlayers {organ['span']}")]
             for cell in cells[part]:
@@ -281,7 +282,9 @@ def _draw_bars(
 
 def number(value: float | None, digits: int = 1) -> str:
     """A measured number with fixed decimals, thousands apart; what is not finite says so."""
-    if value is None or not math.isfinite(value):
+    if value is None:
+        return "not measured"
+    if not math.isfinite(value):
         return "not finite"
     return f"{value:,.{digits}f}".replace(",", "\u202f") if abs(value) < 1e6 else f"{value:.1e}"
 

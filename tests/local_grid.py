@@ -35,6 +35,7 @@ class LocalGrid(Grid):
         self._replies: dict[str, Message] = {}
         self._count = 0
         self.dead: set[int] = set()
+        self.gone: set[int] = set()
         self.requests: list[Message] = []
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -46,6 +47,9 @@ class LocalGrid(Grid):
             message.metadata.__dict__["_message_id"] = identifier
             self.requests.append(message)
             node = message.metadata.dst_node_id
+            if node in self.gone:
+                identifiers[-1] = ""
+                continue
             if node in self.dead:
                 self._replies[identifier] = Message(Error(5, "gone"), reply_to=message)
                 continue

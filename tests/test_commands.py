@@ -136,7 +136,7 @@ def test_the_whole_way_by_hand(
 @pytest.mark.parametrize(
     ("mistake", "code", "message"),
     [
-        ("field", 1, "has no field 'text'; it has note"),
+        ("field", 1, "has no field 'text' among its 1;"),
         ("empty", 1, "is empty"),
         ("no-weights", 1, "no weights in"),
         ("family", 1, "model family 'mamba' is not supported"),

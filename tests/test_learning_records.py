@@ -1,3 +1,4 @@
+import gc
 import json
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_no_private_copy_is_left_in_a_cache(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"note": "secret-text"}\n', "no field 'text'; it has note"),
+        ('{"note": "secret-text"}\n', "no field 'text' among its 1;"),
         ("", "is empty"),
         ('{"text": ""}\n', "holds no text"),
         ('{"text": "secret-text"}\n{"text": secret-text\n', "cannot be read as json"),
@@ -108,3 +109,24 @@ def test_groups_name_the_first_of_each_family() -> None:
 def test_records_survive_json_escapes(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text(json.dumps({"text": "a\u2028b"}) + "\n")
     assert read_records(tmp_path / "r.jsonl") == ("a\u2028b",)
+
+
+def test_a_path_is_not_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "[2024]").mkdir()
+    write_jsonl(tmp_path / "ab.jsonl", ["other"])
+    write_jsonl(tmp_path / "a*.jsonl", ["mine"])
+    write_jsonl(tmp_path / "[2024]" / "r.jsonl", ["mine"])
+    assert read_records(tmp_path / "a*.jsonl") == ("mine",)
+    assert read_records(tmp_path / "[2024]") == ("mine",)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # a reader that the library leaves open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_table_without_a_header_is_not_quoted(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("Jane Doe,secret-text\nJohn,other\n")
+    with pytest.raises(RecordsError) as caught:
+        read_records(tmp_path / "r.csv")
+    assert "Jane" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    del caught
+    gc.collect()

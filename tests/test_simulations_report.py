@@ -48,6 +48,7 @@ def _evaluation(donor: str, recipient: str, before: float, after: float) -> dict
         "general_perplexity_after": 22.6,
         "change": change,
         "interval": [change - 0.027, change + 0.031],
+        "general_documents": 12,
         "documents": 20,
         "tokens": 5120,
         "verdict": "accepted" if accepted else "rejected",
@@ -82,7 +83,7 @@ def sample() -> dict[str, Any]:
                 "domain_perplexity": perplexity,
                 "general_perplexity": 22.3,
                 "revealed": [
-                    {"what": what, "bytes": count, "digest": _digest(name + what)}
+                    {"what": what, "count": 1, "bytes": count}
                     for what, count in [
                         ("profile", 2_310),
                         *([("offer", 3_120), ("sealed organ", 42_480_640)] if donates else []),
@@ -116,6 +117,8 @@ def sample() -> dict[str, Any]:
             if (donor, name) != ("law-firm", "security-team")
         ],
         "failures": [{"site": "security-team", "step": "transplant", "code": "unseal"}],
+        "settings": {"span": "10:13", "tokens": 16_384, "mode": "replace"},
+        "resumed": False,
         "bytes": {"uploaded": 127_441_920, "delivered": 509_767_680, "stored": 127_441_920},
         "seconds": {
             "enrol": 4.2,

@@ -1,5 +1,6 @@
 """A whole exchange, real apps and real cryptography; once on Flower's engine, then by hand."""
 
+import base64
 import gc
 import json
 import shutil
@@ -17,7 +18,9 @@ from local_grid import LocalGrid
 import server.exchange as exchange_module
 from client import home as site_home
 from client import recipient
+from client.app import WORDS
 from client.log import Log
+from client.records import own_split
 from not_core import canonical, protocol
 from not_core.errors import ExchangeError, HomeError, OfferError, OutputExistsError
 from not_core.manifest import Span
@@ -89,6 +92,7 @@ def by_hand(
     *,
     notify: Callable[[Event], None] = lambda event: None,
     dead: frozenset[str] = frozenset(),
+    gone: frozenset[str] = frozenset(),
     wire_seconds: float = 30,
     on_request: Callable[[Message], Message | None] = lambda message: message,
     on_reply: Callable[[Message], Message | None] = lambda message: message,
@@ -97,6 +101,7 @@ def by_hand(
     homes = {i + 1: plan.home(site.name) for i, site in enumerate(plan.federation.sites)}
     grid = LocalGrid(homes, on_request, on_reply)
     grid.dead = {node for node, home in homes.items() if home.name in dead}
+    grid.gone = {node for node, home in homes.items() if home.name in gone}
     coordinator = coordinator_home.load(plan.coordinator)
     settings = Settings(
         exchange="trial",
@@ -146,8 +151,8 @@ def test_an_exchange_on_flowers_engine(
         } <= set(evaluation)
     assert {"sites", "organs", "evaluations", "bytes", "seconds", "seed", "versions"} <= set(facts)
     revealed = {site["name"]: [r["what"] for r in site["revealed"]] for site in facts["sites"]}
-    assert revealed["clinic"] == ["profile", "receipt", "receipt"]
-    assert revealed["court"].count("sealed organ") == revealed["court"].count("offer") == 1
+    assert revealed["clinic"] == ["profile", "acknowledgement", "receipt"]
+    assert set(revealed["court"]) == set(WORDS.values())
 
     reports.write_json(facts, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text())["exchange"] == "trial"
@@ -263,7 +268,9 @@ def test_a_coordinator_cannot_swap_a_recipients_key(
         return message
 
     by_hand(plan, on_request=swap)
-    assert gather(plan)["organs"] == []
+    facts = gather(plan)
+    assert facts["organs"] == []
+    assert {(f["step"], f["code"]) for f in facts["failures"]} == {("donate", "certificate")}
 
 
 def test_bytes_tampered_with_by_the_coordinator_are_refused_by_the_site(
@@ -312,6 +319,75 @@ def test_an_organ_delivered_under_anothers_name_is_refused_however_often(
         with pytest.raises(OfferError, match="not the one announced"):
             recipient.transplant(site_home.load(home), request, b"")
     assert not list(home.glob("receipts/**/*.json"))
+
+
+def test_a_recipient_that_joins_later_gets_the_organs(
+    make_plan: Callable[[str], simulation.Plan],
+) -> None:
+    """The roster grows, so donors seal anew; what was delivered before is replaced."""
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    by_hand(plan, dead=frozenset({"court"}))
+    by_hand(plan)
+    facts = gather(plan)
+    assert facts["failures"] == []
+    assert len(facts["evaluations"]) == 6
+
+
+def test_a_donor_may_be_tried_so_often_and_no_more(
+    make_plan: Callable[[str], simulation.Plan],
+) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    policy = plan.home("clinic") / "policy.toml"
+    policy.write_text(policy.read_text().replace("most_trials = 20", "most_trials = 1"))
+    by_hand(plan)
+    assert gather(plan)["failures"] == []
+    more = replace(plan, terms=replace(plan.terms, seed=7))
+    by_hand(more)
+    facts = gather(more)
+    refused = [f for f in facts["failures"] if f["site"] == "clinic"]
+    assert refused == [{"site": "clinic", "step": "transplant", "code": "policy"}] * 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["most_layers = 2", "most_passes = 0.5", "most_tokens = 100", 'addressees = ["elsewhere"]'],
+)
+def test_a_policy_bounds_what_a_coordinator_may_ask(
+    line: str, make_plan: Callable[[str], simulation.Plan]
+) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    policy = plan.home("hospital") / "policy.toml"
+    name = line.split(" ")[0]
+    kept = [row for row in policy.read_text().splitlines() if not row.startswith(name)]
+    policy.write_text("\n".join([*kept, line]))
+    by_hand(plan)
+    facts = gather(plan)
+    assert {"site": "hospital", "step": "donate", "code": "policy"} in facts["failures"]
+    assert not list(plan.home("hospital").glob("organs/made/*"))
+
+
+def test_a_node_that_has_left_fails_alone(make_plan: Callable[[str], simulation.Plan]) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    by_hand(plan, gone=frozenset({"court"}))
+    assert [(f["step"], f["code"]) for f in gather(plan)["failures"]] == [("enrol", "unreachable")]
+
+
+def test_a_document_never_changes_sides(make_plan: Callable[[str], simulation.Plan]) -> None:
+    plan = make_plan("homes")
+    simulation.prepare(plan)
+    site = site_home.load(plan.home("clinic"))
+    before = own_split(site)
+    records = Path(site.settings.records)
+    write_jsonl(records, [*sentences(60, 77), *sentences(40, 2, (0, 20))[5:]])
+    after = own_split(site)
+    assert not set(after.held_out) & set(before.train)
+    assert not set(after.train) & set(before.held_out)
+    assert len(after.held_out) >= site.settings.held_out
+    assert set(before.held_out) & set(after.held_out)
 
 
 def test_a_public_profile_is_not_enough_to_enrol(
@@ -415,13 +491,18 @@ def test_a_forged_receipt_is_refused(make_plan: Callable[[str], simulation.Plan]
         packet = protocol.unpack(message.content)
         if packet.kind == "Trial" and message.metadata.src_node_id == 2:
             trial = protocol.read(packet, protocol.Trial)
-            message.content = protocol.pack(
-                replace(trial, receipt=trial.receipt.replace("a", "b", 1))
-            )
+            envelope = json.loads(trial.receipt)
+            receipt = json.loads(base64.b64decode(envelope["payload"]))
+            receipt["domain_perplexity_after"] = 1.0
+            payload = base64.b64encode(canonical.encode(receipt)).decode()
+            forged = canonical.encode(envelope | {"payload": payload}).decode()
+            message.content = protocol.pack(replace(trial, receipt=forged))
         return message
 
     by_hand(plan, on_reply=forge)
-    assert "clinic" not in {e["recipient"] for e in gather(plan)["evaluations"]}
+    facts = gather(plan)
+    assert "clinic" not in {e["recipient"] for e in facts["evaluations"]}
+    assert {f["code"] for f in facts["failures"]} == {"signature"}
 
 
 def test_the_default_policy_lets_no_organ_leave_unasked(
@@ -441,7 +522,9 @@ def test_the_default_policy_lets_no_organ_leave_unasked(
     from client.commands import app
 
     runner = CliRunner()
-    (waiting,) = json.loads(runner.invoke(app, ["pending", str(home), "--json"]).stdout)
+    (row,) = json.loads(runner.invoke(app, ["pending", str(home), "--json"]).stdout)
+    waiting = row["organ"]
+    assert row["tokens"] >= plan.terms.tokens
     assert runner.invoke(app, ["approve", str(home), waiting[:10]]).exit_code == 0
     by_hand(plan)
     assert {o["digest"] for o in gather(plan)["organs"]} >= {waiting}
@@ -493,22 +576,28 @@ def gather_failures(plan: simulation.Plan) -> list[dict[str, str]]:
     return list(run["failures"])
 
 
-def test_a_changed_log_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE entries SET bytes = 9 WHERE number = 2",
+        "UPDATE entries SET hash = previous WHERE number = 2",
+        "DELETE FROM entries WHERE number = 1",
+        "DELETE FROM entries WHERE number = 2",
+        "UPDATE entries SET number = 9 WHERE number = 2",
+    ],
+)
+def test_a_changed_log_is_found(change: str, tmp_path: Path) -> None:
     import sqlite3
 
     log = Log(tmp_path / "log.db")
-    for i in range(3):
-        log.release("offer", str(i).encode(), "trial")
-    assert log.verify() == (3, log.entries()[-1].hash)
-    for change in (
-        "UPDATE entries SET bytes = 9 WHERE number = 2",
-        "DELETE FROM entries WHERE number = 1",
-    ):
-        with sqlite3.connect(tmp_path / "log.db") as database:
-            database.execute(change)
-        database.close()
-        with pytest.raises(HomeError, match="does not continue the chain"):
-            log.verify()
+    for i in range(4):
+        log.append("released", what="offer", digest=canonical.sha256(str(i).encode()))
+    assert log.verify() == (4, log.entries()[-1].hash)
+    with sqlite3.connect(tmp_path / "log.db") as database:
+        assert database.execute(change).rowcount == 1
+    database.close()
+    with pytest.raises(HomeError, match="does not continue the chain"):
+        log.verify()
 
 
 def test_a_log_that_was_cut_off_differs_from_its_kept_head(tmp_path: Path) -> None:
@@ -517,7 +606,7 @@ def test_a_log_that_was_cut_off_differs_from_its_kept_head(tmp_path: Path) -> No
 
     log = Log(tmp_path / "log.db")
     for i in range(3):
-        log.release("offer", str(i).encode(), "trial")
+        log.append("released", what="offer", size=i)
     kept = log.verify()
     with sqlite3.connect(tmp_path / "log.db") as database:
         database.execute("DELETE FROM entries WHERE number = 3")

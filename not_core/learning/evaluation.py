@@ -7,6 +7,7 @@ one document are not independent.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from not_core.errors import RecordsError
@@ -120,13 +121,15 @@ def compare(before: Reading, after: Reading, seed: int) -> Change:
         seed: Of the resampling.
 
     Returns:
-        The change and its 95% percentile interval. One document has no spread: its interval is
-        unbounded.
+        The change and its 95% interval: percentiles of the bootstrap, expanded as Student's t
+        expands the normal, because plain percentiles are too narrow for few documents. One
+        document has no spread: its interval is unbounded.
 
     Raises:
         ValueError: The readings are not of the same documents.
 
-    Source: Efron and Tibshirani (1993), section 13.3.
+    Source: Efron and Tibshirani (1993), section 13.3; Hesterberg (2015), "What teachers should
+        know about the bootstrap", section 5.3 (expanded percentile interval).
     """
     import numpy as np
 
@@ -140,5 +143,20 @@ def compare(before: Reading, after: Reading, seed: int) -> Change:
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(tokens), size=(RESAMPLES, len(tokens)))
     ratios = np.expm1(delta[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
-    low, high = np.quantile(ratios, [0.025, 0.975])
+    tail = _expanded_tail(len(tokens))
+    low, high = np.quantile(ratios, [tail, 1 - tail])
     return Change(change, float(low), float(high))
+
+
+def _expanded_tail(count: int) -> float:
+    """Tail probability that makes a 95% percentile interval as wide as Student's t would."""
+    normal = NormalDist()
+    z, free = normal.inv_cdf(0.975), count - 1
+    # Cornish-Fisher expansion of the t quantile; within 0.2% from 5 degrees of freedom on.
+    t = (
+        z
+        + (z**3 + z) / (4 * free)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
+    )
+    return normal.cdf(-math.sqrt(count / free) * t)

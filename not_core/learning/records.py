@@ -4,12 +4,14 @@ Records stay in memory. They are read as a stream, because the data-set library 
 leave an unencrypted copy of them in its cache in the user's home. No message quotes a record.
 """
 
+import glob
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from not_core import canonical
 from not_core.errors import RecordsError
 from not_core.learning.near_duplicates import groups
 
@@ -48,9 +50,10 @@ def read_records(source: Path, text_field: str = "text") -> tuple[str, ...]:
         for number, row in enumerate(_rows(files, kind), start=1):
             field = "text" if kind == "text" else text_field
             if field not in row:
+                # Names of fields are not quoted: a table without a header has data there.
                 raise RecordsError(
-                    f"record {number} of {source} has no field {field!r}; it has "
-                    f"{', '.join(sorted(map(str, row)))}; name the field that holds the text"
+                    f"record {number} of {source} has no field {field!r} among its "
+                    f"{len(row)}; name the field that holds the text"
                 )
             value = row[field]
             if value is not None and not isinstance(value, str):
@@ -72,7 +75,14 @@ def read_records(source: Path, text_field: str = "text") -> tuple[str, ...]:
     return tuple(texts)
 
 
-def split(texts: Sequence[str], held_out: int, seed: int) -> Split:
+def split(
+    texts: Sequence[str],
+    held_out: int,
+    seed: int,
+    *,
+    always: frozenset[str] = frozenset(),
+    never: frozenset[str] = frozenset(),
+) -> Split:
     """Split documents: ``held_out`` of them, or a few more, to measure on; the rest to train on.
 
     Near-duplicates are put on one side. The order is by a keyed digest, so it does not depend on
@@ -82,6 +92,10 @@ def split(texts: Sequence[str], held_out: int, seed: int) -> Split:
         texts: Documents without exact duplicates.
         held_out: Least number of documents to hold out, at least 1.
         seed: Chooses the split.
+        always: Digests (``text_digest``) of documents held out before: held out again, with their
+            near-duplicates.
+        never: Digests of documents that may have been trained on: not held out, unless a
+            near-duplicate must be.
 
     Raises:
         RecordsError: Fewer documents than are to be held out.
@@ -98,9 +112,17 @@ def split(texts: Sequence[str], held_out: int, seed: int) -> Split:
     members: dict[int, list[int]] = {}
     for i in order:
         members.setdefault(group[i], []).append(i)
+    digests = [text_digest(text) for text in texts]
+    away = {
+        i
+        for relatives in members.values()
+        if any(digests[j] in always for j in relatives)
+        for i in relatives
+    }
     # Singletons first: a large group of near-duplicates is one opinion, not many.
-    by_size = sorted(members.values(), key=len)
-    away: set[int] = set()
+    by_size = sorted(
+        (one for one in members.values() if not any(digests[j] in never for j in one)), key=len
+    )
     for relatives in by_size:
         if len(away) >= held_out:
             break
@@ -109,6 +131,11 @@ def split(texts: Sequence[str], held_out: int, seed: int) -> Split:
         train=tuple(texts[i] for i in order if i not in away),
         held_out=tuple(texts[i] for i in order if i in away),
     )
+
+
+def text_digest(text: str) -> str:
+    """What a document is remembered by."""
+    return canonical.sha256(text.encode())
 
 
 def _keyed(seed: int, text: str) -> bytes:
@@ -139,7 +166,7 @@ def _rows(files: Sequence[Path], kind: str) -> Iterator[dict[str, Any]]:
     options = {"sample_by": "document"} if kind == "text" else {}
     yield from load_dataset(
         kind,
-        data_files=[str(path.resolve()) for path in files],
+        data_files=[glob.escape(str(path.resolve())) for path in files],
         split="train",
         streaming=True,
         **options,

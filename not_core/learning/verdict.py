@@ -1,5 +1,6 @@
 """A recipient's verdict on a transplant, from its own measurements and its own tolerance."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +42,8 @@ def judge(domain: Change, general: float, tolerance: Tolerance) -> Verdict:
         general: Relative change of perplexity on general text.
         tolerance: The recipient's.
     """
+    if not all(map(math.isfinite, (domain.change, general))):
+        return Verdict("rejected", "perplexity is not finite with it")
     interval = f"95% interval {domain.low:+.1%} to {domain.high:+.1%}"
     if domain.high >= 0:
         return Verdict(

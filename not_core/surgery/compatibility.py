@@ -7,6 +7,8 @@ from not_core.manifest import Manifest
 from not_core.surgery.anatomy import fitting_fields, per_layer_fields
 from not_core.surgery.checkpoint import Checkpoint
 
+FLOATS = ("float32", "bfloat16", "float16", "float64")
+
 ALLOWABLE = frozenset({"base", "tokenizer"})
 """Differences that a user may allow: the organ still runs, though it was made for another host."""
 
@@ -68,6 +70,11 @@ def _odd_shapes(manifest: Manifest, host: Checkpoint) -> list[str]:
         for index, theirs in given.items()
         for rest in sorted(layer.keys() | theirs.keys())
         if layer.get(rest) != theirs.get(rest)
+    ]
+    odd += [
+        f"{facts.name} is {facts.dtype}, weights are one of {', '.join(FLOATS)}"
+        for facts in manifest.tensors
+        if facts.dtype not in FLOATS
     ]
     fields = per_layer_fields(host.config, host.layers)
     entries = {name: len(values) for name, values in manifest.base.layer_config.items()}
