@@ -39,6 +39,7 @@ def federation_init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.")],
     name: Annotated[str, typer.Option(help="The federation's name, one line.")],
     passphrase_file: PassphraseFile = None,
+    as_json: Json = False,
 ) -> None:
     """Found a federation: make root.key (secret) and root.pem (for everyone), for ten years.
 
@@ -48,9 +49,15 @@ def federation_init(
 
     federation.create_root(folder, name, passphrase=_passphrase(passphrase_file))
     root = federation.load_root(folder)
-    typer.echo(f"founded {root.name} in {folder}")
-    typer.echo(f"root fingerprint {root.fingerprint}")
-    typer.echo("give root.pem to every site; let them compare the fingerprint by telephone")
+    report(
+        {
+            "federation": root.name,
+            "folder": str(folder),
+            "root fingerprint": root.fingerprint,
+            "next": "give root.pem to every site; compare the fingerprint by telephone",
+        },
+        as_json,
+    )
 
 
 @federation_app.command("admit")
@@ -60,6 +67,7 @@ def federation_admit(
     out: Annotated[Path, typer.Option(help="Profile to write, such as clinic.profile.")],
     passphrase_file: PassphraseFile = None,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")] = 365,
+    as_json: Json = False,
 ) -> None:
     """Admit a site: sign its name, signing key and sealing key into a profile.
 
@@ -77,14 +85,22 @@ def federation_admit(
         folder, read_request(request), passphrase=_passphrase(passphrase_file), days=days
     )
     write_profile(profile, out)
-    typer.echo(f"admitted {profile.site} for {days} days: {out}")
-    typer.echo(f"sealing fingerprint {profile.sealing_fingerprint}")
+    report(
+        {
+            "admitted": profile.site,
+            "days": days,
+            "profile": str(out),
+            "sealing fingerprint": profile.sealing_fingerprint,
+        },
+        as_json,
+    )
 
 
 @identity_app.command("init")
 def identity_init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the keys.")],
     site: Annotated[str, typer.Option(help="This site's name: a-z, 0-9 and inner hyphens.")],
+    as_json: Json = False,
 ) -> None:
     """Make a site's signing key and sealing key, and a request for admission.
 
@@ -95,9 +111,15 @@ def identity_init(
     from not_core.trust import keys
 
     request = keys.create(folder, site)
-    typer.echo(f"made keys of {request.site} in {folder}")
-    typer.echo(f"sealing fingerprint {request.sealing_fingerprint}")
-    typer.echo(f"next: send {folder / keys.REQUEST} to the federation")
+    report(
+        {
+            "site": request.site,
+            "folder": str(folder),
+            "sealing fingerprint": request.sealing_fingerprint,
+            "next": f"send {folder / keys.REQUEST} to the federation",
+        },
+        as_json,
+    )
 
 
 @identity_app.command("install")
@@ -105,6 +127,7 @@ def identity_install(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="This site's keys.")],
     profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="The federation's answer.")],
     root: Annotated[Path, typer.Option(help="The federation's root.pem.")],
+    as_json: Json = False,
 ) -> None:
     """Install the profile that the federation issued; also to renew it.
 
@@ -115,8 +138,14 @@ def identity_install(
 
     trusted = federation.load_root(root)
     identity = keys.install(folder, read_profile(profile), trusted)
-    typer.echo(f"{identity.site} is admitted to {trusted.name}")
-    typer.echo(f"root fingerprint {trusted.fingerprint}")
+    report(
+        {
+            "site": identity.site,
+            "federation": trusted.name,
+            "root fingerprint": trusted.fingerprint,
+        },
+        as_json,
+    )
 
 
 @identity_app.command("show")
