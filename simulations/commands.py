@@ -81,7 +81,7 @@ def exchange(
     federation = load_sites(sites, data, seed)
     base = base_model(model, say)
     layers = open_checkpoint(base).layers
-    plan = simulation.Plan(
+    scenario = simulation.Scenario(
         federation=federation,
         model=base,
         terms=Terms(
@@ -98,14 +98,14 @@ def exchange(
         parallel=parallel or max(1, (os.cpu_count() or 1) // threads),
     )
     if fresh:
-        simulation.remove(plan.homes)
-    resumed = simulation.prepare(plan, say)
+        simulation.remove(scenario.homes)
+    resumed = simulation.prepare(scenario, say)
     if resumed:
         say("resuming: what is already done is not done again")
-    watch = Watch(plan, errors)
+    watch = Watch(scenario, errors)
     with watch.shown():
-        simulation.run(plan, watch.notify)
-    facts = gather(plan, resumed=resumed)
+        simulation.run(scenario, watch.notify)
+    facts = gather(scenario, resumed=resumed)
     out.mkdir(parents=True, exist_ok=True)
     reports.write_json(facts, out / "report.json")
     (out / "report.html").write_text(reports.render_html(facts), encoding="utf-8")
@@ -116,7 +116,7 @@ def exchange(
     else:
         reports.print_matrix(facts, console)
         console.print(f"wrote {out}/report.json, report.html and report.png", highlight=False)
-    say(f"the sites' homes are in {plan.homes}")
+    say(f"the sites' homes are in {scenario.homes}")
 
 
 @app.command()

@@ -33,7 +33,7 @@ GENERAL_DOCUMENTS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Scenario:
     """One simulated exchange.
 
     Attributes:
@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of what decides the outcome; homes made for another plan are not resumed."""
+        """Digest of what decides the outcome; homes made for another scenario are not resumed."""
         return canonical.digest(
             {
                 "sites": [
@@ -124,59 +124,63 @@ def check_made(homes: Path) -> None:
         raise HomeError(f"{homes} was not made by organ-simulate exchange; nothing was touched")
 
 
-def prepare(plan: Plan, report: Report = quiet) -> bool:
+def prepare(scenario: Scenario, report: Report = quiet) -> bool:
     """Make federation, coordinator and sites with their records, or find them made.
 
     Returns:
-        Whether an earlier run of this plan is being resumed.
+        Whether an earlier run of this scenario is being resumed.
 
     Raises:
-        OutputExistsError: The homes belong to another plan.
+        OutputExistsError: The homes belong to another scenario.
         RecordsError: A site's records are missing or too few.
         SourceError: Text cannot be fetched.
     """
-    ready = plan.homes / READY
+    ready = scenario.homes / READY
     if ready.is_file():
         kept = canonical.plain(ready.read_bytes(), READY)
-        if kept != {"plan": plan.fingerprint}:
+        if kept != {"scenario": scenario.fingerprint}:
             raise OutputExistsError(
-                f"{plan.homes} holds another exchange; add --fresh to remove it, "
+                f"{scenario.homes} holds another exchange; add --fresh to remove it, "
                 "or choose another --out"
             )
         return True
-    with atomic.folder(plan.homes, mode=0o700) as work:
+    with atomic.folder(scenario.homes, mode=0o700) as work:
         # Paths inside the homes are those after the rename.
-        records = materialise(plan.federation, work / "private", report)
-        marks = plant(plan.federation, records, plan.marks)
+        records = materialise(scenario.federation, work / "private", report)
+        marks = plant(scenario.federation, records, scenario.marks)
         (work / MARKS).write_text("".join(f"{mark}\n" for mark in marks), encoding="utf-8")
         general = domains.general(report)[:GENERAL_DOCUMENTS]
         domains.write_site_records("general", general, work / "public")
-        trust.create_root(work / "federation", plan.federation.exchange)
+        trust.create_root(work / "federation", scenario.federation.exchange)
         root = trust.load_root(work / "federation")
         coordinator_home.create(work / "coordinator", work / "federation")
-        for site in plan.federation.sites:
+        for site in scenario.federation.sites:
             path = records[site.name]
             if path.is_relative_to(work):
-                path = plan.homes / path.relative_to(work)
-            _make_site(plan, site, path, work, root)
-        (work / READY).write_text(json.dumps({"plan": plan.fingerprint}), encoding="utf-8")
+                path = scenario.homes / path.relative_to(work)
+            _make_site(scenario, site, path, work, root)
+        (work / READY).write_text(json.dumps({"scenario": scenario.fingerprint}), encoding="utf-8")
     return False
 
 
-def _make_site(plan: Plan, site: SiteSpec, records: Path, work: Path, root: trust.Root) -> None:
+def _make_site(
+    scenario: Scenario, site: SiteSpec, records: Path, work: Path, root: trust.Root
+) -> None:
     home = work / "sites" / site.name
     settings = site_home.Settings(
         site=site.name,
-        model=str(Path(plan.model).resolve()) if Path(plan.model).exists() else plan.model,
+        model=str(Path(scenario.model).resolve())
+        if Path(scenario.model).exists()
+        else scenario.model,
         records=str(records.resolve()),
-        general=str(plan.homes / "public" / "general" / "records.jsonl"),
+        general=str(scenario.homes / "public" / "general" / "records.jsonl"),
         domain=site.domain,
         text_field=site.text_field,
         donates=site.donates,
         organ_name=site.organ_name,
         licence=site.licence,
         held_out=site.held_out,
-        threads=plan.threads,
+        threads=scenario.threads,
     )
     # Nobody sits beside a simulated site, so its policy lets organs leave unasked.
     site_home.create(home, settings, site_home.Policy(release_organs="always"))
@@ -185,7 +189,7 @@ def _make_site(plan: Plan, site: SiteSpec, records: Path, work: Path, root: trus
     keys.install(home / "identity", profile, root)
 
 
-def run(plan: Plan, notify: Callable[[Event], None] = lambda event: None) -> None:
+def run(scenario: Scenario, notify: Callable[[Event], None] = lambda event: None) -> None:
     """Run the exchange on Flower's simulation engine.
 
     Raises:
@@ -200,19 +204,19 @@ def run(plan: Plan, notify: Callable[[Event], None] = lambda event: None) -> Non
     from client.app import site_app
     from server.app import coordinator_app
 
-    homes = [str(plan.home(site.name)) for site in plan.federation.sites]
+    homes = [str(scenario.home(site.name)) for site in scenario.federation.sites]
 
     def find_home(context: Context) -> Path:
         return Path(homes[int(str(context.node_config["partition-id"]))])
 
     settings = Settings(
-        exchange=plan.federation.exchange,
+        exchange=scenario.federation.exchange,
         sites=len(homes),
-        terms=plan.terms,
-        mode=plan.mode,
-        keep_messages=plan.keep_messages,
+        terms=scenario.terms,
+        mode=scenario.mode,
+        keep_messages=scenario.keep_messages,
     )
-    coordinator = coordinator_home.load(plan.coordinator)
+    coordinator = coordinator_home.load(scenario.coordinator)
     for name in ("flwr", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -221,9 +225,9 @@ def run(plan: Plan, notify: Callable[[Event], None] = lambda event: None) -> Non
             site_app(find_home),
             num_supernodes=len(homes),
             backend_config={
-                "client_resources": {"num_cpus": plan.threads, "num_gpus": 0.0},
+                "client_resources": {"num_cpus": scenario.threads, "num_gpus": 0.0},
                 "init_args": {
-                    "num_cpus": plan.threads * min(plan.parallel, len(homes)),
+                    "num_cpus": scenario.threads * min(scenario.parallel, len(homes)),
                     "logging_level": logging.ERROR,
                     "log_to_driver": False,
                 },

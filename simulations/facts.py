@@ -19,37 +19,37 @@ from not_core.protocol import Receipt
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.trust.offer import peek_offer
 from server import home as coordinator_home
-from simulations.exchange import Plan
+from simulations.exchange import Scenario
 from simulations.report import FORMAT
 
 LIBRARIES = ("organ-exchange", "flwr", "torch", "transformers", "datasets", "cryptography")
 
 
-def gather(plan: Plan, *, resumed: bool = False) -> dict[str, Any]:
+def gather(scenario: Scenario, *, resumed: bool = False) -> dict[str, Any]:
     """Everything ``report.json`` holds.
 
     Args:
-        plan: The exchange.
+        scenario: The exchange.
         resumed: Whether its last run took up an earlier one; bytes and seconds are the last run's.
     """
-    coordinator = coordinator_home.load(plan.coordinator)
-    exchange = plan.federation.exchange
+    coordinator = coordinator_home.load(scenario.coordinator)
+    exchange = scenario.federation.exchange
     receipts = coordinator.catalogue.receipts(exchange)
-    base = open_checkpoint(plan.model)
-    names = [site.name for site in plan.federation.sites]
+    base = open_checkpoint(scenario.model)
+    names = [site.name for site in scenario.federation.sites]
     run = coordinator.catalogue.last_run(exchange) or {}
-    organs = _organs(plan, coordinator, exchange)
+    organs = _organs(scenario, coordinator, exchange)
     coordinator.catalogue.close()
     return {
         "format": FORMAT,
         "exchange": exchange,
-        "seed": plan.terms.seed,
+        "seed": scenario.terms.seed,
         "settings": {
-            "span": str(plan.terms.span),
-            "tokens": plan.terms.tokens,
-            "learning_rate": plan.terms.learning_rate,
-            "mode": plan.mode,
-            "threads": plan.threads,
+            "span": str(scenario.terms.span),
+            "tokens": scenario.terms.tokens,
+            "learning_rate": scenario.terms.learning_rate,
+            "mode": scenario.mode,
+            "threads": scenario.threads,
         },
         "resumed": resumed,
         "base": {
@@ -57,9 +57,9 @@ def gather(plan: Plan, *, resumed: bool = False) -> dict[str, Any]:
             "architecture": (base.config.get("architectures") or [base.anatomy.family])[0],
             "layers": base.layers,
             "weights": base.weights_digest,
-            "name": Path(plan.model).name,
+            "name": Path(scenario.model).name,
         },
-        "sites": [_site(plan, site.name, receipts) for site in plan.federation.sites],
+        "sites": [_site(scenario, site.name, receipts) for site in scenario.federation.sites],
         "organs": organs,
         "evaluations": [
             _evaluation(receipt)
@@ -75,8 +75,8 @@ def gather(plan: Plan, *, resumed: bool = False) -> dict[str, Any]:
     }
 
 
-def _site(plan: Plan, name: str, receipts: list[Receipt]) -> dict[str, Any]:
-    site = site_home.load(plan.home(name))
+def _site(scenario: Scenario, name: str, receipts: list[Receipt]) -> dict[str, Any]:
+    site = site_home.load(scenario.home(name))
     mine = [receipt for receipt in receipts if receipt.recipient == name]
     settings = site.settings
     return {
@@ -103,7 +103,7 @@ def _revealed(log: Log) -> list[dict[str, Any]]:
 
 
 def _organs(
-    plan: Plan, coordinator: coordinator_home.Coordinator, exchange: str
+    scenario: Scenario, coordinator: coordinator_home.Coordinator, exchange: str
 ) -> list[dict[str, Any]]:
     sites = {
         enrolment.profile.sealing_fingerprint: enrolment.profile.site
@@ -123,7 +123,7 @@ def _organs(
                 "sealed_bytes": donation.sealed_bytes,
                 "tokens": donation.tokens,
                 "steps": donation.steps,
-                "seconds": made_organs(plan.home(donor))[digest].seconds,
+                "seconds": made_organs(scenario.home(donor))[digest].seconds,
                 "privacy": donation.privacy,
                 "addressees": sorted(sites.get(one, one) for one in offer.addressees),
             }

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from client.progress import read
 from server.exchange import Event
-from simulations.exchange import Plan
+from simulations.exchange import Scenario
 
 WORDS = {
     "enrol": "has enrolled",
@@ -23,8 +23,8 @@ WORDS = {
 class Watch:
     """Shows events and, in a terminal, what each site is doing."""
 
-    def __init__(self, plan: Plan, console: Console) -> None:
-        self._plan, self._console = plan, console
+    def __init__(self, scenario: Scenario, console: Console) -> None:
+        self._plan, self._console = scenario, console
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<16}"),
@@ -37,7 +37,7 @@ class Watch:
         )
         self._tasks = {
             site.name: self._bars.add_task(site.name, total=None, doing="starting")
-            for site in plan.federation.sites
+            for site in scenario.federation.sites
         }
         self._stop = threading.Event()
 

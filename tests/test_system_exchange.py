@@ -57,9 +57,9 @@ records = "court.jsonl"
 
 
 @pytest.fixture
-def make_plan(
+def make_scenario(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], simulation.Plan]:
+) -> Callable[[str], simulation.Scenario]:
     """Prepare a federation of three sites on a tiny model; general text needs no fetch."""
     from simulations import domains
 
@@ -74,8 +74,8 @@ def make_plan(
     write_jsonl(tmp_path / "court.jsonl", sentences(200, 3, (36, 50)))
     (tmp_path / "sites.toml").write_text(SITES)
 
-    def make(name: str, seed: int = 0) -> simulation.Plan:
-        return simulation.Plan(
+    def make(name: str, seed: int = 0) -> simulation.Scenario:
+        return simulation.Scenario(
             federation=load_sites(tmp_path / "sites.toml", None, seed),
             model=str(models["llama"]),
             terms=Terms(span=Span(start=2, stop=5), tokens=9_000, learning_rate=1e-2, seed=seed),
@@ -88,7 +88,7 @@ def make_plan(
 
 
 def by_hand(
-    plan: simulation.Plan,
+    scenario: simulation.Scenario,
     *,
     notify: Callable[[Event], None] = lambda event: None,
     dead: frozenset[str] = frozenset(),
@@ -98,16 +98,16 @@ def by_hand(
     on_reply: Callable[[Message], Message | None] = lambda message: message,
 ) -> LocalGrid:
     """Run a prepared exchange without Flower's engine."""
-    homes = {i + 1: plan.home(site.name) for i, site in enumerate(plan.federation.sites)}
+    homes = {i + 1: scenario.home(site.name) for i, site in enumerate(scenario.federation.sites)}
     grid = LocalGrid(homes, on_request, on_reply)
     grid.dead = {node for node, home in homes.items() if home.name in dead}
     grid.gone = {node for node, home in homes.items() if home.name in gone}
-    coordinator = coordinator_home.load(plan.coordinator)
+    coordinator = coordinator_home.load(scenario.coordinator)
     settings = Settings(
         exchange="trial",
         sites=len(homes),
-        terms=plan.terms,
-        mode=plan.mode,
+        terms=scenario.terms,
+        mode=scenario.mode,
         wire_seconds=wire_seconds,
         step_seconds=wire_seconds,
     )
@@ -121,20 +121,20 @@ def by_hand(
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_exchange_on_flowers_engine(
-    make_plan: Callable[[str], simulation.Plan], tmp_path: Path
+    make_scenario: Callable[[str], simulation.Scenario], tmp_path: Path
 ) -> None:
     """One real run: matrix, verdicts, report, and nothing readable at the coordinator."""
-    plan = replace(make_plan("homes"), keep_messages=True)
-    assert simulation.prepare(plan) is False
+    scenario = replace(make_scenario("homes"), keep_messages=True)
+    assert simulation.prepare(scenario) is False
     events: list[Event] = []
-    simulation.run(plan, events.append)
+    simulation.run(scenario, events.append)
     gc.collect()  # what Ray left open ends here, under this test's filter
-    facts = gather(plan)
+    facts = gather(scenario)
 
     assert facts["failures"] == []
     assert {site["name"] for site in facts["sites"]} == {"hospital", "clinic", "court"}
     verdicts = {(e["donor"], e["recipient"]): e for e in facts["evaluations"]}
-    assert set(verdicts) == {(d, r) for d in ("hospital", "court") for r in plan_names(plan)}
+    assert set(verdicts) == {(d, r) for d in ("hospital", "court") for r in site_names(scenario)}
     assert verdicts["hospital", "clinic"]["verdict"] == "accepted"
     assert verdicts["hospital", "clinic"]["interval"][1] < 0
     assert verdicts["court", "clinic"]["verdict"] == "rejected"
@@ -158,39 +158,39 @@ def test_an_exchange_on_flowers_engine(
     assert json.loads((tmp_path / "report.json").read_text())["exchange"] == "trial"
     assert "clinic" in reports.render_html(facts)
 
-    organs = sorted((plan.homes / "sites").glob("*/organs/made/*/organ.safetensors"))
+    organs = sorted((scenario.homes / "sites").glob("*/organs/made/*/organ.safetensors"))
     assert len(organs) == 2
     needles = Needles(MARKS, organs)
-    outside = search([plan.coordinator], needles)
+    outside = search([scenario.coordinator], needles)
     assert outside.bytes > 2 * sum(path.stat().st_size for path in organs)
     assert (outside.sentences, outside.organ_blocks) == (0, 0)
-    inside = search([plan.homes / "sites", tmp_path / "hospital.jsonl"], needles)
+    inside = search([scenario.homes / "sites", tmp_path / "hospital.jsonl"], needles)
     assert inside.sentences == len(MARKS)
     assert inside.organ_blocks >= 1000
 
     # Resumed by hand from the same homes: everything is found done, and nothing is made again.
-    made = {path: path.stat().st_mtime_ns for path in plan.homes.rglob("*.organ")}
+    made = {path: path.stat().st_mtime_ns for path in scenario.homes.rglob("*.organ")}
     again: list[Event] = []
-    by_hand(plan, notify=again.append)
-    assert made == {path: path.stat().st_mtime_ns for path in plan.homes.rglob("*.organ")}
-    assert gather(plan)["evaluations"] == facts["evaluations"]
+    by_hand(scenario, notify=again.append)
+    assert made == {path: path.stat().st_mtime_ns for path in scenario.homes.rglob("*.organ")}
+    assert gather(scenario)["evaluations"] == facts["evaluations"]
 
     # The same seed in other homes, without the engine: the same organs.
-    other = make_plan("other-homes")
+    other = make_scenario("other-homes")
     simulation.prepare(other)
     by_hand(other)
     assert {o["digest"] for o in gather(other)["organs"]} == {o["digest"] for o in facts["organs"]}
 
 
-def plan_names(plan: simulation.Plan) -> set[str]:
-    return {site.name for site in plan.federation.sites}
+def site_names(scenario: simulation.Scenario) -> set[str]:
+    return {site.name for site in scenario.federation.sites}
 
 
-def test_a_dead_site_holds_up_nobody(make_plan: Callable[[str], simulation.Plan]) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
-    by_hand(plan, dead=frozenset({"court"}))
-    facts = gather(plan)
+def test_a_dead_site_holds_up_nobody(make_scenario: Callable[[str], simulation.Scenario]) -> None:
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    by_hand(scenario, dead=frozenset({"court"}))
+    facts = gather(scenario)
     assert [(f["step"], f["code"]) for f in facts["failures"]] == [("enrol", "unreachable")]
     assert {(e["donor"], e["recipient"]) for e in facts["evaluations"]} == {
         ("hospital", "hospital"),
@@ -199,34 +199,36 @@ def test_a_dead_site_holds_up_nobody(make_plan: Callable[[str], simulation.Plan]
 
 
 def test_a_silent_site_runs_into_its_time_limit(
-    make_plan: Callable[[str], simulation.Plan],
+    make_scenario: Callable[[str], simulation.Scenario],
 ) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
 
     def silent(message: Message) -> Message | None:
         court = message.metadata.dst_node_id == 3
         return None if court and message.metadata.message_type == protocol.DONATE else message
 
-    by_hand(plan, on_request=silent, wire_seconds=3)
-    facts = gather(plan)
+    by_hand(scenario, on_request=silent, wire_seconds=3)
+    facts = gather(scenario)
     assert {"site": "court", "step": "donate", "code": "timeout"} in facts["failures"]
     assert ("hospital", "clinic") in {(e["donor"], e["recipient"]) for e in facts["evaluations"]}
 
 
-def test_too_few_sites_end_the_exchange(make_plan: Callable[[str], simulation.Plan]) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
+def test_too_few_sites_end_the_exchange(
+    make_scenario: Callable[[str], simulation.Scenario],
+) -> None:
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
     with pytest.raises(ExchangeError, match="1 sites enrolled"):
-        by_hand(plan, dead=frozenset({"court", "hospital"}))
+        by_hand(scenario, dead=frozenset({"court", "hospital"}))
 
 
 def test_a_coordinator_cannot_add_a_stranger(
-    make_plan: Callable[[str], simulation.Plan], tmp_path: Path
+    make_scenario: Callable[[str], simulation.Scenario], tmp_path: Path
 ) -> None:
     """A profile from another federation in the roster: the donor refuses and seals nothing."""
-    plan, foreign = make_plan("homes"), make_plan("foreign")
-    simulation.prepare(plan)
+    scenario, foreign = make_scenario("homes"), make_scenario("foreign")
+    simulation.prepare(scenario)
     simulation.prepare(foreign)
     stranger = site_home.load(foreign.home("clinic")).identity.profile
 
@@ -238,18 +240,18 @@ def test_a_coordinator_cannot_add_a_stranger(
             )
         return message
 
-    by_hand(plan, on_request=add_stranger)
-    facts = gather(plan)
+    by_hand(scenario, on_request=add_stranger)
+    facts = gather(scenario)
     assert [f["code"] for f in facts["failures"]] == ["certificate", "certificate"]
     assert facts["organs"] == []
-    assert not list(plan.homes.rglob("*.organ"))
+    assert not list(scenario.homes.rglob("*.organ"))
 
 
 def test_a_coordinator_cannot_swap_a_recipients_key(
-    make_plan: Callable[[str], simulation.Plan],
+    make_scenario: Callable[[str], simulation.Scenario],
 ) -> None:
-    plan, foreign = make_plan("homes"), make_plan("foreign")
-    simulation.prepare(plan)
+    scenario, foreign = make_scenario("homes"), make_scenario("foreign")
+    simulation.prepare(scenario)
     simulation.prepare(foreign)
     key = site_home.load(foreign.home("clinic")).identity.profile.sealing_key
 
@@ -267,17 +269,17 @@ def test_a_coordinator_cannot_swap_a_recipients_key(
             )
         return message
 
-    by_hand(plan, on_request=swap)
-    facts = gather(plan)
+    by_hand(scenario, on_request=swap)
+    facts = gather(scenario)
     assert facts["organs"] == []
     assert {(f["step"], f["code"]) for f in facts["failures"]} == {("donate", "certificate")}
 
 
 def test_bytes_tampered_with_by_the_coordinator_are_refused_by_the_site(
-    make_plan: Callable[[str], simulation.Plan],
+    make_scenario: Callable[[str], simulation.Scenario],
 ) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
 
     def flip(message: Message) -> Message:
         packet = protocol.unpack(message.content)
@@ -290,22 +292,22 @@ def test_bytes_tampered_with_by_the_coordinator_are_refused_by_the_site(
             message.content = protocol.pack(forged, bytes(body))
         return message
 
-    by_hand(plan, on_request=flip)
-    facts = gather(plan)
+    by_hand(scenario, on_request=flip)
+    facts = gather(scenario)
     assert "clinic" not in {e["recipient"] for e in facts["evaluations"]}
     assert {"site": "clinic", "step": "transplant", "code": "offer"} in facts["failures"]
-    assert not list(plan.home("clinic").glob("organs/opened/*"))
+    assert not list(scenario.home("clinic").glob("organs/opened/*"))
 
 
 def test_an_organ_delivered_under_anothers_name_is_refused_however_often(
-    make_plan: Callable[[str], simulation.Plan],
+    make_scenario: Callable[[str], simulation.Scenario],
 ) -> None:
     """A coordinator hands the clinic the court's organ and calls it the hospital's."""
-    plan = make_plan("homes")
-    simulation.prepare(plan)
-    by_hand(plan)
-    digests = {o["donor"]: o["digest"] for o in gather(plan)["organs"]}
-    home = plan.home("clinic")
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    by_hand(scenario)
+    digests = {o["donor"]: o["digest"] for o in gather(scenario)["organs"]}
+    home = scenario.home("clinic")
     sealed = home / "organs" / "in" / "trial"
     (sealed / f"{digests['hospital']}.organ").write_bytes(
         (sealed / f"{digests['court']}.organ").read_bytes()
@@ -322,28 +324,28 @@ def test_an_organ_delivered_under_anothers_name_is_refused_however_often(
 
 
 def test_a_recipient_that_joins_later_gets_the_organs(
-    make_plan: Callable[[str], simulation.Plan],
+    make_scenario: Callable[[str], simulation.Scenario],
 ) -> None:
     """The roster grows, so donors seal anew; what was delivered before is replaced."""
-    plan = make_plan("homes")
-    simulation.prepare(plan)
-    by_hand(plan, dead=frozenset({"court"}))
-    by_hand(plan)
-    facts = gather(plan)
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    by_hand(scenario, dead=frozenset({"court"}))
+    by_hand(scenario)
+    facts = gather(scenario)
     assert facts["failures"] == []
     assert len(facts["evaluations"]) == 6
 
 
 def test_a_donor_may_be_tried_so_often_and_no_more(
-    make_plan: Callable[[str], simulation.Plan],
+    make_scenario: Callable[[str], simulation.Scenario],
 ) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
-    policy = plan.home("clinic") / "policy.toml"
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    policy = scenario.home("clinic") / "policy.toml"
     policy.write_text(policy.read_text().replace("most_trials = 20", "most_trials = 1"))
-    by_hand(plan)
-    assert gather(plan)["failures"] == []
-    more = replace(plan, terms=replace(plan.terms, seed=7))
+    by_hand(scenario)
+    assert gather(scenario)["failures"] == []
+    more = replace(scenario, terms=replace(scenario.terms, seed=7))
     by_hand(more)
     facts = gather(more)
     refused = [f for f in facts["failures"] if f["site"] == "clinic"]
@@ -355,31 +357,37 @@ def test_a_donor_may_be_tried_so_often_and_no_more(
     ["most_layers = 2", "most_passes = 0.5", "most_tokens = 100", 'addressees = ["elsewhere"]'],
 )
 def test_a_policy_bounds_what_a_coordinator_may_ask(
-    line: str, make_plan: Callable[[str], simulation.Plan]
+    line: str, make_scenario: Callable[[str], simulation.Scenario]
 ) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
-    policy = plan.home("hospital") / "policy.toml"
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    policy = scenario.home("hospital") / "policy.toml"
     name = line.split(" ")[0]
     kept = [row for row in policy.read_text().splitlines() if not row.startswith(name)]
     policy.write_text("\n".join([*kept, line]))
-    by_hand(plan)
-    facts = gather(plan)
+    by_hand(scenario)
+    facts = gather(scenario)
     assert {"site": "hospital", "step": "donate", "code": "policy"} in facts["failures"]
-    assert not list(plan.home("hospital").glob("organs/made/*"))
+    assert not list(scenario.home("hospital").glob("organs/made/*"))
 
 
-def test_a_node_that_has_left_fails_alone(make_plan: Callable[[str], simulation.Plan]) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
-    by_hand(plan, gone=frozenset({"court"}))
-    assert [(f["step"], f["code"]) for f in gather(plan)["failures"]] == [("enrol", "unreachable")]
+def test_a_node_that_has_left_fails_alone(
+    make_scenario: Callable[[str], simulation.Scenario],
+) -> None:
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    by_hand(scenario, gone=frozenset({"court"}))
+    assert [(f["step"], f["code"]) for f in gather(scenario)["failures"]] == [
+        ("enrol", "unreachable")
+    ]
 
 
-def test_a_document_never_changes_sides(make_plan: Callable[[str], simulation.Plan]) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
-    site = site_home.load(plan.home("clinic"))
+def test_a_document_never_changes_sides(
+    make_scenario: Callable[[str], simulation.Scenario],
+) -> None:
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    site = site_home.load(scenario.home("clinic"))
     before = own_split(site)
     records = Path(site.settings.records)
     write_jsonl(records, [*sentences(60, 77), *sentences(40, 2, (0, 20))[5:]])
@@ -391,11 +399,11 @@ def test_a_document_never_changes_sides(make_plan: Callable[[str], simulation.Pl
 
 
 def test_a_public_profile_is_not_enough_to_enrol(
-    make_plan: Callable[[str], simulation.Plan],
+    make_scenario: Callable[[str], simulation.Scenario],
 ) -> None:
     """The court answers with the clinic's old, signed enrolment."""
-    plan = make_plan("homes")
-    simulation.prepare(plan)
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
     kept: list[Message] = []
 
     def keep(message: Message) -> Message:
@@ -404,7 +412,7 @@ def test_a_public_profile_is_not_enough_to_enrol(
             kept.append(message)
         return message
 
-    by_hand(plan, on_reply=keep)
+    by_hand(scenario, on_reply=keep)
 
     def replay(message: Message) -> Message:
         packet = protocol.unpack(message.content)
@@ -412,30 +420,30 @@ def test_a_public_profile_is_not_enough_to_enrol(
             message.content = kept[0].content
         return message
 
-    by_hand(plan, on_reply=replay)
-    failures = [(f["step"], f["code"]) for f in gather_failures(plan)]
+    by_hand(scenario, on_reply=replay)
+    failures = [(f["step"], f["code"]) for f in gather_failures(scenario)]
     assert failures == [("enrol", "signature")]
 
 
 def test_an_odd_model_leaves_only_its_own_site_out(
-    make_plan: Callable[[str], simulation.Plan], tmp_path: Path
+    make_scenario: Callable[[str], simulation.Scenario], tmp_path: Path
 ) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
     other = make_model(tmp_path / "other-model", "llama", seed=5)
-    toml = plan.home("hospital") / "site.toml"
-    toml.write_text(toml.read_text().replace(plan.model, str(other)))
-    by_hand(plan)
-    facts = gather(plan)
+    toml = scenario.home("hospital") / "site.toml"
+    toml.write_text(toml.read_text().replace(scenario.model, str(other)))
+    by_hand(scenario)
+    facts = gather(scenario)
     assert facts["failures"] == [{"site": "hospital", "step": "enrol", "code": "other-base"}]
     assert {e["recipient"] for e in facts["evaluations"]} == {"clinic", "court"}
 
 
 def test_a_reply_that_breaks_the_coordinators_code_fails_one_site_only(
-    make_plan: Callable[[str], simulation.Plan], monkeypatch: pytest.MonkeyPatch
+    make_scenario: Callable[[str], simulation.Scenario], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
     verify = exchange_module.verify_offer
 
     def burst(envelope: bytes, profile: Any, root: Any) -> Any:
@@ -444,27 +452,29 @@ def test_a_reply_that_breaks_the_coordinators_code_fails_one_site_only(
         return verify(envelope, profile, root)
 
     monkeypatch.setattr(exchange_module, "verify_offer", burst)
-    by_hand(plan)
-    facts = gather(plan)
+    by_hand(scenario)
+    facts = gather(scenario)
     assert facts["failures"] == [{"site": "court", "step": "donate", "code": "internal"}]
     assert {e["donor"] for e in facts["evaluations"]} == {"hospital"}
 
 
-def test_an_insert_exchange_reaches_verdicts(make_plan: Callable[[str], simulation.Plan]) -> None:
-    plan = replace(make_plan("homes"), mode="insert")
-    simulation.prepare(plan)
-    by_hand(plan)
-    facts = gather(plan)
+def test_an_insert_exchange_reaches_verdicts(
+    make_scenario: Callable[[str], simulation.Scenario],
+) -> None:
+    scenario = replace(make_scenario("homes"), mode="insert")
+    simulation.prepare(scenario)
+    by_hand(scenario)
+    facts = gather(scenario)
     assert facts["failures"] == []
     assert {e["mode"] for e in facts["evaluations"]} == {"insert"}
     assert len(facts["evaluations"]) == 6
 
 
 def test_bytes_tampered_with_on_the_way_in_are_refused_by_the_coordinator(
-    make_plan: Callable[[str], simulation.Plan],
+    make_scenario: Callable[[str], simulation.Scenario],
 ) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
 
     def flip(message: Message) -> Message:
         packet = protocol.unpack(message.content)
@@ -475,17 +485,17 @@ def test_bytes_tampered_with_on_the_way_in_are_refused_by_the_coordinator(
             message.content = protocol.pack(value, bytes(body))
         return message
 
-    by_hand(plan, on_reply=flip)
-    facts = gather(plan)
+    by_hand(scenario, on_reply=flip)
+    facts = gather(scenario)
     assert {"site": "hospital", "step": "segment", "code": "offer"} in facts["failures"]
     assert {e["donor"] for e in facts["evaluations"]} == {"court"}
-    assert len(list((plan.coordinator / "bank").iterdir())) == 1
-    assert not list((plan.coordinator / "incoming").iterdir())
+    assert len(list((scenario.coordinator / "bank").iterdir())) == 1
+    assert not list((scenario.coordinator / "incoming").iterdir())
 
 
-def test_a_forged_receipt_is_refused(make_plan: Callable[[str], simulation.Plan]) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
+def test_a_forged_receipt_is_refused(make_scenario: Callable[[str], simulation.Scenario]) -> None:
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
 
     def forge(message: Message) -> Message:
         packet = protocol.unpack(message.content)
@@ -499,23 +509,23 @@ def test_a_forged_receipt_is_refused(make_plan: Callable[[str], simulation.Plan]
             message.content = protocol.pack(replace(trial, receipt=forged))
         return message
 
-    by_hand(plan, on_reply=forge)
-    facts = gather(plan)
+    by_hand(scenario, on_reply=forge)
+    facts = gather(scenario)
     assert "clinic" not in {e["recipient"] for e in facts["evaluations"]}
     assert {f["code"] for f in facts["failures"]} == {"signature"}
 
 
 def test_the_default_policy_lets_no_organ_leave_unasked(
-    make_plan: Callable[[str], simulation.Plan],
+    make_scenario: Callable[[str], simulation.Scenario],
 ) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
-    home = plan.home("hospital")
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    home = scenario.home("hospital")
     policy = (home / "policy.toml").read_text().replace('"always"', '"ask"')
     (home / "policy.toml").write_text(policy)
-    by_hand(plan)
-    assert {"site": "hospital", "step": "donate", "code": "policy"} in gather(plan)["failures"]
-    assert not list(plan.homes.glob("sites/hospital/organs/sealed/**/*.organ"))
+    by_hand(scenario)
+    assert {"site": "hospital", "step": "donate", "code": "policy"} in gather(scenario)["failures"]
+    assert not list(scenario.homes.glob("sites/hospital/organs/sealed/**/*.organ"))
 
     from typer.testing import CliRunner
 
@@ -524,30 +534,32 @@ def test_the_default_policy_lets_no_organ_leave_unasked(
     runner = CliRunner()
     (row,) = json.loads(runner.invoke(app, ["pending", str(home), "--json"]).stdout)
     waiting = row["organ"]
-    assert row["tokens"] >= plan.terms.tokens
+    assert row["tokens"] >= scenario.terms.tokens
     assert runner.invoke(app, ["approve", str(home), waiting[:10]]).exit_code == 0
-    by_hand(plan)
-    assert {o["digest"] for o in gather(plan)["organs"]} >= {waiting}
+    by_hand(scenario)
+    assert {o["digest"] for o in gather(scenario)["organs"]} >= {waiting}
 
 
-def test_homes_are_private_and_not_mixed_up(make_plan: Callable[[str], simulation.Plan]) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
-    assert simulation.prepare(plan) is True
-    assert stat.S_IMODE(plan.home("clinic").stat().st_mode) == 0o700
-    assert stat.S_IMODE(plan.coordinator.stat().st_mode) == 0o700
+def test_homes_are_private_and_not_mixed_up(
+    make_scenario: Callable[[str], simulation.Scenario],
+) -> None:
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    assert simulation.prepare(scenario) is True
+    assert stat.S_IMODE(scenario.home("clinic").stat().st_mode) == 0o700
+    assert stat.S_IMODE(scenario.coordinator.stat().st_mode) == 0o700
     with pytest.raises(OutputExistsError, match="--fresh"):
-        simulation.prepare(replace(make_plan("homes"), mode="insert"))
-    (plan.homes / simulation.READY).unlink()
+        simulation.prepare(replace(make_scenario("homes"), mode="insert"))
+    (scenario.homes / simulation.READY).unlink()
     with pytest.raises(HomeError, match="not made by"):
-        simulation.remove(plan.homes)
+        simulation.remove(scenario.homes)
 
 
 def test_a_handlers_error_tells_the_coordinator_a_code_only(
-    make_plan: Callable[[str], simulation.Plan], monkeypatch: pytest.MonkeyPatch
+    make_scenario: Callable[[str], simulation.Scenario], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = make_plan("homes")
-    simulation.prepare(plan)
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
     secret = MARKS[0]
 
     def burst(*args: object) -> None:
@@ -561,16 +573,16 @@ def test_a_handlers_error_tells_the_coordinator_a_code_only(
         replies.append(packet.value + packet.body)
         return message
 
-    by_hand(plan, on_reply=keep)
-    assert {f["code"] for f in gather_failures(plan)} == {"internal"}
+    by_hand(scenario, on_reply=keep)
+    assert {f["code"] for f in gather_failures(scenario)} == {"internal"}
     assert not [reply for reply in replies if b"marked" in reply]
-    log = (plan.home("hospital") / "site.log").read_text()
+    log = (scenario.home("hospital") / "site.log").read_text()
     assert "DonateRequest: KeyError" in log
     assert "marked" not in log
 
 
-def gather_failures(plan: simulation.Plan) -> list[dict[str, str]]:
-    coordinator = coordinator_home.load(plan.coordinator)
+def gather_failures(scenario: simulation.Scenario) -> list[dict[str, str]]:
+    coordinator = coordinator_home.load(scenario.coordinator)
     run = coordinator.catalogue.last_run("trial") or {}
     coordinator.catalogue.close()
     return list(run["failures"])

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import typer
+import typer.main
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperArgument
 
 from not_core.errors import NotError
 
@@ -33,6 +35,17 @@ QUIET = {
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 errors = Console(stderr=True)
+
+
+class _Argument(TyperArgument):
+    """An argument that keeps its help: typer 0.20, which flwr pins, loses it on click 8.5."""
+
+    def __init__(self, *, help: str | None = None, **options: Any) -> None:
+        super().__init__(help=help, **options)
+        self.help = help
+
+
+typer.main.TyperArgument = _Argument  # type: ignore[misc]
 
 
 def new_app(help_text: str) -> typer.Typer:
