@@ -45,7 +45,7 @@ class _Argument(TyperArgument):
         self.help = help
 
 
-typer.main.TyperArgument = _Argument  # type: ignore[misc]
+setattr(typer.main, "TyperArgument", _Argument)  # noqa: B010 - not exported for assignment
 
 
 def new_app(help_text: str) -> typer.Typer:
