@@ -6,7 +6,6 @@ no site about another.
 
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -19,15 +18,11 @@ from not_core.errors import (
     FormatError,
     NotError,
     OfferError,
-    RefusedError,
-    SignatureError,
 )
 from not_core.protocol import (
     DELIVER,
     DONATE,
     ENROL,
-    ENROLMENT_TYPE,
-    RECEIPT_TYPE,
     SEGMENT,
     SEGMENT_BYTES,
     TRANSPLANT,
@@ -38,21 +33,15 @@ from not_core.protocol import (
     Enrolment,
     EnrolRequest,
     Packet,
-    Receipt,
-    Refusal,
     Segment,
     SegmentRequest,
     SignedEnrolment,
     Terms,
     TransplantRequest,
     Trial,
-    read,
 )
-from not_core.trust import sealing
-from not_core.trust.delivery import HEADER_LIMIT
-from not_core.trust.federation import verify_profile
-from not_core.trust.offer import Offer, verify_offer
-from not_core.trust.statement import claimed_payload, verify_statement
+from not_core.trust.offer import Offer
+from server import claims
 from server.dispatch import Dispatch
 from server.home import Coordinator
 
@@ -187,8 +176,8 @@ class Exchange:
         request = EnrolRequest(exchange=self._settings.exchange, nonce=secrets.token_hex(32))
 
         def then(packet: Packet) -> None:
-            signed = self._value(packet, SignedEnrolment)
-            enrolment = self._enrolment(signed.envelope.encode(), request)
+            signed = claims.reply(packet, SignedEnrolment)
+            enrolment = claims.enrolment(signed.envelope.encode(), request, self._home.root)
             name = enrolment.profile.site
             if name in self._sites:
                 self._fail(name, "enrol", "twice")
@@ -204,25 +193,9 @@ class Exchange:
             failed=lambda code: self._fail(f"node-{node}", "enrol", code),
         )
 
-    def _enrolment(self, envelope: bytes, request: EnrolRequest) -> Enrolment:
-        """Read an enrolment that its own site has signed for this request.
-
-        Raises:
-            NotError: It is not.
-        """
-        claimed = canonical.decode(Enrolment, claimed_payload(envelope), "enrolment")
-        key = verify_profile(claimed.profile, self._home.root)
-        verify_statement(envelope, ENROLMENT_TYPE, key)
-        if (claimed.exchange, claimed.nonce) != (request.exchange, request.nonce):
-            raise SignatureError("an enrolment for another request; expected an answer to this one")
-        return claimed
-
     def _agree_on_base(self) -> None:
         """Leave out sites whose model is not the one that most sites have."""
-        bases = Counter(site.enrolment.base_weights for site in self._sites.values())
-        if not bases:
-            return
-        common = max(bases, key=lambda base: (bases[base], base))
+        common = claims.common_base(site.enrolment for site in self._sites.values())
         for name, site in list(self._sites.items()):
             if site.enrolment.base_weights != common:
                 del self._sites[name]
@@ -240,19 +213,18 @@ class Exchange:
         )
 
         def then(packet: Packet) -> None:
-            donation = self._value(packet, Donation)
-            signed = verify_offer(donation.offer.encode(), donor.enrolment.profile, self._home.root)
-            if signed.offer.exchange != self._settings.exchange:
-                raise OfferError("an offer for another exchange")
-            if signed.offer.organ_digest in self._offers:
-                raise OfferError("an offer of an organ that another site has offered")
-            largest = min(
-                self._settings.most_sealed_bytes, signed.offer.body_bytes + 2 * HEADER_LIMIT
+            donation = claims.reply(packet, Donation)
+            offer = claims.offer(
+                donation,
+                donor.enrolment.profile,
+                self._home.root,
+                self._settings.exchange,
+                self._settings.most_sealed_bytes,
             )
-            if donation.sealed_bytes > largest:
-                raise OfferError("a sealed organ larger than its offer or this exchange allows")
-            organ = signed.offer.organ_digest
-            self._offers[organ], self._donations[organ] = signed.offer, donation
+            organ = offer.organ_digest
+            if organ in self._offers:
+                raise OfferError("an offer of an organ that another site has offered")
+            self._offers[organ], self._donations[organ] = offer, donation
             self._home.catalogue.offered(self._settings.exchange, organ, donor.name, donation)
             self._notify(Event(donor.name, "donate"))
             self._mark("donate")
@@ -280,7 +252,7 @@ class Exchange:
             held = 0
 
         def then(packet: Packet) -> None:
-            segment = self._value(packet, Segment)
+            segment = claims.reply(packet, Segment)
             if (
                 segment.organ != organ
                 or segment.offset != held
@@ -318,11 +290,7 @@ class Exchange:
         donation = self._donations[organ]
         part = self._home.incoming(donation.sealed_sha256)
         try:
-            if canonical.sha256_file(part) != donation.sealed_sha256:
-                raise OfferError("other bytes than announced")
-            signed = sealing.verify_sealed(part, self._home.root)
-            if signed.envelope != donation.offer.encode():
-                raise OfferError("another offer than announced")
+            claims.sealed(part, donation, self._home.root)
         except NotError:
             part.unlink()
             raise
@@ -355,7 +323,7 @@ class Exchange:
             self._try(site)
 
         def then(packet: Packet) -> None:
-            answer = self._value(packet, Delivered)
+            answer = claims.reply(packet, Delivered)
             if answer.held >= donation.sealed_bytes:
                 settled(None)
             elif answer.held >= offset + len(body):
@@ -398,8 +366,16 @@ class Exchange:
             self._try(site)
 
         def then(packet: Packet) -> None:
-            trial = self._value(packet, Trial)
-            self._keep(site, request, trial.receipt.encode())
+            trial = claims.reply(packet, Trial)
+            envelope = trial.receipt.encode()
+            receipt = claims.receipt(
+                envelope,
+                site.enrolment.profile,
+                self._home.root,
+                request,
+                self._offers[request.organ],
+            )
+            self._home.catalogue.received(receipt, envelope)
             settled(None)
 
         self._dispatch.post(
@@ -410,33 +386,6 @@ class Exchange:
             then=then,
             failed=settled,
         )
-
-    def _keep(self, site: _Site, request: TransplantRequest, envelope: bytes) -> None:
-        key = verify_profile(site.enrolment.profile, self._home.root)
-        payload = verify_statement(envelope, RECEIPT_TYPE, key)
-        receipt = canonical.decode(Receipt, payload, "receipt")
-        offer = self._offers.get(receipt.organ)
-        if (
-            offer is None
-            or receipt.organ != request.organ
-            or receipt.recipient != site.name
-            or receipt.donor != offer.donor
-            or receipt.exchange != request.exchange
-            or receipt.mode != request.mode
-        ):
-            raise FormatError("a receipt for something else than was asked")
-        self._home.catalogue.received(receipt, envelope)
-
-    def _value(self, packet: Packet, cls: type[Value]) -> Value:
-        """Read a reply.
-
-        Raises:
-            RefusedError: The site refused.
-            FormatError: The reply is malformed.
-        """
-        if packet.kind == Refusal.__name__:
-            raise RefusedError(read(packet, Refusal).code)
-        return read(packet, cls)
 
     def _fail(self, site: str, step: str, code: str) -> None:
         self._failures.append({"site": site, "step": step, "code": code})

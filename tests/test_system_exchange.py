@@ -15,7 +15,7 @@ from conftest import make_model, sentences, write_jsonl
 from flwr.app import Message
 from local_grid import LocalGrid
 
-import server.exchange as exchange_module
+import server.claims as claims_module
 from client import home as site_home
 from client import recipient
 from client.app import WORDS
@@ -444,14 +444,14 @@ def test_a_reply_that_breaks_the_coordinators_code_fails_one_site_only(
 ) -> None:
     scenario = make_scenario("homes")
     simulation.prepare(scenario)
-    verify = exchange_module.verify_offer
+    verify = claims_module.verify_offer
 
     def burst(envelope: bytes, profile: Any, root: Any) -> Any:
         if profile.site == "court":
             raise ZeroDivisionError
         return verify(envelope, profile, root)
 
-    monkeypatch.setattr(exchange_module, "verify_offer", burst)
+    monkeypatch.setattr(claims_module, "verify_offer", burst)
     by_hand(scenario)
     facts = gather(scenario)
     assert facts["failures"] == [{"site": "court", "step": "donate", "code": "internal"}]

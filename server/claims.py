@@ -1,0 +1,112 @@
+"""What sites claim, checked as far as it can be checked without opening anything.
+
+Functions of values, without state: the exchange decides what to ask, this decides what to believe.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from not_core import canonical
+from not_core.errors import FormatError, OfferError, RefusedError, SignatureError
+from not_core.protocol import (
+    ENROLMENT_TYPE,
+    RECEIPT_TYPE,
+    Donation,
+    Enrolment,
+    EnrolRequest,
+    Packet,
+    Receipt,
+    Refusal,
+    TransplantRequest,
+    read,
+)
+from not_core.trust import sealing
+from not_core.trust.delivery import HEADER_LIMIT
+from not_core.trust.federation import Root, verify_profile
+from not_core.trust.offer import Offer, verify_offer
+from not_core.trust.profile import Profile
+from not_core.trust.statement import claimed_payload, verify_statement
+
+Value = TypeVar("Value")
+
+
+def reply(packet: Packet, cls: type[Value]) -> Value:
+    """Read a reply.
+
+    Raises:
+        RefusedError: The site refused.
+        FormatError: The reply is malformed.
+    """
+    if packet.kind == Refusal.__name__:
+        raise RefusedError(read(packet, Refusal).code)
+    return read(packet, cls)
+
+
+def enrolment(envelope: bytes, request: EnrolRequest, root: Root) -> Enrolment:
+    """Read an enrolment that its own site has signed for this request.
+
+    Raises:
+        NotError: It is not.
+    """
+    claimed = canonical.decode(Enrolment, claimed_payload(envelope), "enrolment")
+    verify_statement(envelope, ENROLMENT_TYPE, verify_profile(claimed.profile, root))
+    if (claimed.exchange, claimed.nonce) != (request.exchange, request.nonce):
+        raise SignatureError("an enrolment for another request; expected an answer to this one")
+    return claimed
+
+
+def common_base(enrolments: Iterable[Enrolment]) -> str | None:
+    """Digest of the base model that most sites have; None where there are no sites."""
+    bases = Counter(one.base_weights for one in enrolments)
+    return max(bases, key=lambda base: (bases[base], base), default=None)
+
+
+def offer(donation: Donation, donor: Profile, root: Root, exchange: str, largest: int) -> Offer:
+    """Read the offer of a donation.
+
+    Args:
+        donation: The donor's reply.
+        donor: Its verified profile.
+        root: The federation's root.
+        exchange: The exchange it must be for.
+        largest: Most bytes of a sealed file.
+
+    Raises:
+        NotError: Not signed by the donor, for another exchange, or too large.
+    """
+    made = verify_offer(donation.offer.encode(), donor, root).offer
+    if made.exchange != exchange:
+        raise OfferError("an offer for another exchange")
+    if donation.sealed_bytes > min(largest, made.body_bytes + 2 * HEADER_LIMIT):
+        raise OfferError("a sealed organ larger than its offer or this exchange allows")
+    return made
+
+
+def sealed(path: Path, donation: Donation, root: Root) -> None:
+    """Check a sealed file as far as it can be checked closed.
+
+    Raises:
+        NotError: It is not the file that was announced and offered.
+    """
+    if canonical.sha256_file(path) != donation.sealed_sha256:
+        raise OfferError("other bytes than announced")
+    if sealing.verify_sealed(path, root).envelope != donation.offer.encode():
+        raise OfferError("another offer than announced")
+
+
+def receipt(
+    envelope: bytes, recipient: Profile, root: Root, request: TransplantRequest, offered: Offer
+) -> Receipt:
+    """Read a receipt.
+
+    Raises:
+        NotError: Not signed by the recipient, or for something else than was asked.
+    """
+    payload = verify_statement(envelope, RECEIPT_TYPE, verify_profile(recipient, root))
+    found = canonical.decode(Receipt, payload, "receipt")
+    asked = (request.exchange, request.organ, request.mode, offered.donor, recipient.site)
+    if (found.exchange, found.organ, found.mode, found.donor, found.recipient) != asked:
+        raise FormatError("a receipt for something else than was asked")
+    return found
