@@ -42,6 +42,7 @@ def init(
     """
     new_place(home)
     from client import home as homes
+    from client.policy import Policy
     from not_core.learning.records import read_records
 
     for path, field in ((records, text_field), (general, "text")):
@@ -59,7 +60,7 @@ def init(
             "donates": donate,
         }
     )
-    homes.create(home, settings, homes.Policy())
+    homes.create(home, settings, Policy())
     request = home / "identity" / "request.json"
     report({"home": str(home), "request": str(request), "next": "have it admitted"}, as_json)
 

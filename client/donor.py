@@ -7,6 +7,7 @@ from pathlib import Path
 
 from client import progress
 from client.home import Site
+from client.policy import check_donation, check_passes
 from client.records import own_split
 from not_core import atomic, canonical
 from not_core.errors import FormatError, NotError, OrganError, PolicyError, RecordsError
@@ -68,23 +69,9 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     """
     if not site.settings.donates:
         raise PolicyError("this site gives no organs; set donates = true in site.toml")
-    if request.terms.tokens > site.policy.most_tokens:
-        raise PolicyError(
-            f"asked to train on {request.terms.tokens} tokens, the policy allows "
-            f"{site.policy.most_tokens}"
-        )
     for profile in request.addressees:
         verify_profile(profile, site.root)
-        if site.policy.addressees and profile.site not in site.policy.addressees:
-            raise PolicyError(f"addressee {profile.site} is not one that the policy names")
-    names = [profile.site for profile in request.addressees]
-    if not names or len(set(names)) != len(names):
-        raise FormatError(f"{len(names)} addressees, {len(set(names))} of them different")
-    if len(request.terms.span) > site.policy.most_layers:
-        raise PolicyError(
-            f"asked to train {len(request.terms.span)} layers, the policy allows "
-            f"{site.policy.most_layers}"
-        )
+    check_donation(site.policy, request)
     made = _make(site, request.terms)
     folder = _made(site, made.organ)
     if site.policy.release_organs == "ask" and not site.log.has("approved", made.organ):
@@ -164,11 +151,7 @@ def _make(site: Site, terms: Terms) -> Made:
             "bring more records or set donates = false"
         )
     there = sum(len(ids) for ids in host.tokenizer(list(split.train))["input_ids"])
-    if terms.tokens > site.policy.most_passes * there:
-        raise PolicyError(
-            f"asked to train on {terms.tokens} tokens, the records have {there} and the policy "
-            f"allows {site.policy.most_passes} passes over them"
-        )
+    check_passes(site.policy, terms.tokens, there)
     key = canonical.digest(
         {
             "terms": canonical.plain(canonical.encode(terms), "terms"),

@@ -14,13 +14,14 @@ import tomllib
 from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from client.log import Log
+from client.policy import Policy
 from not_core import atomic
 from not_core.canonical import STRICT, Line, Name
 from not_core.errors import HomeError
@@ -66,38 +67,6 @@ class Settings:
     held_out: Positive = 20
     device: str = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
-class Policy:
-    """What may leave and what is taken in; the content of ``policy.toml``.
-
-    Attributes:
-        release_organs: ``ask``: each organ waits for the operator; ``always``: none does.
-        least_documents: Measurements on fewer held-out documents do not leave.
-        least_gain: Smallest fall of domain perplexity worth a transplant, as a fraction.
-        most_forgetting: Largest rise of general perplexity accepted, as a fraction.
-        most_tokens: Largest number of training tokens a coordinator may ask for.
-        most_layers: Largest number of layers a coordinator may ask to train.
-        most_passes: Most passes over the records it may ask for: repetition is memorisation.
-        most_sealed_bytes: Largest sealed organ taken in.
-        most_stored_bytes: Most bytes of sealed organs kept from all exchanges.
-        most_trials: Most organs of one donor tried, ever: every receipt says a little about the
-            held-out records, and an organ can be made to ask.
-        addressees: Sites that may be sent organs; empty for any member of the federation.
-    """
-
-    release_organs: Literal["ask", "always"] = "ask"
-    least_documents: Positive = 10
-    least_gain: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    most_forgetting: Annotated[float, Field(ge=0)] = 0.10
-    most_tokens: Positive = 10_000_000
-    most_layers: Positive = 8
-    most_passes: Annotated[float, Field(gt=0, le=1000)] = 4.0
-    most_sealed_bytes: Positive = 8 * 2**30
-    most_stored_bytes: Positive = 64 * 2**30
-    most_trials: Positive = 20
-    addressees: tuple[Name, ...] = ()
 
 
 @plain_dataclass(frozen=True, slots=True)

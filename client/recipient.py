@@ -10,6 +10,7 @@ from pathlib import Path
 from client.bench import Bench
 from client.donor import OwnOrgan, own_organ
 from client.home import Site
+from client.policy import check_delivery
 from client.records import general_texts, own_split
 from not_core import atomic, canonical
 from not_core.errors import OfferError, OrganError, PolicyError
@@ -40,19 +41,13 @@ def deliver(site: Site, request: DeliverRequest, body: bytes) -> tuple[Delivered
         PolicyError: Larger than the site takes in.
         OfferError: The bytes that arrived are not those that were offered.
     """
-    if request.sealed_bytes > site.policy.most_sealed_bytes:
-        raise PolicyError(
-            f"a sealed organ of {request.sealed_bytes} bytes, the policy takes at most "
-            f"{site.policy.most_sealed_bytes}"
-        )
     whole = _delivered(site, request.exchange, request.organ)
     if whole.is_file():
         if canonical.sha256_file(whole) == request.sealed_sha256:
             return Delivered(organ=request.organ, held=whole.stat().st_size), b""
         whole.unlink()  # the donor has sealed anew, to others or for longer
     stored = sum(path.stat().st_size for path in site.folder.glob("organs/in/*/*"))
-    if stored + len(body) > site.policy.most_stored_bytes:
-        raise PolicyError("no room: the policy's most_stored_bytes of sealed organs are kept")
+    check_delivery(site.policy, request, stored + len(body))
     part = whole.with_suffix(f".{request.sealed_sha256[:16]}.part")
     held = part.stat().st_size if part.is_file() else 0
     if request.offset <= held < request.offset + len(body) <= request.sealed_bytes:
@@ -77,6 +72,8 @@ def deliver(site: Site, request: DeliverRequest, body: bytes) -> tuple[Delivered
 def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Trial, bytes]:
     """Try an organ in the site's model, measure, judge, and sign a receipt.
 
+    An accepted organ stays open in ``organs/opened``; any other is there only while it is tried.
+
     Raises:
         PolicyError: Fewer held-out documents than may be reported on.
         NotError: The organ is not to be trusted or does not fit.
@@ -89,12 +86,16 @@ def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Tri
     if kept.is_file():
         return Trial(receipt=kept.read_text(encoding="utf-8")), b""
     trusted = own_organ(site, request.organ) or _open(site, request.exchange, request.organ)
-    if isinstance(trusted, OpenedOrgan):
-        _count_trial(site, request, trusted)
-    receipt = _measure(site, request, trusted, bench)
+    keep = False
+    try:
+        if isinstance(trusted, OpenedOrgan):
+            _count_trial(site, request, trusted)
+        receipt = _measure(site, request, trusted, bench)
+        keep = receipt.verdict == "accepted"
+    finally:
+        if isinstance(trusted, OpenedOrgan) and not keep:
+            shutil.rmtree(trusted.path)
     envelope = statement.sign_statement(canonical.encode(receipt), RECEIPT_TYPE, site.identity)
-    if receipt.verdict == "rejected" and isinstance(trusted, OpenedOrgan):
-        shutil.rmtree(trusted.path)
     site.log.append(receipt.verdict, what="organ", digest=request.organ, exchange=request.exchange)
     atomic.write(kept, envelope, mode=0o600)
     return Trial(receipt=envelope.decode()), b""

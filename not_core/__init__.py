@@ -1,7 +1,8 @@
 """Organs as values and the verbs on them.
 
-Rooms, lowest first: values (``errors``, ``canonical``, ``atomic``, ``manifest``, ``protocol``),
-``trust`` (keys, federation, signing, sealing), ``surgery`` (checkpoints, plans, organs),
-``learning`` (records, training, evaluation) and ``commands`` (the ``organ`` command line).
+Rooms, lowest first: values (``errors``, ``canonical``, ``atomic``, ``manifest``), ``trust`` (keys,
+federation, signing, sealing), ``protocol`` (the messages of an exchange), ``surgery`` (checkpoints,
+plans, organs), ``learning`` (records, training, evaluation) and ``commands`` (the ``organ`` command
+line).
 Nothing here knows a site, a coordinator or a simulation.
 """

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from client import home as site_home
+from client.policy import Policy
 from not_core import atomic, canonical
 from not_core.errors import ExchangeError, HomeError, OutputExistsError
 from not_core.protocol import Terms
@@ -183,7 +184,7 @@ def _make_site(
         threads=scenario.threads,
     )
     # Nobody sits beside a simulated site, so its policy lets organs leave unasked.
-    site_home.create(home, settings, site_home.Policy(release_organs="always"))
+    site_home.create(home, settings, Policy(release_organs="always"))
     request = read_request(home / "identity" / keys.REQUEST)
     profile = trust.admit(work / "federation", request)
     keys.install(home / "identity", profile, root)

@@ -139,6 +139,8 @@ def test_an_exchange_on_flowers_engine(
     assert verdicts["hospital", "clinic"]["interval"][1] < 0
     assert verdicts["court", "clinic"]["verdict"] == "rejected"
     assert "perplexity changed by" in verdicts["court", "clinic"]["reason"]
+    kept = {path.name for path in scenario.home("clinic").glob("organs/opened/*")}
+    assert kept == {verdicts["hospital", "clinic"]["organ"]}
     for evaluation in facts["evaluations"]:
         assert {
             "domain_perplexity_before",

@@ -89,7 +89,7 @@ def read_losses(
         raise RecordsError("no document has two tokens; bring longer held-out documents")
     nats = [0.0] * len(documents)
     with torch.inference_mode():
-        for batch in _batches(blocks, BATCH_TOKENS[model.device.type]):
+        for batch in _batches(blocks, BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["mps"])):
             sums = token_nats(model, [block for _, block in batch]).double().sum(dim=1)
             for (index, block), loss in zip(batch, sums.tolist(), strict=True):
                 nats[index] += loss

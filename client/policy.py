@@ -1,0 +1,95 @@
+"""What a site lets out and takes in, whoever asks; the content of ``policy.toml``."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from not_core.canonical import STRICT, Name
+from not_core.errors import FormatError, PolicyError
+from not_core.manifest import Positive
+from not_core.protocol import DeliverRequest, DonateRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Policy:
+    """What may leave and what is taken in.
+
+    Attributes:
+        release_organs: ``ask``: each organ waits for the operator; ``always``: none does.
+        least_documents: Measurements on fewer held-out documents do not leave.
+        least_gain: Smallest fall of domain perplexity worth a transplant, as a fraction.
+        most_forgetting: Largest rise of general perplexity accepted, as a fraction.
+        most_tokens: Largest number of training tokens a coordinator may ask for.
+        most_layers: Largest number of layers a coordinator may ask to train.
+        most_passes: Most passes over the records it may ask for: repetition is memorisation.
+        most_sealed_bytes: Largest sealed organ taken in.
+        most_stored_bytes: Most bytes of sealed organs kept from all exchanges.
+        most_trials: Most organs of one donor tried, ever: every receipt says a little about the
+            held-out records, and an organ can be made to ask.
+        addressees: Sites that may be sent organs; empty for any member of the federation.
+    """
+
+    release_organs: Literal["ask", "always"] = "ask"
+    least_documents: Positive = 10
+    least_gain: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    most_forgetting: Annotated[float, Field(ge=0)] = 0.10
+    most_tokens: Positive = 10_000_000
+    most_layers: Positive = 8
+    most_passes: Annotated[float, Field(gt=0, le=1000)] = 4.0
+    most_sealed_bytes: Positive = 8 * 2**30
+    most_stored_bytes: Positive = 64 * 2**30
+    most_trials: Positive = 20
+    addressees: tuple[Name, ...] = ()
+
+
+def check_donation(policy: Policy, request: DonateRequest) -> None:
+    """Check what a donation would train and who would get it, before anything is read.
+
+    Raises:
+        PolicyError: The policy does not allow it.
+        FormatError: No addressee, or one named twice.
+    """
+    terms = request.terms
+    names = [profile.site for profile in request.addressees]
+    if not names or len(set(names)) != len(names):
+        raise FormatError(f"{len(names)} addressees, {len(set(names))} of them different")
+    if policy.addressees and (others := set(names) - set(policy.addressees)):
+        raise PolicyError(f"addressee {min(others)} is not one that the policy names")
+    for asked, most, what in (
+        (terms.tokens, policy.most_tokens, "tokens"),
+        (len(terms.span), policy.most_layers, "layers"),
+    ):
+        if asked > most:
+            raise PolicyError(f"asked to train {asked} {what}, the policy allows {most}")
+
+
+def check_passes(policy: Policy, tokens: int, there: int) -> None:
+    """Check how often records would be repeated in training on ``tokens`` tokens.
+
+    Raises:
+        PolicyError: More often than the policy allows.
+    """
+    if tokens > policy.most_passes * there:
+        raise PolicyError(
+            f"asked to train on {tokens} tokens, the records have {there} and the policy "
+            f"allows {policy.most_passes} passes over them"
+        )
+
+
+def check_delivery(policy: Policy, request: DeliverRequest, stored: int) -> None:
+    """Check that a sealed organ may be taken in beside ``stored`` bytes of others.
+
+    Raises:
+        PolicyError: Too large, or too many.
+    """
+    if request.sealed_bytes > policy.most_sealed_bytes:
+        raise PolicyError(
+            f"a sealed organ of {request.sealed_bytes} bytes, the policy takes at most "
+            f"{policy.most_sealed_bytes}"
+        )
+    if stored > policy.most_stored_bytes:
+        raise PolicyError(
+            f"{stored} bytes of sealed organs would be kept, the policy allows "
+            f"{policy.most_stored_bytes}; remove old exchanges from organs/in"
+        )
