@@ -1,0 +1,67 @@
+"""How a deployment tells the two Flower apps where they are at home."""
+
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, RecordDict
+
+import client.app
+import server.app
+from not_core.errors import ExchangeError, HomeError
+from not_core.manifest import Span
+from not_core.trust import federation
+from server import home as coordinator_home
+
+CONFIG = {
+    "exchange": "trial",
+    "sites": 2,
+    "span": "2:5",
+    "tokens": 100,
+    "learning-rate": 0.001,
+    "seed": 3,
+}
+
+
+def context(node: dict[str, str], run: dict[str, object]) -> Context:
+    return Context(1, 1, node, RecordDict(), run)  # type: ignore[arg-type]
+
+
+def test_a_site_is_where_its_operator_says() -> None:
+    assert client.app.configured_home(context({"home": "/x"}, {"home": "/evil"})) == Path("/x")
+    with pytest.raises(HomeError, match="node-config"):
+        client.app.configured_home(context({}, {"home": "/evil"}))
+
+
+def test_a_run_configures_the_exchange(tmp_path: Path) -> None:
+    federation.create_root(tmp_path / "root", "trial")
+    coordinator_home.create(tmp_path / "home", tmp_path / "root")
+    run = {**CONFIG, "home": str(tmp_path / "home")}
+    coordinator, settings = server.app.configured(context({}, run))
+    coordinator.catalogue.close()
+    assert (settings.exchange, settings.sites) == ("trial", 2)
+    assert settings.terms.span == Span(start=2, stop=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"span": "abc"}, ExchangeError),
+        ({"span": "5:2"}, ExchangeError),
+        ({"tokens": "many"}, ExchangeError),
+        ({"home": ""}, HomeError),
+    ],
+)
+def test_a_bad_configuration_is_named(
+    change: dict[str, object], error: type[Exception], tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=r"configuration|names no home"):
+        server.app.configured(context({}, {**CONFIG, "home": str(tmp_path), **change}))
+
+
+def test_the_bundle_declares_these_apps() -> None:
+    import tomllib
+
+    table = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    app = table["tool"]["flwr"]["app"]
+    assert app["components"] == {"serverapp": "server.app:app", "clientapp": "client.app:app"}
+    assert set(CONFIG) | {"home"} == set(app["config"])
