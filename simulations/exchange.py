@@ -113,6 +113,8 @@ def remove(homes: Path) -> None:
     if homes.exists():
         check_made(homes)
         shutil.rmtree(homes)
+    for left in homes.parent.glob(f".{homes.name}.*.partial"):  # of a run that died in setting up
+        shutil.rmtree(left)
 
 
 def check_made(homes: Path) -> None:
