@@ -3,6 +3,7 @@
 import base64
 import gc
 import json
+import os
 import shutil
 import stat
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from flwr.app import Message
 from local_grid import LocalGrid
 
 import server.claims as claims_module
+from client import donor, recipient
 from client import home as site_home
-from client import recipient
 from client.app import WORDS
 from client.log import Log
 from client.records import own_split
@@ -540,6 +541,26 @@ def test_the_default_policy_lets_no_organ_leave_unasked(
     assert runner.invoke(app, ["approve", str(home), waiting[:10]]).exit_code == 0
     by_hand(scenario)
     assert {o["digest"] for o in gather(scenario)["organs"]} >= {waiting}
+
+
+def test_what_a_killed_training_left_blocks_no_approval_and_is_swept(
+    make_scenario: Callable[[str], simulation.Scenario],
+) -> None:
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    home = scenario.home("hospital")
+    policy = (home / "policy.toml").read_text().replace('"always"', '"ask"')
+    (home / "policy.toml").write_text(policy)
+    by_hand(scenario)
+    (organ,) = home.glob("organs/made/" + "[0-9a-f]" * 64)
+    young, old = (organ.with_name(f".{organ.name}.{age}.partial") for age in ("young", "old"))
+    shutil.copytree(organ, young)
+    shutil.copytree(organ, old)
+    os.utime(old, (0, 0))
+    site = site_home.load(home)
+    assert [manifest.digest for manifest in donor.pending(site)] == [organ.name]
+    assert young.exists()
+    assert not old.exists()
 
 
 def test_homes_are_private_and_not_mixed_up(
