@@ -12,7 +12,7 @@ from client.records import own_split
 from not_core import atomic, canonical
 from not_core.errors import FormatError, NotError, OrganError, PolicyError, RecordsError
 from not_core.learning.training import Recipe, TrainedOrgan, train
-from not_core.manifest import Manifest
+from not_core.manifest import TENSORS, Manifest
 from not_core.protocol import (
     ENROLMENT_TYPE,
     DonateRequest,
@@ -84,7 +84,7 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
         offer=signed.envelope.decode(),
         sealed_bytes=sealed.stat().st_size,
         sealed_sha256=digest,
-        organ_bytes=(folder / organs.TENSORS).stat().st_size,
+        organ_bytes=(folder / TENSORS).stat().st_size,
         tokens=made.tokens,
         steps=made.steps,
         privacy=organs.read_manifest(folder).privacy.mechanism,

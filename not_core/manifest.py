@@ -14,6 +14,11 @@ from not_core.canonical import STRICT, Digest, Line, Name
 
 FORMAT: Literal["organ-exchange/organ/v1"] = "organ-exchange/organ/v1"
 
+TENSORS = "organ.safetensors"
+MANIFEST = "manifest.json"
+CARD = "README.md"
+"""Files of an organ folder before it is signed."""
+
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**53 - 1)]
 

@@ -29,9 +29,6 @@ def cache_home() -> Path:
 
 
 def _user_cache() -> Path:
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        return Path(local) if local else Path.home() / "AppData" / "Local"
     xdg = os.environ.get("XDG_CACHE_HOME")
     if xdg and Path(xdg).is_absolute():  # the specification ignores relative paths
         return Path(xdg)

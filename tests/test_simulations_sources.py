@@ -106,7 +106,6 @@ def test_cache_keeps_the_permissions_of_a_folder_that_exists(home: Path) -> None
     assert stat.S_IMODE(home.stat().st_mode) == 0o755
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="windows has no XDG folders")
 def test_cache_honours_an_absolute_xdg_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

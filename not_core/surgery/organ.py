@@ -15,6 +15,9 @@ from not_core import atomic, canonical
 from not_core.canonical import STRICT, Line, Name
 from not_core.errors import CheckpointError, FormatError, OrganError
 from not_core.manifest import (
+    CARD,
+    MANIFEST,
+    TENSORS,
     BaseFacts,
     Manifest,
     NoPrivacy,
@@ -36,9 +39,6 @@ from not_core.surgery.plan import cut
 if TYPE_CHECKING:
     import torch
 
-TENSORS = "organ.safetensors"
-MANIFEST = "manifest.json"
-CARD = "README.md"
 
 Weights = Mapping[int, Mapping[str, "torch.Tensor"]]
 """Layer within the organ -> name within the layer -> tensor."""

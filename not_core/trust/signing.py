@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from not_core import atomic, canonical
 from not_core.canonical import Digest
 from not_core.errors import FormatError, OrganError, SignatureError
-from not_core.manifest import Manifest
+from not_core.manifest import CARD, MANIFEST, TENSORS, Manifest
 from not_core.trust.federation import Root, verify_chain
 from not_core.trust.keys import Identity
 from not_core.trust.profile import unbase64
@@ -31,9 +31,6 @@ from not_core.trust.statement import sign_statement, verify_statement
 
 __all__ = ["SignedOrgan", "sign_folder", "sign_statement", "verify_folder", "verify_statement"]
 
-TENSORS = "organ.safetensors"
-MANIFEST = "manifest.json"
-CARD = "README.md"
 SIGNER = "signer.pem"
 SIGNATURE = "model.sig"
 
@@ -234,12 +231,7 @@ def _wrong_files(folder: Path, missing: frozenset[str], extra: frozenset[str]) -
 
 def _read_manifest(folder: Path) -> Manifest:
     data = _read(folder / MANIFEST, canonical.DEFAULT_LIMIT)
-    try:
-        return canonical.decode(Manifest, data, "manifest")
-    except ValueError:  # numbers that pydantic reads and RFC 8785 cannot write
-        raise FormatError(
-            "manifest holds a number outside RFC 8785; get the unedited file"
-        ) from None
+    return canonical.decode(Manifest, data, "manifest")
 
 
 def _chain(pem: bytes) -> list[str]:
