@@ -13,7 +13,7 @@ from not_core import atomic, canonical
 from not_core.learning import device as devices
 from not_core.learning.evaluation import Reading, read_losses
 from not_core.surgery import plan as plans
-from not_core.surgery.assemble import Organs, assemble
+from not_core.surgery.assemble import Sources, assemble
 from not_core.surgery.checkpoint import Checkpoint
 
 BLOCK_TOKENS = 256
@@ -67,7 +67,7 @@ class Bench:
         atomic.write(kept, _READINGS.dump_json(readings), mode=0o600)
         return readings
 
-    def read(self, plan: plans.Plan, organs: Organs) -> Readings:
+    def read(self, plan: plans.Plan, sources: Sources) -> Readings:
         """Losses of the model of a plan."""
         settings = self.site.settings
         total = BLOCK_TOKENS * (len(self.held_out) + len(self.general))
@@ -75,7 +75,7 @@ class Bench:
             devices.threads(settings.threads or None),
             progress.writer(self.site, "measuring", total) as advance,
         ):
-            model = assemble(plan, self.host, organs).to(devices.pick(settings.device))
+            model = assemble(plan, self.host, sources).to(devices.pick(settings.device))
             domain, general = (
                 read_losses(
                     model,

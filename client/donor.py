@@ -194,12 +194,12 @@ def _keep(site: Site, host: Checkpoint, terms: Terms, trained: TrainedOrgan) -> 
         domain=settings.domain,
         licence=settings.licence,
     )
-    manifest = organs.describe(host, terms.span, trained.weights, label, training=trained.facts)
+    manifest = organs.describe(host, terms.span, trained.tensors, label, training=trained.facts)
     folder = _made(site, manifest.digest)
     if not folder.is_dir():
         # Written and signed beside its place, so that a folder of this name is always whole.
         with atomic.folder(folder, mode=0o700) as work:
-            organs.fill(work, trained.weights, manifest)
+            organs.fill(work, trained.tensors, manifest)
             signing.sign_folder(work, site.identity)
     return manifest
 

@@ -153,7 +153,7 @@ def _measure(
             f"{len(before.domain.losses)} held-out documents could be measured, the policy "
             f"reports on no fewer than {policy.least_documents}"
         )
-    after = bench.read(plan, {request.organ: organ})
+    after = bench.read(plan, {request.organ: organ.source})
     change = compare(before.domain, after.domain, BOOTSTRAP_SEED)
     verdict = judge(
         change,

@@ -19,6 +19,9 @@ MANIFEST = "manifest.json"
 CARD = "README.md"
 """Files of an organ folder before it is signed."""
 
+MOST_LAYERS = 4096
+"""No model has as many layers; bounds what a manifest can make its reader build."""
+
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**53 - 1)]
 
@@ -51,7 +54,7 @@ class BaseFacts:
 
     family: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")]
     architecture: Line
-    layers: Positive
+    layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
     config: dict[str, JsonValue]
     layer_config: dict[str, list[JsonValue]]
     weights: Digest
@@ -111,6 +114,10 @@ class Manifest:
     privacy: NoPrivacy
     audit: Digest | None = None
     parents: tuple[Digest, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.span.stop > self.base.layers:
+            raise ValueError(f"span {self.span} reaches past a base of {self.base.layers} layers")
 
     @property
     def organ_id(self) -> str:

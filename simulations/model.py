@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
-from not_core.surgery.assemble import write_model
+from not_core.cache import cache_home
+from not_core.surgery import graft
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.plan import identity
-from simulations.cache import cache_home
 from simulations.sources import MODEL, Report, gguf_model
+
+RECIPE = 2
+"""Raised when the way of converting changes what is written."""
 
 
 def base_model(chosen: str | None, report: Report) -> str:
@@ -22,9 +25,10 @@ def base_model(chosen: str | None, report: Report) -> str:
     """
     if chosen is not None:
         return chosen
-    folder = cache_home() / "models" / f"{Path(MODEL.path).stem}-{MODEL.sha256[:12]}"
+    kept = f"{Path(MODEL.path).stem}-{MODEL.sha256[:12]}-r{RECIPE}"
+    folder = cache_home() / "models" / kept
     if not folder.is_dir():
         source = open_checkpoint(gguf_model(report))
         report("converting the demo model to safetensors, once")
-        write_model(identity(source.layers), source, {}, folder)
+        graft.transplant(identity(source.layers), source, {}, folder)
     return str(folder)

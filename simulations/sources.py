@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from not_core import atomic, canonical
+from not_core.cache import cache_home
 from not_core.errors import SourceError
-from simulations.cache import cache_home
 
 Report = Callable[[str], None]
 """Receives one line about what is being done."""

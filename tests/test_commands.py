@@ -139,7 +139,7 @@ def test_the_whole_way_by_hand(
         ("field", 1, "has no field 'text' among its 1;"),
         ("empty", 1, "is empty"),
         ("no-weights", 1, "no weights in"),
-        ("family", 1, "model family 'mamba' is not supported"),
+        ("family", 1, "model family mamba has not been tested"),
         ("span", 2, "expected START:STOP"),
         ("long-span", 1, "has 6 layers"),
         ("taken", 1, "already exists"),

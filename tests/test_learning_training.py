@@ -1,5 +1,4 @@
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from not_core.surgery import plan as plans
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.organ import Label, Organ, describe, extract
+from not_core.surgery.tensors import tensor_digest
 
 SPAN = Span(start=2, stop=4)
 RECIPE = Recipe(tokens=6_000, learning_rate=1e-2, block_tokens=32, batch_blocks=4, threads=1)
@@ -25,15 +25,19 @@ def test_training_helps_in_the_host_and_touches_nothing_else(
     family: str, models: dict[str, Path]
 ) -> None:
     host = open_checkpoint(models[family])
-    before_digest = host.weights_digest
+
+    def mapped() -> list[str]:
+        return [tensor_digest(host.tensors.read(name, shared=True)) for name in host.names]
+
+    before_bytes = mapped()
     texts = sentences(200, seed=1, topic=(0, 12))
     trained = train(host, SPAN, texts, RECIPE)
-    assert open_checkpoint(models[family]).weights_digest == before_digest
-    assert replace(host).weights_digest == before_digest, "the open mapping was written to"
-    manifest = describe(host, SPAN, trained.weights, Label(name="o"), training=trained.facts)
-    organ = Organ(manifest, trained.weights)
+    assert mapped() == before_bytes, "the open mapping was written to"
+    assert open_checkpoint(models[family]).weights_digest == host.weights_digest
+    manifest = describe(host, SPAN, trained.tensors, Label(name="o"), training=trained.facts)
+    organ = Organ(manifest, trained.tensors)
     plan = plans.transplant(6, "o", 2, mode="replace", position=2)
-    grafted = assemble(plan, host, {"o": organ})
+    grafted = assemble(plan, host, {"o": organ.source})
     held_out = sentences(10, seed=2, topic=(0, 12))
     before = read_losses(assemble(plans.identity(6), host, {}), host.tokenizer, held_out)
     after = read_losses(grafted, host.tokenizer, held_out)
@@ -53,7 +57,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(models: dict[st
     def digest(recipe: Recipe) -> str:
         trained = train(host, SPAN, texts, recipe)
         label = Label(name="o")
-        return describe(host, SPAN, trained.weights, label, training=trained.facts).digest
+        return describe(host, SPAN, trained.tensors, label, training=trained.facts).digest
 
     assert digest(recipe) == digest(recipe)
     other = Recipe(tokens=500, block_tokens=32, threads=1, seed=4)
@@ -64,10 +68,9 @@ def test_an_organ_has_the_same_tensors_as_the_span_it_replaces(models: dict[str,
     host = open_checkpoint(models["llama"])
     trained = train(host, SPAN, sentences(4, seed=1), Recipe(tokens=64, threads=1))
     plain = extract(host, SPAN)
-    for index, layer in plain.items():
-        assert {n: (t.shape, t.dtype) for n, t in layer.items()} == {
-            n: (t.shape, t.dtype) for n, t in trained.weights[index].items()
-        }
+    assert trained.tensors.names() == plain.names()
+    for name in plain.names():
+        assert trained.tensors.form(name) == plain.form(name)
     assert trained.facts.tokens >= 64
     assert trained.facts.threads == 1
 

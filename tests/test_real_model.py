@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from not_core.learning.evaluation import compare, read_losses
 from not_core.learning.records import split
 from not_core.learning.training import Recipe, default_span, train
+from not_core.surgery import graft
 from not_core.surgery import plan as plans
-from not_core.surgery.assemble import assemble, write_model
+from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.organ import Label, Organ, describe
 from simulations import domains
@@ -32,9 +33,11 @@ def test_a_real_organ_helps_on_real_text_and_loads_without_us(tmp_path: Path) ->
 
     span = default_span(host.layers)
     trained = train(host, span, parts.train, Recipe(tokens=3000))
-    manifest = describe(host, span, trained.weights, Label(name="o"), training=trained.facts)
-    plan = plans.transplant(host.layers, "o", len(span), mode="replace", position=span.start)
-    write_model(plan, host, {"o": Organ(manifest, trained.weights)}, tmp_path / "grafted")
+    manifest = describe(host, span, trained.tensors, Label(name="o"), training=trained.facts)
+    name = manifest.digest
+    plan = plans.transplant(host.layers, name, len(span), mode="replace", position=span.start)
+    organ = Organ(manifest, trained.tensors)
+    graft.transplant(plan, host, {name: organ}, tmp_path / "grafted")
 
     grafted = AutoModelForCausalLM.from_pretrained(tmp_path / "grafted")
     after = read_losses(grafted, host.tokenizer, parts.held_out)

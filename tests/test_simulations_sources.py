@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from not_core import cache
 from not_core.errors import FormatError, SourceError
 from not_core.learning import near_duplicates
-from simulations import cache, domains, sources
+from simulations import domains, sources
 
 PAGE = """<?xml version="1.0"?>
 <Weakness_Catalog xmlns="http://cwe.mitre.org/cwe-7" xmlns:x="http://www.w3.org/1999/xhtml">

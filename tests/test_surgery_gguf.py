@@ -92,7 +92,7 @@ def test_every_tensor_equals_what_transformers_loads(arch: str, tmp_path: Path) 
     for name in names:
         tensor = checkpoint.tensors.read(name)
         assert torch.equal(tensor, stock[name]), name
-        assert checkpoint.tensors.shape(name) == tuple(tensor.shape), name
+        assert checkpoint.tensors.form(name).shape == tuple(tensor.shape), name
 
 
 def test_a_file_that_is_not_gguf_is_refused(tmp_path: Path) -> None:

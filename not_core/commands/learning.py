@@ -71,8 +71,8 @@ def train(
         trained = train_organ(
             host, cut, texts, recipe, advance=lambda n, loss: bar(n, f"loss {loss:.3f}")
         )
-    manifest = organs.describe(host, cut, trained.weights, label, training=trained.facts)
-    organs.write_organ(out, trained.weights, manifest)
+    manifest = organs.describe(host, cut, trained.tensors, label, training=trained.facts)
+    organs.write_organ(out, trained.tensors, manifest)
     report(
         {
             "organ": str(out),

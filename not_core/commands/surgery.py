@@ -24,6 +24,9 @@ class Difference(StrEnum):
     """A difference between organ and recipient that can be allowed."""
 
     BASE = "base"
+    DTYPE = "dtype"
+    HEAD = "head"
+    ROPE = "rope"
     TOKENIZER = "tokenizer"
 
 
@@ -31,6 +34,7 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command()(extract)
     app.command()(transplant)
+    app.command()(excise)
     app.command()(inspect)
 
 
@@ -54,29 +58,36 @@ def extract(
     label = organs.make_label(name=name, domain="unspecified", licence="unspecified", version=1)
     host = open_checkpoint(model)
     cut = Span(start=start, stop=stop)
-    weights = organs.extract(host, cut)
-    manifest = organs.describe(host, cut, weights, label, training=None)
-    organs.write_organ(out, weights, manifest)
+    tensors = organs.extract(host, cut)
+    manifest = organs.describe(host, cut, tensors, label, training=None)
+    organs.write_organ(out, tensors, manifest)
     report({"organ": str(out), "digest": manifest.digest, **_summary(manifest)}, as_json)
 
 
 def transplant(
-    organ: Annotated[Path, typer.Argument(help="Organ folder.")],
+    organs: Annotated[list[Path], typer.Argument(metavar="ORGAN...", help="Organ folders.")],
     into: Annotated[str, typer.Option(help="Recipient: model folder, .gguf file or hub id.")],
     out: Out,
     mode: Annotated[ModeName, typer.Option(help="Take the host's layers' place, or add.")] = (
         ModeName.REPLACE
     ),
     position: Annotated[
-        int | None,
-        typer.Option(min=0, help="Host layer of the organ's first layer; default: where it grew."),
+        list[int] | None,
+        typer.Option(
+            min=0,
+            help="Host layer of an organ's first layer, once for each organ; default: where it "
+            "grew. Positions count the host's layers as they were.",
+        ),
     ] = None,
     allow: Annotated[
         list[Difference] | None, typer.Option(help="Accept a difference that still runs.")
     ] = None,
+    keep_replaced: Annotated[
+        bool, typer.Option(help="Set aside the layers that organs replace, for `organ excise`.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Put an organ into a model and write the grafted model to a new folder.
+    """Put organs into a model and write the grafted model to a new folder.
 
     The result loads with plain `AutoModelForCausalLM.from_pretrained`. This command does not
     verify signatures: use `organ verify` or `organ open` first.
@@ -84,28 +95,80 @@ def transplant(
     Example: organ transplant opened/ --into SmolLM2/ --mode replace --position 10 --out grafted/
     """
     new_place(out)
-    from not_core.surgery import plan as plans
-    from not_core.surgery.assemble import write_model
+    from not_core.surgery import graft
     from not_core.surgery.checkpoint import open_checkpoint
-    from not_core.surgery.compatibility import check
+    from not_core.surgery.compatibility import check, fitted
     from not_core.surgery.organ import read_manifest, read_organ
+    from not_core.surgery.plan import Graft, compose
 
+    if position is not None and len(position) != len(organs):
+        raise typer.BadParameter(f"{len(position)} positions for {len(organs)} organs")
     host = open_checkpoint(into)
-    manifest = read_manifest(organ)
-    check(manifest, host, frozenset(map(str, allow or ())))
-    where = manifest.span.start if position is None else position
-    source = manifest.digest
-    plan = plans.transplant(
-        host.layers, source, len(manifest.span), mode=mode.value, position=where
+    manifests = [read_manifest(folder) for folder in organs]
+    for manifest in manifests:
+        check(manifest, host, frozenset(map(str, allow or ())))
+    grafts = [
+        Graft(
+            organ=manifest.digest,
+            count=len(manifest.span),
+            mode=mode.value,
+            position=manifest.span.start if position is None else position[index],
+        )
+        for index, manifest in enumerate(manifests)
+    ]
+    plan = compose(host.layers, grafts)
+    read = {
+        manifest.digest: read_organ(folder)
+        for manifest, folder in zip(manifests, organs, strict=True)
+    }
+    written = graft.transplant(
+        plan,
+        host,
+        read,
+        out,
+        sources={name: fitted(organ, host) for name, organ in read.items()},
+        keep_replaced=keep_replaced,
     )
-    write_model(plan, host, {source: read_organ(organ)}, out)
     report(
         {
             "grafted": str(out),
-            "organ": source,
+            "organs": [graft.organ for graft in grafts],
             "mode": mode.value,
-            "position": where,
-            "layers": len(plan.layers),
+            "positions": [graft.position for graft in grafts],
+            "layers": written.layers,
+            "weights": written.weights,
+        },
+        as_json,
+    )
+
+
+def excise(
+    model: Annotated[str, typer.Argument(help="Grafted model folder.")],
+    organ: Annotated[str, typer.Option(help="Organ id, or its digest or the beginning of it.")],
+    out: Out,
+    host: Annotated[
+        str | None,
+        typer.Option(help="The model before any organ, if what it lost was not set aside."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take an organ out of a grafted model; the layers that it replaced come back, bit for bit.
+
+    Example: organ excise grafted/ --organ hospital/organ --out host/
+    """
+    new_place(out)
+    from not_core.surgery import graft
+    from not_core.surgery.checkpoint import open_checkpoint
+
+    written = graft.excise(
+        open_checkpoint(model), organ, out, root=open_checkpoint(host) if host else None
+    )
+    report(
+        {
+            "model": str(out),
+            "layers": written.layers,
+            "weights": written.weights,
+            "organs": list(written.organs.values()),
         },
         as_json,
     )

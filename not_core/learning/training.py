@@ -16,8 +16,8 @@ from not_core.learning.text_blocks import Block, document_blocks, token_nats
 from not_core.manifest import Span, TrainingFacts
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint
-from not_core.surgery.organ import Weights
 from not_core.surgery.plan import cut, identity
+from not_core.surgery.tensors import Held
 
 if TYPE_CHECKING:
     import torch
@@ -62,12 +62,12 @@ class TrainedOrgan:
     """What training made.
 
     Attributes:
-        weights: The organ's tensors, on the CPU, in the host's type.
+        tensors: The organ's, on the CPU, in the host's type.
         facts: For the manifest.
         losses: Mean loss of each step, in nats a token; they never leave the site.
     """
 
-    weights: Weights
+    tensors: Held
     facts: TrainingFacts
     losses: tuple[float, ...]
 
@@ -110,9 +110,7 @@ def train(
         model = assemble(identity(host.layers), host, {}).to(device)
         parameters = _trainable(model, host, span)
         losses = _descend(model, list(parameters.values()), schedule, recipe, advance)
-    weights: dict[int, dict[str, torch.Tensor]] = {}
-    for (layer, rest), parameter in parameters.items():
-        weights.setdefault(layer, {})[rest] = parameter.detach().to("cpu")
+    weights = _as_stored(model, host, span, parameters)
     facts = TrainingFacts(
         scaffold="in-situ",
         tokens=sum(len(block) for batch in schedule for block in batch),
@@ -125,7 +123,7 @@ def train(
         threads=threads,
         libraries={"torch": torch.__version__, "transformers": transformers.__version__},
     )
-    return TrainedOrgan(weights, facts, tuple(losses))
+    return TrainedOrgan(Held(weights), facts, tuple(losses))
 
 
 def _schedule(tokenizer: Any, texts: Sequence[str], recipe: Recipe) -> list[list[Block]]:
@@ -154,8 +152,8 @@ def _schedule(tokenizer: Any, texts: Sequence[str], recipe: Recipe) -> list[list
 
 def _trainable(
     model: "PreTrainedModel", host: Checkpoint, span: Span
-) -> "dict[tuple[int, str], torch.nn.Parameter]":
-    """Freeze all but copies of the span's parameters; these by layer in the organ and name."""
+) -> "dict[str, torch.nn.Parameter]":
+    """Freeze all but copies of the span's parameters; these by their names."""
     model.requires_grad_(False)
     chosen = {}
     for name, parameter in model.named_parameters():
@@ -163,8 +161,29 @@ def _trainable(
         if part and span.start <= part[0] < span.stop:
             parameter.data = parameter.data.clone()  # shared with the host's file until now
             parameter.requires_grad_(True)
-            chosen[part[0] - span.start, part[1]] = parameter
+            chosen[name] = parameter
     return chosen
+
+
+def _as_stored(
+    model: "PreTrainedModel",
+    host: Checkpoint,
+    span: Span,
+    parameters: "dict[str, torch.nn.Parameter]",
+) -> "dict[str, torch.Tensor]":
+    """The trained tensors under an organ's names, in the form that checkpoints store.
+
+    The class may hold what a checkpoint stores as many tensors, such as experts, as one.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    held = {name: parameter.detach().to("cpu") for name, parameter in parameters.items()}
+    stored = revert_weight_conversion(model, held)
+    return {
+        f"{part[0] - span.start}.{part[1]}": tensor.contiguous()
+        for name, tensor in stored.items()
+        if (part := host.anatomy.layer_of(name))
+    }
 
 
 def _descend(

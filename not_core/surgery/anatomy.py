@@ -1,13 +1,42 @@
-"""Where each model family keeps its layers, as data.
+"""Where each model family keeps its layers, embeddings, norms and head, as data.
 
-A family is a row here; no other module names a family. Encoders and encoder-decoders are not
-listed: an organ needs a residual stream that one run of decoder layers reads and writes.
+The transformers class of a family is built without weights and looked at; a row here says only
+what looking cannot tell. No other module names a family.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from not_core.errors import UnknownFamilyError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What inspection cannot tell about one family.
+
+    Attributes:
+        family: ``model_type`` of the Hugging Face config.
+        ignored: Endings of tensor names that old checkpoints hold and current classes recompute.
+        former_head: Name that old checkpoints give the output projection.
+        listed: Config field with the indices of the layers that are unlike the others, and the
+            field with an interval that makes more of them so: all but each n-th layer.
+        filled_from: Config fields that only serve to fill in a field with one entry a layer that
+            is left out; every config read here has that field filled in.
+        gguf: Whether its GGUF files are read, which ``permuted`` and ``transposed`` are about.
+        permuted: Parts of tensor names whose rows GGUF stores in another rotary order, with the
+            config field that counts their heads.
+        transposed: Endings of tensor names that GGUF stores transposed.
+    """
+
+    family: str
+    ignored: tuple[str, ...] = ()
+    former_head: str | None = None
+    listed: tuple[str, str] | None = None
+    filled_from: tuple[str, ...] = ()
+    gguf: bool = False
+    permuted: tuple[tuple[str, str], ...] = ()
+    transposed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,27 +44,33 @@ class Anatomy:
     """The parts of one decoder-only family.
 
     Attributes:
-        family: ``model_type`` of the Hugging Face config.
-        trunk: Prefix of the base model's tensors in the causal-LM class, such as ``"model."``.
+        row: What inspection cannot tell.
+        architecture: The causal-LM class.
+        trunk: Prefix of the base model's tensors in that class, such as ``"model."``.
         layers: Prefix of layer tensors; the layer's index and a dot follow.
+        embedding: Tensor of the token embedding.
         head: Tensor of the output projection; absent from a checkpoint that ties it.
+        frame: The other tensors outside all layers: position embeddings and norms.
         layer_count: Config field that holds the number of layers.
         width: Config field that holds the width of the residual stream.
-        ignored: Endings of tensor names that old checkpoints hold and current classes recompute.
-        permuted: Parts of tensor names whose rows GGUF stores in another rotary order, with the
-            config field that counts their heads.
-        transposed: Endings of tensor names that GGUF stores transposed.
+        per_layer: Config fields that hold one entry a layer.
     """
 
-    family: str
+    row: Row
+    architecture: str
     trunk: str
     layers: str
-    head: str = "lm_head.weight"
-    layer_count: str = "num_hidden_layers"
-    width: str = "hidden_size"
-    ignored: tuple[str, ...] = ()
-    permuted: tuple[tuple[str, str], ...] = ()
-    transposed: tuple[str, ...] = ()
+    embedding: str
+    head: str
+    frame: tuple[str, ...]
+    layer_count: str
+    width: str
+    per_layer: tuple[str, ...]
+
+    @property
+    def family(self) -> str:
+        """``model_type`` of the Hugging Face config."""
+        return self.row.family
 
     def layer_of(self, name: str) -> tuple[int, str] | None:
         """Split a layer tensor's name into its layer index and the rest; None for other tensors."""
@@ -49,21 +84,16 @@ class Anatomy:
         return f"{self.layers}{index}.{rest}"
 
 
+_ROTARY = (".rotary_emb.inv_freq",)
 _ROWS = (
-    Anatomy(
-        family="llama",
-        trunk="model.",
-        layers="model.layers.",
-        ignored=(".rotary_emb.inv_freq",),
-        permuted=((".q_proj.", "num_attention_heads"), (".k_proj.", "num_key_value_heads")),
-    ),
-    Anatomy(
+    Row(family="bloom"),
+    Row(family="falcon", ignored=_ROTARY),
+    Row(family="gemma2"),
+    Row(family="gemma3_text", filled_from=("sliding_window_pattern",)),
+    Row(
         family="gpt2",
-        trunk="transformer.",
-        layers="transformer.h.",
-        layer_count="n_layer",
-        width="n_embd",
         ignored=(".attn.bias", ".attn.masked_bias"),
+        gguf=True,
         transposed=(
             ".attn.c_attn.weight",
             ".attn.c_proj.weight",
@@ -71,74 +101,118 @@ _ROWS = (
             ".mlp.c_proj.weight",
         ),
     ),
+    Row(
+        family="gpt_neox",
+        ignored=(".attention.bias", ".attention.masked_bias", *_ROTARY),
+        former_head="embed_out.weight",
+    ),
+    Row(family="gpt_oss"),
+    Row(
+        family="llama",
+        ignored=_ROTARY,
+        gguf=True,
+        permuted=((".q_proj.", "num_attention_heads"), (".k_proj.", "num_key_value_heads")),
+    ),
+    Row(family="mistral", ignored=_ROTARY),
+    Row(family="mixtral", ignored=_ROTARY),
+    Row(family="olmo2"),
+    Row(family="opt"),
+    Row(family="phi3", ignored=_ROTARY),
+    Row(family="qwen2", filled_from=("max_window_layers",)),
+    Row(family="qwen3", filled_from=("max_window_layers",)),
+    Row(family="qwen3_moe", listed=("mlp_only_layers", "decoder_sparse_step")),
+    Row(family="smollm3", filled_from=("max_window_layers", "no_rope_layer_interval")),
+    Row(family="starcoder2", ignored=_ROTARY),
 )
 FAMILIES = {row.family: row for row in _ROWS}
 
-# Fields of a config that say nothing about whether an organ fits.
-_INCIDENTAL = frozenset(
-    {
-        "architectures",
-        "chunk_size_feed_forward",
-        "dtype",
-        "id2label",
-        "initializer_range",
-        "is_encoder_decoder",
-        "label2id",
-        "output_attentions",
-        "output_hidden_states",
-        "pretraining_tp",
-        "problem_type",
-        "quantization_config",
-        "return_dict",
-        "task_specific_params",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-    }
-)
-# Dropout acts in training only; summary_* belong to GPT-2's classification head.
-_INCIDENTAL_PARTS = ("pdrop", "dropout", "summary_", "token_id")
-
 
 def anatomy(config: dict[str, Any]) -> Anatomy:
-    """Find the family of a config.
+    """Find the family of a config and where its parts are.
 
     Raises:
         UnknownFamilyError: The family is not supported, or is no decoder.
     """
     family = config.get("model_type")
-    if config.get("is_encoder_decoder"):
+    row = FAMILIES.get(family) if isinstance(family, str) else None
+    if row is None or config.get("is_encoder_decoder"):
         raise UnknownFamilyError(
-            f"{family} is an encoder-decoder; organs are runs of decoder-only layers, "
+            f"{_reason(str(family), bool(config.get('is_encoder_decoder')))}; "
             f"choose a model of one of these families: {', '.join(sorted(FAMILIES))}"
         )
-    if family not in FAMILIES:
-        raise UnknownFamilyError(
-            f"model family {family!r} is not supported; "
-            f"choose a model of one of these: {', '.join(sorted(FAMILIES))}"
+    return _inspect(row)
+
+
+def _reason(family: str, encoder_decoder: bool) -> str:
+    """Why a family is refused."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    )
+
+    if encoder_decoder or family in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return (
+            f"{family} is an encoder-decoder: its decoder layers also read an encoder's output, "
+            "which an organ does not carry (a limit of the method, arXiv:2601.13580)"
         )
-    return FAMILIES[family]
+    if family in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return (
+            f"{family} is an encoder: its layers read the text in both directions and predict no "
+            "next token (a limit of the method, arXiv:2601.13580)"
+        )
+    if family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return f"model family {family} has not been tested for surgery"
+    if family in CONFIG_MAPPING_NAMES:
+        return f"model family {family} is no causal language model of one run of decoder layers"
+    return f"model family {family} is not known to this version of transformers"
 
 
-def per_layer_fields(config: dict[str, Any], count: int) -> tuple[str, ...]:
-    """Names of config fields that hold one entry a layer, such as ``layer_types``."""
-    return tuple(
-        sorted(
+@cache
+def _inspect(row: Row) -> Anatomy:
+    """Build a family's class with three layers on the meta device, and look."""
+    import torch
+
+    config_class, model_class = classes(row.family)
+    layer_count = config_class.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    three, five = (config_class(**{layer_count: count}) for count in (3, 5))
+    with torch.device("meta"):
+        model = model_class(three)
+    modules = {module: name for name, module in model.named_modules()}
+    (stack,) = (
+        name
+        for module, name in modules.items()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == 3
+    )
+    embedding = f"{modules[model.get_input_embeddings()]}.weight"
+    head = f"{modules[model.get_output_embeddings()]}.weight"
+    few, more = three.to_dict(), five.to_dict()
+    return Anatomy(
+        row=row,
+        architecture=model_class.__name__,
+        trunk=f"{model.base_model_prefix}.",
+        layers=f"{stack}.",
+        embedding=embedding,
+        head=head,
+        frame=tuple(
             name
-            for name, value in config.items()
-            if isinstance(value, list) and len(value) == count and "token_id" not in name
-        )
+            for name in model.state_dict()
+            if not name.startswith(f"{stack}.") and name not in {embedding, head}
+        ),
+        layer_count=layer_count,
+        width=config_class.attribute_map.get("hidden_size", "hidden_size"),
+        per_layer=tuple(
+            name
+            for name, value in sorted(more.items())
+            if isinstance(value, list) and len(value) == 5 and len(few[name] or ()) == 3
+        ),
     )
 
 
-def fitting_fields(config: dict[str, Any], part: Anatomy) -> dict[str, Any]:
-    """The config fields that must be equal for an organ to fit."""
-    dropped = _INCIDENTAL | {part.layer_count, "num_hidden_layers"}
-    dropped |= set(per_layer_fields(config, config[part.layer_count]))
-    return {
-        name: value
-        for name, value in sorted(config.items())
-        if name not in dropped
-        and not name.startswith("_")
-        and not any(word in name for word in _INCIDENTAL_PARTS)
-    }
+def classes(family: str) -> tuple[Any, Any]:
+    """The config class and the causal-LM class of a family."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config_class = CONFIG_MAPPING[family]
+    return config_class, MODEL_FOR_CAUSAL_LM_MAPPING[config_class]

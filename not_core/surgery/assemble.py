@@ -1,74 +1,89 @@
-"""A plan made into a model of the host's own class: in memory, or streamed to a new checkpoint."""
+"""A plan made into a model of the host's class: its config, its tensors, the model in memory."""
 
-import json
-import shutil
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from not_core import atomic
 from not_core.errors import CheckpointError, PlanError
-from not_core.surgery.anatomy import per_layer_fields
-from not_core.surgery.checkpoint import INDEX, SINGLE, Checkpoint
-from not_core.surgery.organ import Organ
+from not_core.surgery.anatomy import classes
+from not_core.surgery.checkpoint import Checkpoint
+from not_core.surgery.layer_config import check_traits, layer_traits, with_layers
 from not_core.surgery.plan import HOST, Layer, Plan
+from not_core.surgery.source import Source
+from not_core.surgery.tensors import Form, Tensors
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-LINEAGE = "organs.json"
-SHARD_BYTES = 400 * 1000 * 1000
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
-
-Organs = Mapping[str, Organ]
-"""Organs by the source name that a plan uses for them."""
+Sources = Mapping[str, Source]
+"""Where a plan's layers come from, by the names it uses; the host's own go without saying."""
 
 
-def splice_config(plan: Plan, host: Checkpoint, organs: Organs) -> dict[str, Any]:
-    """The host's config for the layers of a plan; fields with one entry a layer are re-joined."""
-    config = dict(host.config)
-    for name in per_layer_fields(host.config, host.layers):
-        config[name] = [
-            host.config[name][layer.index]
-            if layer.source == HOST
-            else _organ(organs, layer).manifest.base.layer_config[name][layer.index]
-            for layer in plan.layers
-        ]
-    config[host.anatomy.layer_count] = len(plan.layers)
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Tensors of several sources under new names: new name -> (source, name there)."""
+
+    where: Mapping[str, tuple[Tensors, str]]
+
+    def names(self) -> tuple[str, ...]:
+        """All new names, sorted."""
+        return tuple(sorted(self.where))
+
+    def form(self, name: str) -> Form:
+        """Type and shape of one tensor, without reading it."""
+        tensors, there = self.where[name]
+        return tensors.form(there)
+
+    def read(self, name: str, *, shared: bool = False) -> "torch.Tensor":
+        """One tensor, on the CPU."""
+        tensors, there = self.where[name]
+        return tensors.read(there, shared=shared)
+
+
+def plan_config(plan: Plan, host: Checkpoint, sources: Sources) -> dict[str, Any]:
+    """The host's config for the layers of a plan.
+
+    Raises:
+        PlanError: The plan names a source or layer that is not there, or its class would build a
+            layer otherwise than where the layer was made.
+    """
+    taken = [_source(layer, host, sources) for layer in plan.layers]
+    columns = [source.entry(layer.index) for source, layer in zip(taken, plan.layers, strict=True)]
+    config = with_layers(
+        host.config,
+        host.anatomy,
+        {name: [entry[name] for entry in columns] for name in host.source.entries},
+        len(plan.layers),
+    )
+    if counted := _counted_name(config, host):
+        raise PlanError(
+            f"quantization_config names layers by number ({counted}), which surgery would make "
+            "wrong; use the model as it was before it was quantized"
+        )
+    found = layer_traits(config, host.anatomy)
+    by_name = {layer.source: source for layer, source in zip(plan.layers, taken, strict=True)}
+    expected = {name: source.traits(host.config, host.anatomy) for name, source in by_name.items()}
+    for place, layer in enumerate(plan.layers):
+        check_traits(found[place], expected[layer.source][layer.index], f"layer {place}")
     return config
 
 
-def stream(plan: Plan, host: Checkpoint, organs: Organs) -> Iterator[tuple[str, "torch.Tensor"]]:
-    """Every tensor of the new model under its new name, one at a time.
+def plan_tensors(plan: Plan, host: Checkpoint, sources: Sources) -> Joined:
+    """Every tensor of the new model under its new name; reads none of them.
 
     Raises:
         PlanError: The plan names a source or layer that is not there.
     """
-    for name in host.frame_names():
-        yield name, host.tensors.read(name)
+    where: dict[str, tuple[Tensors, str]] = {name: (host.tensors, name) for name in host.frame}
     for new, layer in enumerate(plan.layers):
-        if layer.source == HOST:
-            names = host.layer_names(layer.index)
-            if not names:
-                raise PlanError(f"host has no layer {layer.index}; it has {host.layers} layers")
-            for rest, name in names.items():
-                yield host.anatomy.layer_tensor(new, rest), host.tensors.read(name)
-        else:
-            for rest, tensor in _organ(organs, layer).weights[layer.index].items():
-                yield host.anatomy.layer_tensor(new, rest), tensor
+        source = _source(layer, host, sources)
+        for rest, name in source.layer(layer.index).items():
+            where[host.anatomy.layer_tensor(new, rest)] = (source.tensors, name)
+    return Joined(where)
 
 
-def assemble(plan: Plan, host: Checkpoint, organs: Organs) -> "PreTrainedModel":
+def assemble(plan: Plan, host: Checkpoint, sources: Sources) -> "PreTrainedModel":
     """Build the model of a plan in memory, in evaluation mode, on the CPU.
 
     Its parameters share memory with the host's file mapping and the organs' tensors, so that no
@@ -77,22 +92,24 @@ def assemble(plan: Plan, host: Checkpoint, organs: Organs) -> "PreTrainedModel":
     Args:
         plan: Its layers.
         host: Where embeddings, final norm, head and host layers come from.
-        organs: Organs by source name.
+        sources: Where other layers come from.
 
     Raises:
-        PlanError: The plan names a source or layer that is not there.
+        PlanError: The plan names a source or layer that is not there, or a layer does not fit.
         CheckpointError: A tensor that the class needs is missing, or one it does not know is there.
     """
+    import torch
     from transformers import AutoConfig
 
-    state = dict(stream(plan, host, organs))
-    config = AutoConfig.for_model(**splice_config(plan, host, organs))
-    kind = _class(config)
+    tensors = plan_tensors(plan, host, sources)
+    config = AutoConfig.for_model(**plan_config(plan, host, sources))
+    _, kind = classes(host.anatomy.family)
+    dtype = host.config.get("dtype") or host.tensors.form(host.anatomy.embedding).dtype
     model, report = kind.from_pretrained(
         None,
         config=config,
-        state_dict=state,
-        dtype=next(iter(state.values())).dtype,
+        state_dict={name: tensors.read(name, shared=True) for name in tensors.names()},
+        dtype=getattr(torch, str(dtype).removeprefix("torch.")),
         output_loading_info=True,
     )
     wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
@@ -107,83 +124,13 @@ def assemble(plan: Plan, host: Checkpoint, organs: Organs) -> "PreTrainedModel":
     return result
 
 
-def write_model(plan: Plan, host: Checkpoint, organs: Organs, out: Path) -> None:
-    """Stream a plan to a folder that plain ``from_pretrained`` loads, whole or not at all.
-
-    Memory follows the largest shard, not the model.
-
-    Raises:
-        OutputExistsError: ``out`` is taken.
-    """
-    from transformers import AutoConfig
-
-    with atomic.folder(out) as work:
-        config = AutoConfig.for_model(**splice_config(plan, host, organs))
-        config.architectures = config.architectures or [_class(config).__name__]
-        _write_shards(stream(plan, host, organs), work)
-        config.save_pretrained(work)
-        _copy_tokenizer(host, work)
-        lineage = {
-            "host": host.weights_digest,
-            "layers": [[layer.source, layer.index] for layer in plan.layers],
-        }
-        (work / LINEAGE).write_text(json.dumps(lineage) + "\n", encoding="utf-8")
+def _source(layer: Layer, host: Checkpoint, sources: Sources) -> Source:
+    if layer.source != HOST and layer.source not in sources:
+        raise PlanError(f"the plan takes layers of {layer.source[:12]}, which is not there")
+    return host.source if layer.source == HOST else sources[layer.source]
 
 
-def _write_shards(tensors: Iterator[tuple[str, "torch.Tensor"]], work: Path) -> None:
-    from safetensors.torch import save_file
-
-    shards: list[list[str]] = []
-    held: dict[str, torch.Tensor] = {}
-    size = total = 0
-
-    def flush() -> None:
-        nonlocal held, size
-        path = work / f"shard-{len(shards)}"
-        save_file(held, path, metadata={"format": "pt"})
-        shards.append(sorted(held))
-        held, size = {}, 0
-
-    for name, tensor in tensors:
-        bytes_ = tensor.numel() * tensor.element_size()
-        if held and size + bytes_ > SHARD_BYTES:
-            flush()
-        held[name] = tensor.contiguous()
-        size += bytes_
-        total += bytes_
-    flush()
-    if len(shards) == 1:
-        (work / "shard-0").rename(work / SINGLE)
-        return
-    table: dict[str, str] = {}
-    for number, names in enumerate(shards):
-        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (work / f"shard-{number}").rename(work / file)
-        table |= dict.fromkeys(names, file)
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(table.items()))}
-    (work / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _copy_tokenizer(host: Checkpoint, work: Path) -> None:
-    """Copy the host's tokenizer and generation config; a GGUF's tokenizer is written out."""
-    if host.origin.is_file():
-        host.tokenizer.save_pretrained(work)
-        return
-    for name in (*TOKENIZER_FILES, "generation_config.json"):
-        if (host.origin / name).is_file():
-            shutil.copyfile(host.origin / name, work / name)
-
-
-def _organ(organs: Organs, layer: Layer) -> Organ:
-    if layer.source not in organs or layer.index >= len(organs[layer.source]):
-        raise PlanError(f"the plan takes layer {layer.index} of an organ that is not there")
-    return organs[layer.source]
-
-
-def _class(config: Any) -> Any:
-    """The causal-LM class of a config, found without allocating a weight."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return type(AutoModelForCausalLM.from_config(config))
+def _counted_name(config: Mapping[str, Any], host: Checkpoint) -> str | None:
+    """A name in the quantization config that holds a layer's number."""
+    listed = (config.get("quantization_config") or {}).get("modules_to_not_convert") or ()
+    return next((name for name in listed if host.anatomy.layer_of(f"{name}.")), None)

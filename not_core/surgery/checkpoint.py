@@ -4,80 +4,26 @@ Sources: a folder with safetensors (one file or shards with an index), a GGUF fi
 which the hub client resolves to a folder. Pickled weights are never opened.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from not_core import canonical
 from not_core.errors import CheckpointError
+from not_core.surgery import digests
 from not_core.surgery.anatomy import Anatomy, anatomy
+from not_core.surgery.layer_config import layer_entries
+from not_core.surgery.source import Source
+from not_core.surgery.tensors import SafetensorsFiles, Tensors, read_names, table_digest
 
-if TYPE_CHECKING:
-    import torch
-
+CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-
-class Tensors(Protocol):
-    """Read access to named tensors."""
-
-    def names(self) -> tuple[str, ...]:
-        """All names, sorted."""
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one tensor, without reading it."""
-
-    def read(self, name: str) -> "torch.Tensor":
-        """One tensor, on the CPU."""
-
-
-@dataclass(frozen=True)
-class SafetensorsFiles:
-    """Tensors spread over safetensors files; ``where``: name -> (file, name in the file)."""
-
-    where: Mapping[str, tuple[Path, str]]
-    _open: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
-
-    def names(self) -> tuple[str, ...]:
-        """All names, sorted."""
-        return tuple(sorted(self.where))
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one tensor, without reading it."""
-        file, stored = self._file(name)
-        return tuple(file.get_slice(stored).get_shape())
-
-    def read(self, name: str) -> "torch.Tensor":
-        """One tensor, on the CPU."""
-        file, stored = self._file(name)
-        tensor: torch.Tensor = file.get_tensor(stored)
-        return tensor
-
-    def _file(self, name: str) -> tuple[Any, str]:
-        path, stored = self.where[name]
-        if path not in self._open:
-            self._open[path] = open_safetensors(path)
-        return self._open[path], stored
-
-
-def open_safetensors(path: Path) -> Any:
-    """Open a safetensors file for lazy reading.
-
-    Raises:
-        CheckpointError: Missing, truncated or malformed.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path.name} cannot be read as safetensors ({error}); get an undamaged copy"
-        ) from None
+JSON_BYTES = 64 * 1024 * 1024
+"""Largest config or shard index that is read."""
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -86,7 +32,7 @@ class Checkpoint:
 
     Attributes:
         origin: Folder or GGUF file.
-        config: The config as plain JSON data.
+        config: The config as plain JSON data, fields that the file leaves out filled in.
         anatomy: The family's parts.
         tensors: Where tensors are read from, by the names of the causal-LM class.
     """
@@ -106,44 +52,55 @@ class Checkpoint:
         """Whether the output projection is the embedding."""
         return bool(self.config.get("tie_word_embeddings", True))
 
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names that make up the model: no recomputed buffers, no copy of a tied head."""
         part = self.anatomy
-        return tuple(
-            name
-            for name in self.tensors.names()
-            if not name.endswith(part.ignored) and not (self.tied and name == part.head)
+        kept = tuple(
+            name for name in self.tensors.names() if not name.endswith(part.row.ignored or ("\0",))
         )
-
-    def layer_names(self, index: int) -> dict[str, str]:
-        """Tensors of layer ``index``: name within the layer -> name in the model."""
-        return self._by_layer.get(index, {})
+        if not self.tied or part.head not in kept:
+            return kept
+        head, embedding = (digests.read_digest(self, name) for name in (part.head, part.embedding))
+        if head != embedding:
+            raise CheckpointError(
+                f"config.json ties {part.head} to {part.embedding}, but the weights hold two "
+                "different ones; set tie_word_embeddings to what the model needs"
+            )
+        return tuple(name for name in kept if name != part.head)
 
     @cached_property
-    def _by_layer(self) -> dict[int, dict[str, str]]:
-        found: dict[int, dict[str, str]] = {}
-        for name in self.names():
+    def source(self) -> Source:
+        """All layers, for a plan to take from."""
+        layers: dict[int, dict[str, str]] = {}
+        for name in self.names:
             if part := self.anatomy.layer_of(name):
-                found.setdefault(part[0], {})[part[1]] = name
-        return found
+                layers.setdefault(part[0], {})[part[1]] = name
+        if sorted(layers) != list(range(self.layers)):
+            raise CheckpointError(
+                f"the weights hold {len(layers)} layers, config.json says {self.layers}; "
+                "get an undamaged copy"
+            )
+        return Source(
+            tensors=self.tensors, layers=layers, entries=layer_entries(self.config, self.anatomy)
+        )
 
-    def frame_names(self) -> tuple[str, ...]:
+    @cached_property
+    def frame(self) -> tuple[str, ...]:
         """Tensors outside all layers: embeddings, final norm, head."""
-        return tuple(name for name in self.names() if self.anatomy.layer_of(name) is None)
+        return tuple(name for name in self.names if self.anatomy.layer_of(name) is None)
+
+    @cached_property
+    def tensor_digests(self) -> Mapping[str, str]:
+        """SHA-256 of each tensor's bytes; read once, then kept while the files do not change."""
+        return digests.tensor_digests(self)
 
     @cached_property
     def weights_digest(self) -> str:
         """SHA-256 over all tensors' names, types, shapes and bytes; sharding does not matter."""
-        table = [
-            [name, dtype_name(tensor), list(tensor.shape), tensor_digest(tensor)]
-            for name, tensor in self.read_all()
-        ]
-        return canonical.digest(table)
-
-    def read_all(self) -> Iterator[tuple[str, "torch.Tensor"]]:
-        """Every tensor in order of name, one at a time."""
-        for name in self.names():
-            yield name, self.tensors.read(name)
+        return table_digest(
+            (name, self.tensors.form(name), digest) for name, digest in self.tensor_digests.items()
+        )
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -176,19 +133,6 @@ class Checkpoint:
         return canonical.digest(vocabulary)
 
 
-def dtype_name(tensor: "torch.Tensor") -> str:
-    """Name of a tensor's type, such as ``float32``."""
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def tensor_digest(tensor: "torch.Tensor") -> str:
-    """SHA-256 of a tensor's bytes in row-major order."""
-    import torch
-
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(flat.numpy().data).hexdigest()
-
-
 def open_checkpoint(source: str | Path) -> Checkpoint:
     """Open a model folder, GGUF file or hub id without reading its weights.
 
@@ -197,7 +141,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
             ``HuggingFaceTB/SmolLM2-135M``, which is downloaded unless hub access is switched off.
 
     Raises:
-        CheckpointError: Nothing there, no weights, or only pickled weights.
+        CheckpointError: Nothing there, no weights, pickled weights, or files that lead elsewhere.
         UnknownFamilyError: The family is not supported.
     """
     path = Path(source)
@@ -207,19 +151,32 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         return open_gguf(path)
     if not path.is_dir():
         path = _from_hub(str(source))
+    _refuse_strays(path)
     config = _config(path)
     part = anatomy(config)
     where = _locate(path)
     return Checkpoint(path, config, part, SafetensorsFiles(_canonical_names(where, part)))
 
 
+def _refuse_strays(folder: Path) -> None:
+    """Refuse files that lead out of the folder, and pickles, which run code when opened."""
+    # The hub client's cache keeps a snapshot as links to files beside it, in the same repository.
+    snapshot = folder.resolve().parent
+    store = snapshot.parent / "blobs" if snapshot.name == "snapshots" else None
+    for file in sorted(folder.iterdir()):
+        if file.is_symlink() and (store is None or file.resolve().parent != store):
+            raise CheckpointError(
+                f"{file.name} in {folder} is a link that leads elsewhere; copy the file there"
+            )
+        if file.suffix in PICKLES:
+            raise CheckpointError(
+                f"{folder} holds pickled weights ({file.name}), which run code when they are "
+                "opened; remove them, and convert the model to safetensors if it has none"
+            )
+
+
 def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"no config.json in {folder}; expected a Hugging Face model folder")
-    raw = canonical.plain(path.read_bytes(), "config.json")
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"config.json in {folder} is not a JSON object")
+    raw = _json(folder, CONFIG, "expected a Hugging Face model folder")
     anatomy(raw)  # refuses encoders and unknown families before transformers sees the file
     from transformers import AutoConfig
 
@@ -232,13 +189,26 @@ def _config(folder: Path) -> dict[str, Any]:
             f"config.json in {folder} is not a valid {raw['model_type']} config "
             f"({type(error).__name__}); get an undamaged copy"
         ) from error
+    config.pop("_name_or_path", None)  # a path of this machine, which a graft would carry on
     return config
+
+
+def _json(folder: Path, name: str, expected: str) -> dict[str, Any]:
+    if not (folder / name).is_file():
+        raise CheckpointError(f"no {name} in {folder}; {expected}")
+    with (folder / name).open("rb") as file:
+        data = file.read(JSON_BYTES + 1)
+    if len(data) > JSON_BYTES:
+        raise CheckpointError(f"{name} in {folder} has more than {JSON_BYTES} bytes; {expected}")
+    raw = canonical.plain(data, name)
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{name} in {folder} is not a JSON object; {expected}")
+    return raw
 
 
 def _locate(folder: Path) -> dict[str, Path]:
     if (folder / INDEX).is_file():
-        index = canonical.plain((folder / INDEX).read_bytes(), INDEX)
-        table = index.get("weight_map") if isinstance(index, dict) else None
+        table = _json(folder, INDEX, "get an undamaged copy").get("weight_map")
         if not isinstance(table, dict) or not table:
             raise CheckpointError(f"{INDEX} in {folder} has no weight_map; get an undamaged copy")
         where = {}
@@ -248,25 +218,35 @@ def _locate(folder: Path) -> dict[str, Path]:
             if not (folder / file).is_file():
                 raise CheckpointError(f"shard {file} is missing from {folder}; download it again")
             where[str(name)] = folder / file
+        _agree(folder, where)
         return where
     single = folder / SINGLE
     if single.is_file():
-        return dict.fromkeys(open_safetensors(single).keys(), single)
-    pickles = sorted(file.name for file in folder.glob("*.bin"))
-    if pickles:
-        raise CheckpointError(
-            f"{folder} holds pickled weights only ({pickles[0]}), which are never opened; "
-            "convert the model to safetensors first"
-        )
+        return dict.fromkeys(read_names(single), single)
     raise CheckpointError(f"no weights in {folder}; expected {SINGLE} or {INDEX}")
 
 
+def _agree(folder: Path, where: Mapping[str, Path]) -> None:
+    """Refuse an index that names tensors which its shards do not hold."""
+    held = {file: set(read_names(file)) for file in set(where.values())}
+    absent = sorted(name for name, file in where.items() if name not in held[file])
+    if absent:
+        raise CheckpointError(
+            f"{INDEX} in {folder} names {absent[0]}, which {where[absent[0]].name} does not hold; "
+            "download the model again"
+        )
+
+
 def _canonical_names(where: Mapping[str, Path], part: Anatomy) -> dict[str, tuple[Path, str]]:
-    """Add the trunk's prefix where a checkpoint was saved from the base class, as GPT-2's was."""
+    """Name tensors as the causal-LM class does.
+
+    A checkpoint saved from the base class, as GPT-2's was, lacks the trunk's prefix.
+    """
     bare = part.layers.removeprefix(part.trunk)
     trunk = part.trunk if any(name.startswith(bare) for name in where) else ""
+    heads = {part.head, part.row.former_head}
     return {
-        name if name == part.head else trunk + name: (path, name) for name, path in where.items()
+        part.head if name in heads else trunk + name: (path, name) for name, path in where.items()
     }
 
 

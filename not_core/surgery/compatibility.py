@@ -1,16 +1,42 @@
 """Whether an organ fits a host, decided from the manifest and the host's config and headers."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 
 from not_core.errors import IncompatibleOrganError
 from not_core.manifest import Manifest
-from not_core.surgery.anatomy import fitting_fields, per_layer_fields
 from not_core.surgery.checkpoint import Checkpoint
+from not_core.surgery.layer_config import fitting_fields
+from not_core.surgery.organ import Organ
+from not_core.surgery.source import Source
+from not_core.surgery.tensors import Form
 
-FLOATS = ("float32", "bfloat16", "float16", "float64")
+FLOATS = ("float64", "float32", "bfloat16", "float16")
 
-ALLOWABLE = frozenset({"base", "tokenizer"})
+# Config fields with which an organ still runs though they differ, by the word that allows it.
+_MATTER_LESS = {
+    "tokenizer": ("vocab_size",),
+    "head": ("tie_word_embeddings", "final_logit_softcapping", "word_embed_proj_dim"),
+    "rope": (
+        "rope_parameters",
+        "max_position_embeddings",
+        "n_positions",
+        "original_max_position_embeddings",
+    ),
+}
+ALLOWABLE = frozenset({"base", "dtype", *_MATTER_LESS})
 """Differences that a user may allow: the organ still runs, though it was made for another host."""
+
+Layer = Mapping[str, Form]
+"""Name within a layer -> type and shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """One difference; ``allow`` is the word that accepts it, None where nothing can."""
+
+    what: str
+    allow: str | None = None
 
 
 def check(manifest: Manifest, host: Checkpoint, allow: Set[str] = frozenset()) -> None:
@@ -26,64 +52,135 @@ def check(manifest: Manifest, host: Checkpoint, allow: Set[str] = frozenset()) -
     """
     if odd := allow - ALLOWABLE:
         raise ValueError(f"only {sorted(ALLOWABLE)} can be allowed, got {sorted(odd)}")
-    found = []
+    found = _config(manifest, host)
+    if manifest.base.family == host.anatomy.family:
+        found += _layers(manifest, host)
+    if all(one.allow for one in found):  # digests cost reading: last, and only where they decide
+        found += _digests(manifest, host, allow)
+    refused = [one for one in found if one.allow not in allow]
+    if not refused:
+        return
+    words = sorted({one.allow for one in refused if one.allow})
+    raise IncompatibleOrganError(
+        "; ".join(one.what for one in refused)
+        + (
+            "; choose an organ grown in the recipient's model"
+            if any(one.allow is None for one in refused)
+            else f"; choose an organ of this base, or allow {' and '.join(words)} and measure what "
+            "it does"
+        )
+    )
+
+
+def fitted(organ: Organ, host: Checkpoint) -> Source:
+    """An organ's layers in the types of the host's."""
+    dtypes: dict[str, str] = {}
+    for kind in _kinds(host):
+        dtypes |= {rest: form.dtype for rest, form in kind.items()}
+    alike = all(
+        organ.tensors.form(name).dtype == dtypes.get(rest)
+        for layer in organ.source.layers.values()
+        for rest, name in layer.items()
+    )
+    return organ.source if alike else organ.source.cast(dtypes)
+
+
+def _config(manifest: Manifest, host: Checkpoint) -> list[Mismatch]:
     base = manifest.base
     if base.family != host.anatomy.family:
-        raise IncompatibleOrganError(
-            f"organ is of family {base.family}, recipient is {host.anatomy.family}; "
-            "choose an organ grown in the recipient's family"
-        )
+        return [
+            Mismatch(
+                f"family is {base.family} in the organ, {host.anatomy.family} in the recipient"
+            )
+        ]
     theirs, ours = base.config, fitting_fields(host.config, host.anatomy)
-    found += [
-        f"{name} is {theirs.get(name)!r} in the organ, {ours.get(name)!r} in the recipient"
+    groups = {name: word for word, names in _MATTER_LESS.items() for name in names}
+    return [
+        Mismatch(
+            f"{name} is {theirs.get(name)!r} in the organ, {ours.get(name)!r} in the recipient",
+            groups.get(name),
+        )
         for name in sorted(theirs.keys() | ours.keys())
         if theirs.get(name) != ours.get(name)
     ]
-    found += _odd_shapes(manifest, host)
-    if found:
-        raise IncompatibleOrganError(
-            "; ".join(found) + "; choose an organ grown in the recipient's model"
-        )
-    if "tokenizer" not in allow and base.tokenizer != host.tokenizer_digest:
-        found.append(f"vocabulary {_short(base.tokenizer)}, not {_short(host.tokenizer_digest)}")
-    if "base" not in allow and base.weights != host.weights_digest:
-        found.append(f"base weights {_short(base.weights)}, not {_short(host.weights_digest)}")
-    if found:
-        raise IncompatibleOrganError(
-            f"organ was grown with {' and '.join(found)}; choose an organ of this base, "
-            "or allow the difference and measure what it does"
-        )
 
 
-def _odd_shapes(manifest: Manifest, host: Checkpoint) -> list[str]:
-    """Differences between each organ layer's tensors and those of a host layer; the first three."""
-    layer = {rest: host.tensors.shape(name) for rest, name in host.layer_names(0).items()}
-    given: dict[str, dict[str, tuple[int, ...]]] = {
-        str(index): {} for index in range(len(manifest.span))
-    }
+def _layers(manifest: Manifest, host: Checkpoint) -> list[Mismatch]:
+    """Differences between the organ's layers and the host layers that are most like them."""
+    layers: dict[str, dict[str, Form]] = {}
     for facts in manifest.tensors:
         index, _, rest = facts.name.partition(".")
-        given.setdefault(index, {})[rest] = facts.shape
-    odd = [
-        f"{index}.{rest} is {theirs.get(rest, 'missing')} in the organ, "
-        f"{layer.get(rest, 'missing')} in the recipient"
-        for index, theirs in given.items()
-        for rest in sorted(layer.keys() | theirs.keys())
-        if layer.get(rest) != theirs.get(rest)
-    ]
-    odd += [
-        f"{facts.name} is {facts.dtype}, weights are one of {', '.join(FLOATS)}"
-        for facts in manifest.tensors
-        if facts.dtype not in FLOATS
-    ]
-    fields = per_layer_fields(host.config, host.layers)
-    entries = {name: len(values) for name, values in manifest.base.layer_config.items()}
-    if entries != dict.fromkeys(fields, len(manifest.span)):
-        odd.append(
-            f"config has entries {entries} for the organ's {len(manifest.span)} layers, the "
-            f"recipient has one a layer of {list(fields)}"
+        layers.setdefault(index, {})[rest] = Form(facts.dtype, facts.shape)
+    kinds = _kinds(host)
+    found = []
+    if len(layers) != len(manifest.span):
+        found.append(
+            Mismatch(
+                f"the organ has tensors of {len(layers)} layers, its span has {len(manifest.span)}"
+            )
         )
-    return odd[:3]
+    for index, layer in sorted(layers.items()):
+        nearest = min((_compare(index, layer, kind) for kind in kinds), key=len)
+        found += nearest[:3]
+    entries = {name: len(values) for name, values in manifest.base.layer_config.items()}
+    if entries != dict.fromkeys(host.source.entries, len(manifest.span)):
+        found.append(
+            Mismatch(
+                f"config has entries {entries} for the organ's {len(manifest.span)} layers, the "
+                f"recipient has one a layer of {sorted(host.source.entries)}"
+            )
+        )
+    return found
+
+
+def _compare(index: str, layer: Layer, kind: Layer) -> list[Mismatch]:
+    found = []
+    for rest in sorted(layer.keys() | kind.keys()):
+        theirs, ours = layer.get(rest), kind.get(rest)
+        if theirs == ours:
+            continue
+        floats = theirs and ours and {theirs.dtype, ours.dtype} <= set(FLOATS)
+        castable = floats and theirs and ours and theirs.shape == ours.shape
+        found.append(
+            Mismatch(
+                f"{index}.{rest} is {theirs or 'missing'} in the organ, {ours or 'missing'} in the "
+                "recipient",
+                "dtype" if castable else None,
+            )
+        )
+    return sorted(found, key=lambda one: one.allow is not None)
+
+
+def _kinds(host: Checkpoint) -> list[Layer]:
+    """The different sets of tensors that the host's layers have; one set for most families."""
+    kinds: list[Layer] = []
+    for layer in host.source.layers.values():
+        kind = {rest: host.tensors.form(name) for rest, name in layer.items()}
+        if kind not in kinds:
+            kinds.append(kind)
+    return kinds
+
+
+def _digests(manifest: Manifest, host: Checkpoint, allow: Set[str]) -> list[Mismatch]:
+    base = manifest.base
+    found = []
+    if "tokenizer" not in allow and base.tokenizer != host.tokenizer_digest:
+        found.append(
+            Mismatch(
+                f"vocabulary is {_short(base.tokenizer)} in the organ, "
+                f"{_short(host.tokenizer_digest)} in the recipient",
+                "tokenizer",
+            )
+        )
+    if "base" not in allow and base.weights != host.weights_digest:
+        found.append(
+            Mismatch(
+                f"base weights are {_short(base.weights)} in the organ, "
+                f"{_short(host.weights_digest)} in the recipient",
+                "base",
+            )
+        )
+    return found
 
 
 def _short(digest: str | None) -> str:

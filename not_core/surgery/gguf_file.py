@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from not_core.errors import CheckpointError, UnknownFamilyError
 from not_core.surgery.anatomy import Anatomy, anatomy
 from not_core.surgery.checkpoint import Checkpoint
+from not_core.surgery.tensors import Form
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +31,12 @@ class GgufTensors:
         """All names, sorted."""
         return tuple(sorted(self.where))
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one tensor, without reading it."""
-        return tuple(self._restored(name, _meta(self.where[name])).shape)
+    def form(self, name: str) -> Form:
+        """Type and shape of one tensor, without reading it."""
+        return Form("float32", tuple(self._restored(name, _meta(self.where[name])).shape))
 
-    def read(self, name: str) -> "torch.Tensor":
-        """One tensor as float32, on the CPU."""
+    def read(self, name: str, *, shared: bool = False) -> "torch.Tensor":
+        """One tensor as float32, on the CPU; never shared."""
         import torch
         from gguf import dequantize
 
@@ -71,8 +72,14 @@ def open_gguf(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} cannot be read as GGUF ({type(error).__name__}); get an undamaged copy"
         ) from error
-    config = {key: value for key, value in raw.items() if key != "quantization_config"}
+    dropped = {"quantization_config", "_name_or_path"}
+    config = {key: value for key, value in raw.items() if key not in dropped}
+    config["dtype"] = "float32"
     part = anatomy(config)
+    if not part.row.gguf:
+        raise UnknownFamilyError(
+            f"GGUF files of family {part.family} are not read; use the model's safetensors"
+        )
     where = _names(reader, config, part)
     # A GGUF without an output matrix ties it to the embedding.
     config["tie_word_embeddings"] = part.head not in where
@@ -86,8 +93,6 @@ def _names(reader: Any, config: dict[str, Any], part: Anatomy) -> dict[str, Any]
     from transformers import AutoConfig, AutoModelForCausalLM
 
     architectures = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
-    if part.family not in architectures:
-        raise UnknownFamilyError(f"family {part.family} has no GGUF form; use safetensors")
     table = get_tensor_name_map(architectures[part.family], config[part.layer_count])
     there = {entry.name: entry for entry in reader.tensors}
     with torch.device("meta"):
@@ -113,9 +118,9 @@ def _restore(
     name: str, values: "torch.Tensor", config: dict[str, Any], part: Anatomy
 ) -> "torch.Tensor":
     """Undo what GGUF's converter did to one tensor."""
-    for infix, field in part.permuted:
+    for infix, field in part.row.permuted:
         if infix in name:
             # (heads, half, 2, ...) as stored -> (heads, 2, half, ...) as the class rotates
             split = values.reshape(config[field], -1, 2, *values.shape[1:])
             return split.transpose(1, 2).reshape(values.shape)
-    return values.T if name.endswith(part.transposed) else values
+    return values.T if name.endswith(part.row.transposed) else values

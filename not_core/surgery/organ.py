@@ -3,9 +3,9 @@
 Reading checks that the three agree; trust in who made them is ``not_core.trust``'s business.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,22 +26,24 @@ from not_core.manifest import (
     TensorFacts,
     TrainingFacts,
 )
-from not_core.surgery.anatomy import fitting_fields, per_layer_fields
 from not_core.surgery.card import card
-from not_core.surgery.checkpoint import (
-    Checkpoint,
-    dtype_name,
+from not_core.surgery.checkpoint import PICKLES, Checkpoint
+from not_core.surgery.layer_config import fitting_fields
+from not_core.surgery.plan import cut
+from not_core.surgery.source import Source
+from not_core.surgery.tensors import (
+    Form,
+    Renamed,
+    SafetensorsFiles,
+    Tensors,
+    finite,
     open_safetensors,
     tensor_digest,
+    write_safetensors,
 )
-from not_core.surgery.plan import cut
 
 if TYPE_CHECKING:
     import torch
-
-
-Weights = Mapping[int, Mapping[str, "torch.Tensor"]]
-"""Layer within the organ -> name within the layer -> tensor."""
 
 
 @pydantic_dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -65,38 +67,87 @@ def make_label(**words: object) -> Label:
     return canonical.decode(Label, canonical.encode({"donor": None, **words}), "organ label")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Organ:
-    """An organ whose folder has been read and found consistent.
+    """An organ: what it says of itself, and its tensors, named ``LAYER.NAME``.
 
     Attributes:
         manifest: What it says of itself.
-        weights: Its tensors.
+        tensors: Where its tensors are read from.
     """
 
     manifest: Manifest
-    weights: Weights = field(repr=False)
+    tensors: Tensors = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.manifest.span)
 
+    @cached_property
+    def source(self) -> Source:
+        """Its layers, for a plan to take from."""
+        layers: dict[int, dict[str, str]] = {}
+        for facts in self.manifest.tensors:
+            index, _, rest = facts.name.partition(".")
+            layers.setdefault(int(index), {})[rest] = facts.name
+        return Source(
+            tensors=self.tensors,
+            layers=layers,
+            entries=self.manifest.base.layer_config,
+            start=self.manifest.span.start,
+        )
 
-def extract(host: Checkpoint, span: Span) -> Weights:
-    """Read the tensors of a span of layers, untrained, and nothing else.
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """Tensors of an organ's file; only what the manifest declares can be read from it."""
+
+    files: SafetensorsFiles
+    facts: Mapping[str, TensorFacts]
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self.facts))
+
+    def form(self, name: str) -> Form:
+        """Type and shape of one tensor."""
+        return Form(self.facts[name].dtype, self.facts[name].shape)
+
+    def read(self, name: str, *, shared: bool = False) -> "torch.Tensor":
+        """One tensor, checked against its digest.
+
+        Raises:
+            OrganError: It is not the declared tensor, or holds values that are not finite.
+        """
+        if self.files.form(name) != self.form(name):
+            raise OrganError(f"{name} is {self.files.form(name)}, declared is {self.form(name)}")
+        tensor = self.files.read(name, shared=shared)
+        if tensor_digest(tensor) != self.facts[name].sha256:
+            raise OrganError(f"{name} is not the tensor that the manifest declares")
+        if not finite(tensor):
+            raise OrganError(f"{name} holds values that are not finite")
+        return tensor
+
+
+def extract(host: Checkpoint, span: Span) -> Tensors:
+    """The tensors of a span of layers, untrained, under an organ's names; reads none of them.
 
     Raises:
         PlanError: The span reaches past the model.
     """
-    return {
-        new: {rest: host.tensors.read(name) for rest, name in host.layer_names(layer.index).items()}
-        for new, layer in enumerate(cut(host.layers, span))
-    }
+    return Renamed(
+        host.tensors,
+        {
+            f"{new}.{rest}": name
+            for new, layer in enumerate(cut(host.layers, span))
+            for rest, name in host.source.layer(layer.index).items()
+        },
+    )
 
 
 def describe(
     host: Checkpoint,
     span: Span,
-    weights: Weights,
+    tensors: Tensors,
     label: Label,
     *,
     training: TrainingFacts | None,
@@ -107,13 +158,11 @@ def describe(
     Args:
         host: The base model that it was cut from.
         span: Its layers in the base.
-        weights: Its tensors.
+        tensors: Its tensors; read one at a time.
         label: Its names.
         training: How it was trained; None for an untrained span.
         parents: Digests of organs that it was made from.
     """
-    config, part = host.config, host.anatomy
-    architectures = config.get("architectures") or []
     return Manifest(
         name=label.name,
         version=label.version,
@@ -121,13 +170,13 @@ def describe(
         licence=label.licence,
         donor=label.donor,
         base=BaseFacts(
-            family=part.family,
-            architecture=str(architectures[0]) if architectures else part.family,
+            family=host.anatomy.family,
+            architecture=host.anatomy.architecture,
             layers=host.layers,
-            config=fitting_fields(config, part),
+            config=fitting_fields(host.config, host.anatomy),
             layer_config={
-                name: config[name][span.start : span.stop]
-                for name in per_layer_fields(config, host.layers)
+                name: list(values[span.start : span.stop])
+                for name, values in host.source.entries.items()
             },
             weights=host.weights_digest,
             tokenizer=host.tokenizer_digest,
@@ -136,11 +185,11 @@ def describe(
         tensors=tuple(
             TensorFacts(
                 name=name,
-                dtype=dtype_name(tensor),
-                shape=tuple(tensor.shape),
-                sha256=tensor_digest(tensor),
+                dtype=tensors.form(name).dtype,
+                shape=tensors.form(name).shape,
+                sha256=tensor_digest(tensors.read(name, shared=True)),
             )
-            for name, tensor in sorted(_flat(weights).items())
+            for name in tensors.names()
         ),
         training=training,
         privacy=NoPrivacy(),
@@ -148,25 +197,19 @@ def describe(
     )
 
 
-def write_organ(out: Path, weights: Weights, manifest: Manifest) -> None:
+def write_organ(out: Path, tensors: Tensors, manifest: Manifest) -> None:
     """Write an organ folder, whole or not at all.
 
     Raises:
         OutputExistsError: ``out`` is taken.
     """
     with atomic.folder(out) as work:
-        fill(work, weights, manifest)
+        fill(work, tensors, manifest)
 
 
-def fill(folder: Path, weights: Weights, manifest: Manifest) -> None:
+def fill(folder: Path, tensors: Tensors, manifest: Manifest) -> None:
     """Write an organ's files into an empty folder that the caller makes atomic."""
-    from safetensors.torch import save_file
-
-    save_file(
-        {name: tensor.contiguous() for name, tensor in _flat(weights).items()},
-        folder / TENSORS,
-        metadata={"format": "pt"},
-    )
+    write_safetensors(folder / TENSORS, tensors, tensors.names())
     (folder / MANIFEST).write_bytes(canonical.encode(manifest))
     (folder / CARD).write_text(card(manifest), encoding="utf-8")
 
@@ -208,45 +251,34 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_organ(folder: Path) -> Organ:
-    """Read an organ folder and check every tensor against the manifest.
+    """Read an organ folder and check every tensor against the manifest, one at a time.
 
     Raises:
-        OrganError: A tensor is missing, extra, of another type, shape or content, or not finite.
+        OrganError: A tensor is missing, extra, of another type, shape or content, or not finite;
+            or the folder holds links or pickles.
     """
     manifest = read_manifest(folder)
+    for file in sorted(folder.iterdir()):
+        if file.is_symlink() or file.suffix in PICKLES:
+            what = "a link that leads elsewhere" if file.is_symlink() else "a pickle"
+            raise OrganError(
+                f"{file.name} in {folder} is {what}; an organ folder holds safetensors and text"
+            )
     path = folder / TENSORS
-    if path.is_symlink() or not path.is_file():
+    if not path.is_file():
         raise OrganError(f"no {TENSORS} in {folder}; expected an organ folder")
-    declared = {facts.name: facts for facts in manifest.tensors}
+    facts = {one.name: one for one in manifest.tensors}
     try:
-        file = open_safetensors(path)
+        names = set(open_safetensors(path).keys())
     except CheckpointError as error:
         raise OrganError(str(error)) from None
-    names = set(file.keys())
-    if names != set(declared):
-        odd = sorted(names ^ set(declared))[0]
-        raise OrganError(f"{TENSORS} and {MANIFEST} disagree about {odd}; get an undamaged copy")
-    weights: dict[int, dict[str, torch.Tensor]] = {}
-    for name, facts in declared.items():
-        if tuple(file.get_slice(name).get_shape()) != facts.shape:
-            raise OrganError(f"{name} does not have its declared shape {facts.shape}")
-        tensor = file.get_tensor(name)
-        if dtype_name(tensor) != facts.dtype or tensor_digest(tensor) != facts.sha256:
-            raise OrganError(f"{name} is not the tensor that the manifest declares")
-        if not math.isfinite(float(tensor.double().sum())):
-            raise OrganError(f"{name} holds values that are not finite")
-        index, _, rest = name.partition(".")
-        if not index.isdecimal() or not rest:
-            raise OrganError(f"{name} is not named after a layer, such as 0.{name}")
-        weights.setdefault(int(index), {})[rest] = tensor
-    if sorted(weights) != list(range(len(manifest.span))):
-        raise OrganError(f"{TENSORS} holds layers {sorted(weights)}, the span is {manifest.span}")
-    return Organ(manifest, weights)
-
-
-def _flat(weights: Weights) -> dict[str, "torch.Tensor"]:
-    return {
-        f"{index}.{rest}": tensor
-        for index, layer in weights.items()
-        for rest, tensor in layer.items()
-    }
+    if names != set(facts) or len(facts) != len(manifest.tensors):
+        odd = sorted(names ^ set(facts)) or ["a name that stands twice"]
+        raise OrganError(f"{TENSORS} and {MANIFEST} disagree about {odd[0]}; get an undamaged copy")
+    layers = {name.partition(".")[0] for name in names}
+    if len(layers) != len(manifest.span) or layers != set(map(str, range(len(layers)))):
+        raise OrganError(f"{TENSORS} holds layers {sorted(layers)}, the span is {manifest.span}")
+    tensors = Declared(SafetensorsFiles({name: (path, name) for name in names}), facts)
+    for name in tensors.names():
+        tensors.read(name)
+    return Organ(manifest, tensors)

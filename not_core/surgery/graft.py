@@ -1,0 +1,255 @@
+"""Transplant and excise on disk: a plan streamed to a new checkpoint, tensor by tensor.
+
+No model is loaded. The new folder holds config, generation config, tokenizer, sharded weights,
+the lineage, and the layers that organs replaced, in a folder of their own.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from not_core import atomic, canonical
+from not_core.errors import CheckpointError, OrganError
+from not_core.surgery import lineage as lineages
+from not_core.surgery.anatomy import anatomy
+from not_core.surgery.assemble import Joined, Sources, plan_config, plan_tensors
+from not_core.surgery.checkpoint import INDEX, SINGLE, Checkpoint
+from not_core.surgery.lineage import LINEAGE, ROOT, Lineage
+from not_core.surgery.organ import Organ
+from not_core.surgery.plan import Layer, Plan, whole
+from not_core.surgery.source import Source
+from not_core.surgery.tensors import (
+    SafetensorsFiles,
+    Tensors,
+    read_names,
+    table_digest,
+    tensor_digest,
+    write_safetensors,
+)
+
+SHARD_BYTES = 5 * 1000 * 1000 * 1000
+REPLACED = "replaced"
+"""Folder in a graft, apart from its weights, for the layers that organs replaced."""
+SET_ASIDE = "layers.safetensors"
+COPIED = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+"""Files of a host that its grafts need as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A model that was written.
+
+    Attributes:
+        weights: Its weights digest.
+        layers: Number of its layers.
+        organs: Ids of the organs in it, by digest.
+    """
+
+    weights: str
+    layers: int
+    organs: Mapping[str, str]
+
+
+def transplant(
+    plan: Plan,
+    host: Checkpoint,
+    organs: Mapping[str, Organ],
+    out: Path,
+    *,
+    sources: Sources | None = None,
+    keep_replaced: bool = True,
+) -> Written:
+    """Write a plan's model to a folder that plain ``from_pretrained`` loads, whole or not at all.
+
+    Args:
+        plan: Its layers.
+        host: Where embeddings, final norm, head and host layers come from.
+        organs: By the plan's source names, which are their digests.
+        out: Folder to make.
+        sources: Layers to take in place of the organs' own, such as ones in the host's types.
+        keep_replaced: Whether to set aside the layers that organs replace, so that they can be
+            put back without the host.
+
+    Raises:
+        OutputExistsError: ``out`` is taken.
+        PlanError: A layer is not there, or would run otherwise than where it was made.
+    """
+    before = lineages.lineage_of(host)
+    after = lineages.grafted(before, plan, organs)
+    there = _standing(host, before) | _set_aside(host, before)
+    for name, source in {**{n: o.source for n, o in organs.items()}, **(sources or {})}.items():
+        there |= {Layer(name, index): (source, index) for index in source.layers}
+    return _write(after, host, there, out, aside=keep_replaced)
+
+
+def excise(host: Checkpoint, organ: str, out: Path, *, root: Checkpoint | None = None) -> Written:
+    """Take an organ out of a grafted model; what it replaced comes back.
+
+    Args:
+        host: The grafted model.
+        organ: The organ's id, or its digest or the beginning of it.
+        out: Folder to make.
+        root: The model before any organ, for layers that the graft did not set aside.
+
+    Raises:
+        OrganError: No such organ, or what it replaced was not kept.
+        CheckpointError: The model was changed after the transplant; ``root`` is another model; or
+            the result is not what the lineage says.
+    """
+    before = lineages.lineage_of(host)
+    after = lineages.excised(before, before.find(organ))
+    there = _standing(host, before) | _set_aside(host, before)
+    if root is not None:
+        if root.weights_digest != before.root:
+            raise CheckpointError(
+                f"{root.origin} has weights {root.weights_digest[:12]}, the organs were put into "
+                f"{before.root[:12]}; give the model that they were put into"
+            )
+        there |= {Layer(ROOT, index): (root.source, index) for index in range(root.layers)}
+    return _write(after, host, there, out, aside=True)
+
+
+There = Mapping[Layer, tuple[Source, int]]
+"""Where each layer can be had: a source and the layer's index there."""
+
+
+def _standing(host: Checkpoint, lineage: Lineage) -> dict[Layer, tuple[Source, int]]:
+    """The layers that stand in a model, by their origin."""
+    return {
+        Layer(origin.source, origin.index): (host.source, place)
+        for place, origin in enumerate(lineage.layers)
+    }
+
+
+def _set_aside(host: Checkpoint, lineage: Lineage) -> dict[Layer, tuple[Source, int]]:
+    """The layers that a graft keeps beside its own, by their origin."""
+    path = host.origin / REPLACED / SET_ASIDE
+    if not path.is_file():
+        return {}
+    layers: dict[Layer, dict[str, str]] = {}
+    for name in read_names(path):
+        source, index, rest = (*name.split(".", 2), "", "")[:3]
+        if source in lineage.sources and index.isdecimal() and rest:
+            layers.setdefault(Layer(source, int(index)), {})[rest] = name
+    files = SafetensorsFiles({name: (path, name) for name in read_names(path)})
+    return {
+        layer: (Source(tensors=files, layers={layer.index: names}, entries={}), layer.index)
+        for layer, names in layers.items()
+    }
+
+
+def _write(lineage: Lineage, host: Checkpoint, there: There, out: Path, *, aside: bool) -> Written:
+    """Write the model of a lineage, and verify it where the lineage tells what it must be."""
+    plan = Plan(tuple(Layer(origin.source, origin.index) for origin in lineage.layers))
+    below = [layer for layer in lineages.beneath(lineage) if layer in there] if aside else []
+    sources = {name: _source(name, lineage, there) for name in lineage.sources}
+    if absent := [layer for layer in plan.layers if layer not in there]:
+        raise OrganError(
+            f"{len(absent)} layers that the organ replaced were not kept in {host.origin}; "
+            "give the model that it was put into with --host"
+        )
+    config = plan_config(plan, host, sources)
+    tensors = plan_tensors(plan, host, sources)
+    with atomic.folder(out) as work:
+        digest = _write_weights(tensors, work)
+        untouched = plan.layers == whole(ROOT, len(plan.layers)) and not lineage.organs()
+        if untouched and digest != lineage.root:
+            raise CheckpointError(
+                f"without its organs the model has weights {digest[:12]}, not those it had before, "
+                f"{lineage.root[:12]}; give the model that they were put into with --host"
+            )
+        if not untouched:
+            final = replace(lineage, weights=digest)
+            (work / LINEAGE).write_bytes(canonical.encode(final))
+        if below:
+            kept = {
+                f"{layer.source}.{layer.index}.{rest}": (source.tensors, name)
+                for layer in below
+                for source, index in [there[layer]]
+                for rest, name in source.layer(index).items()
+            }
+            (work / REPLACED).mkdir()
+            write_safetensors(work / REPLACED / SET_ASIDE, Joined(kept), tuple(kept))
+        _write_config(config, work)
+        _copy_rest(host, work)
+    return Written(digest, len(plan.layers), lineage.organs())
+
+
+def _source(name: str, lineage: Lineage, there: There) -> Source:
+    """All that can be had of one source, wherever it lies."""
+    facts = lineage.sources[name]
+    found = {layer.index: at for layer, at in there.items() if layer.source == name}
+    where = {
+        f"{index}.{rest}": (source.tensors, stored)
+        for index, (source, place) in found.items()
+        for rest, stored in source.layer(place).items()
+    }
+    layers: dict[int, dict[str, str]] = {index: {} for index in found}
+    for key in where:
+        index, _, rest = key.partition(".")
+        layers[int(index)][rest] = key
+    return Source(tensors=Joined(where), layers=layers, entries=facts.entries, start=facts.start)
+
+
+def _write_config(config: Mapping[str, Any], work: Path) -> None:
+    from transformers import AutoConfig
+
+    made = AutoConfig.for_model(**{key: v for key, v in config.items() if key != "auto_map"})
+    made.architectures = [anatomy(dict(config)).architecture]
+    made.save_pretrained(work)
+
+
+def _write_weights(tensors: Tensors, work: Path) -> str:
+    """Write all tensors in shards; return the weights digest."""
+    shards: list[list[str]] = [[]]
+    size = total = 0
+    for name in tensors.names():
+        bytes_ = tensors.form(name).bytes
+        if shards[-1] and size + bytes_ > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += bytes_
+        total += bytes_
+    digests: dict[str, str] = {}
+    table: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        single = len(shards) == 1
+        file = SINGLE if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(
+            work / file,
+            tensors,
+            tuple(names),
+            seen=lambda name, tensor: digests.update({name: tensor_digest(tensor)}),
+        )
+        table |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(table.items()))}
+        (work / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return table_digest((name, tensors.form(name), digest) for name, digest in digests.items())
+
+
+def _copy_rest(host: Checkpoint, work: Path) -> None:
+    """Copy the host's tokenizer and generation config; a GGUF's tokenizer is written out."""
+    if host.origin.is_file():
+        host.tokenizer.save_pretrained(work)
+        return
+    for name in COPIED:
+        if (host.origin / name).is_file():
+            shutil.copyfile(host.origin / name, work / name)

@@ -1,0 +1,173 @@
+"""Where each layer of a grafted model comes from, and what lies beneath it.
+
+A graft carries this beside its weights, with the layers that its organs replaced, so that an
+organ can be taken out again and the host is what it was, bit for bit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+from pydantic.dataclasses import dataclass
+
+from not_core import canonical
+from not_core.canonical import STRICT, Digest, Line
+from not_core.errors import CheckpointError, OrganError, PlanError
+from not_core.manifest import MOST_LAYERS, Count
+from not_core.surgery.checkpoint import Checkpoint
+from not_core.surgery.organ import Organ
+from not_core.surgery.plan import HOST, Layer, Plan
+
+LINEAGE = "organs.json"
+FORMAT: Literal["organ-exchange/lineage/v1"] = "organ-exchange/lineage/v1"
+ROOT = "root"
+"""Source name of the model that no organ has been put into."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Origin:
+    """Layer ``index`` of ``source``, an organ's digest or ``root``, and what it replaced."""
+
+    source: Digest | Literal["root"]
+    index: Count
+    beneath: "Origin | None" = None
+
+    def without(self, organ: str) -> "Origin | None":
+        """This layer with the layers of an organ taken away: itself, what lies beneath, or none."""
+        beneath = self.beneath.without(organ) if self.beneath else None
+        return beneath if self.source == organ else replace(self, beneath=beneath)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class SourceFacts:
+    """What is needed to put a source's layers back: see ``Source``; ``organ`` is an organ's id."""
+
+    organ: Line | None
+    start: Annotated[int, Field(ge=0, le=MOST_LAYERS)]
+    entries: dict[str, list[JsonValue]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Lineage:
+    """The origin of each layer of a grafted model.
+
+    Attributes:
+        root: Weights digest of the model that no organ has been put into.
+        weights: Weights digest of this model; another one tells that it was changed since.
+        sources: By the names that origins use.
+        layers: One origin a layer.
+    """
+
+    format: Literal["organ-exchange/lineage/v1"] = FORMAT
+    root: Digest
+    weights: Digest
+    sources: dict[str, SourceFacts]
+    layers: tuple[Origin, ...]
+
+    def organs(self) -> dict[str, str]:
+        """Ids of the organs in this model, by digest."""
+        return {name: facts.organ for name, facts in self.sources.items() if facts.organ}
+
+    def find(self, organ: str) -> str:
+        """Digest of the one organ with this id or beginning of a digest.
+
+        Raises:
+            OrganError: There is none, or more than one.
+        """
+        found = [
+            digest
+            for digest, name in self.organs().items()
+            if organ == name or (len(organ) >= 6 and digest.startswith(organ))
+        ]
+        if len(found) != 1:
+            there = ", ".join(f"{name} ({digest[:12]})" for digest, name in self.organs().items())
+            raise OrganError(
+                f"{len(found)} organs in this model are called {organ}; "
+                f"name one of these by its digest: {there or 'none'}"
+            )
+        return found[0]
+
+
+def lineage_of(host: Checkpoint) -> Lineage:
+    """A model's lineage: what it carries, or that all its layers are its own.
+
+    Raises:
+        FormatError: What it carries is no lineage.
+        CheckpointError: The model was changed since that was written.
+    """
+    path = host.origin / LINEAGE
+    if host.origin.is_file() or not path.is_file():
+        return Lineage(
+            root=host.weights_digest,
+            weights=host.weights_digest,
+            sources={
+                ROOT: SourceFacts(
+                    organ=None,
+                    start=0,
+                    entries={name: list(values) for name, values in host.source.entries.items()},
+                )
+            },
+            layers=tuple(Origin(source=ROOT, index=index) for index in range(host.layers)),
+        )
+    lineage = canonical.decode(Lineage, path.read_bytes(), LINEAGE)
+    if lineage.weights != host.weights_digest or len(lineage.layers) != host.layers:
+        raise CheckpointError(
+            f"{host.origin} was changed after {LINEAGE} was written (weights "
+            f"{host.weights_digest[:12]}, not {lineage.weights[:12]}); what its layers were is no "
+            f"longer known: remove {LINEAGE} to treat it as a model of its own"
+        )
+    return lineage
+
+
+def grafted(lineage: Lineage, plan: Plan, organs: Mapping[str, Organ]) -> Lineage:
+    """The lineage of a plan's model, but for its weights digest, which only writing tells.
+
+    Args:
+        lineage: The host's.
+        plan: The layers of the new model.
+        organs: Organs by the plan's source names, which are their digests.
+    """
+    sources = dict(lineage.sources) | {
+        name: SourceFacts(
+            organ=organ.manifest.organ_id,
+            start=organ.source.start,
+            entries={key: list(values) for key, values in organ.source.entries.items()},
+        )
+        for name, organ in organs.items()
+    }
+    layers = tuple(
+        lineage.layers[layer.index]
+        if layer.source == HOST
+        else Origin(
+            source=layer.source,
+            index=layer.index,
+            beneath=None if layer.over is None else lineage.layers[layer.over],
+        )
+        for layer in plan.layers
+    )
+    return replace(lineage, sources=sources, layers=layers)
+
+
+def excised(lineage: Lineage, organ: str) -> Lineage:
+    """The lineage without an organ, given by its digest, but for its weights digest.
+
+    Raises:
+        PlanError: Nothing would be left.
+    """
+    layers = tuple(left for origin in lineage.layers if (left := origin.without(organ)) is not None)
+    if not layers:
+        raise PlanError("the organ is all that this model has; nothing would be left")
+    sources = {name: facts for name, facts in lineage.sources.items() if name != organ}
+    return replace(lineage, sources=sources, layers=layers)
+
+
+def beneath(lineage: Lineage) -> tuple[Layer, ...]:
+    """All layers that lie beneath others, without repeats."""
+    found: dict[Layer, None] = {}
+    for origin in lineage.layers:
+        below = origin.beneath
+        while below is not None:
+            found[Layer(below.source, below.index)] = None
+            below = below.beneath
+    return tuple(found)

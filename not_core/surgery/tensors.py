@@ -1,0 +1,310 @@
+"""Named tensors that are read one by one and only when asked for, and the files they lie in.
+
+Whoever holds a ``Tensors`` holds no weights. Reading goes through the safetensors library;
+writing streams, so that memory follows the largest tensor, not the file.
+"""
+
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from not_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+HEADER_BYTES = 16 * 1024 * 1024
+"""Longest safetensors header that is parsed; a hundred thousand tensors take less."""
+
+# Code in a file's header -> torch's name, bytes of an item.
+_TYPES = {
+    "BOOL": ("bool", 1),
+    "U8": ("uint8", 1),
+    "I8": ("int8", 1),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "F8_E8M0": ("float8_e8m0fnu", 1),
+    "U16": ("uint16", 2),
+    "I16": ("int16", 2),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "U32": ("uint32", 4),
+    "I32": ("int32", 4),
+    "F32": ("float32", 4),
+    "U64": ("uint64", 8),
+    "I64": ("int64", 8),
+    "F64": ("float64", 8),
+}
+_CODES = {name: code for code, (name, _) in _TYPES.items()}
+_ITEM = dict(_TYPES.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A tensor's type, such as ``float32``, and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the tensor in bytes."""
+        return math.prod(self.shape, start=_ITEM[self.dtype])
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {'x'.join(map(str, self.shape)) or 'scalar'}"
+
+
+class Tensors(Protocol):
+    """Read access to named tensors."""
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+
+    def form(self, name: str) -> Form:
+        """Type and shape of one tensor, without reading it."""
+
+    def read(self, name: str, *, shared: bool = False) -> "torch.Tensor":
+        """One tensor, on the CPU.
+
+        Args:
+            name: Which.
+            shared: Whether it may share memory with a file or with other readers; whoever writes
+                to it must then clone it first.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Tensors in memory."""
+
+    tensors: Mapping[str, "torch.Tensor"]
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self.tensors))
+
+    def form(self, name: str) -> Form:
+        """Type and shape of one tensor."""
+        return form_of(self.tensors[name])
+
+    def read(self, name: str, *, shared: bool = False) -> "torch.Tensor":
+        """One tensor."""
+        tensor = self.tensors[name]
+        return tensor if shared else tensor.clone()
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """Some tensors of ``source`` under other names: new name -> name there."""
+
+    source: Tensors
+    where: Mapping[str, str]
+
+    def names(self) -> tuple[str, ...]:
+        """All new names, sorted."""
+        return tuple(sorted(self.where))
+
+    def form(self, name: str) -> Form:
+        """Type and shape of one tensor, without reading it."""
+        return self.source.form(self.where[name])
+
+    def read(self, name: str, *, shared: bool = False) -> "torch.Tensor":
+        """One tensor, on the CPU."""
+        return self.source.read(self.where[name], shared=shared)
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Tensors of ``source`` in the types that ``dtypes`` gives; the others as they are."""
+
+    source: Tensors
+    dtypes: Mapping[str, str]
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return self.source.names()
+
+    def form(self, name: str) -> Form:
+        """Type and shape of one tensor, without reading it."""
+        form = self.source.form(name)
+        return Form(self.dtypes.get(name, form.dtype), form.shape)
+
+    def read(self, name: str, *, shared: bool = False) -> "torch.Tensor":
+        """One tensor, rounded to its new type."""
+        import torch
+
+        dtype = getattr(torch, self.form(name).dtype)
+        return self.source.read(name, shared=shared).to(dtype)
+
+
+@dataclass(frozen=True)
+class SafetensorsFiles:
+    """Tensors spread over safetensors files; ``where``: name -> (file, name in the file)."""
+
+    where: Mapping[str, tuple[Path, str]]
+    _open: dict[tuple[Path, str], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self.where))
+
+    def form(self, name: str) -> Form:
+        """Type and shape of one tensor, without reading it.
+
+        Raises:
+            CheckpointError: The file is damaged, lacks it, or its type is not known.
+        """
+        path, stored = self.where[name]
+        try:
+            part = self._file(path, "pread").get_slice(stored)
+            code = part.get_dtype()
+        except Exception as error:  # the library's own error type is not exported for this
+            raise _damaged(path, error) from None
+        if code not in _TYPES:
+            raise CheckpointError(
+                f"{name} is stored as {code}; expected one of {', '.join(sorted(_TYPES))}"
+            )
+        return Form(_TYPES[code][0], tuple(part.get_shape()))
+
+    def read(self, name: str, *, shared: bool = False) -> "torch.Tensor":
+        """One tensor, on the CPU; ``shared`` maps the file instead of copying from it."""
+        path, stored = self.where[name]
+        try:
+            tensor: torch.Tensor = self._file(path, "mmap" if shared else "pread").get_tensor(
+                stored
+            )
+        except Exception as error:  # see form
+            raise _damaged(path, error) from None
+        return tensor
+
+    def files(self) -> tuple[Path, ...]:
+        """The files, sorted."""
+        return tuple(sorted({path for path, _ in self.where.values()}))
+
+    def _file(self, path: Path, backend: str) -> Any:
+        if (path, backend) not in self._open:
+            self._open[path, backend] = open_safetensors(path, backend)
+        return self._open[path, backend]
+
+
+def open_safetensors(path: Path, backend: str = "pread") -> Any:
+    """Open a safetensors file for lazy reading; its header is bounded before it is parsed.
+
+    Args:
+        path: A regular file.
+        backend: ``pread`` copies what is read; ``mmap`` shares the file's pages.
+
+    Raises:
+        CheckpointError: Missing, truncated or malformed: a header that is too long, tensors that
+            overlap or leave gaps, or fewer or more bytes than the header says.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise CheckpointError(f"{path.name} is not a regular file; get an undamaged copy")
+            length = int.from_bytes(file.read(8), "little")
+        if length > HEADER_BYTES:
+            raise CheckpointError(
+                f"{path.name} announces a header of {length} bytes, more than {HEADER_BYTES}; "
+                "get an undamaged copy"
+            )
+        return safe_open(path, framework="pt", backend=backend)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from None
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Names of the tensors in one safetensors file, sorted."""
+    return tuple(sorted(open_safetensors(path).keys()))
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path.name} cannot be read as safetensors ({error}); get an undamaged copy"
+    )
+
+
+def form_of(tensor: "torch.Tensor") -> Form:
+    """Type and shape of a tensor."""
+    return Form(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+
+
+def tensor_digest(tensor: "torch.Tensor") -> str:
+    """SHA-256 of a tensor's bytes in row-major order."""
+    return hashlib.sha256(_bytes(tensor)).hexdigest()
+
+
+def finite(tensor: "torch.Tensor") -> bool:
+    """Whether a tensor holds no NaN and no infinity; needs no memory of the tensor's size."""
+    import torch
+
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.element_size() == 1:  # float8 has no reductions
+        tensor = tensor.to(torch.float32)
+    low, high = torch.aminmax(tensor)  # either is NaN when any value is
+    return bool(torch.isfinite(low) and torch.isfinite(high))
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Tensors,
+    names: tuple[str, ...],
+    seen: Callable[[str, "torch.Tensor"], None] = lambda name, tensor: None,
+) -> None:
+    """Stream tensors to a new safetensors file, one at a time.
+
+    Args:
+        path: File to make; what is there is replaced.
+        tensors: Where they are read from.
+        names: Which.
+        seen: Called with each tensor before it is written.
+
+    Source: the safetensors format, https://github.com/huggingface/safetensors#format.
+    """
+    forms = {name: tensors.form(name) for name in names}
+    # Wide types first: every tensor then starts at a multiple of its item's size.
+    order = sorted(forms, key=lambda name: (-_ITEM[forms[name].dtype], name))
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name in order:
+        form = forms[name]
+        table[name] = {
+            "dtype": _CODES[form.dtype],
+            "shape": list(form.shape),
+            "data_offsets": [start, start + form.bytes],
+        }
+        start += form.bytes
+    header = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for name in order:
+            tensor = tensors.read(name)
+            seen(name, tensor)
+            file.write(_bytes(tensor))
+
+
+def table_digest(facts: Iterator[tuple[str, Form, str]]) -> str:
+    """Digest of a set of tensors from each one's name, form and SHA-256, in order of name."""
+    from not_core import canonical
+
+    return canonical.digest(
+        [[name, form.dtype, list(form.shape), digest] for name, form, digest in sorted(facts)]
+    )
+
+
+def _bytes(tensor: "torch.Tensor") -> Any:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return flat.numpy().data

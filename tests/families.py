@@ -1,0 +1,84 @@
+"""Small models of the real class of every family that surgery supports."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+from not_core.surgery.anatomy import FAMILIES
+
+WIDTH, HEADS, LAYERS, VOCABULARY = 32, 4, 6, 64
+
+_COMMON = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 2 * WIDTH,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": 2,
+}
+_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_SLIDING = {"sliding_window": 4}
+_OWN: dict[str, dict[str, Any]] = {
+    "bloom": {"hidden_size": WIDTH, "n_head": HEADS},
+    "falcon": {"hidden_size": WIDTH, "num_attention_heads": HEADS},
+    "gemma2": _COMMON | _SLIDING | {"head_dim": 8, "query_pre_attn_scalar": 8},
+    "gemma3_text": _COMMON | _SLIDING | {"head_dim": 8, "query_pre_attn_scalar": 8},
+    "gpt2": {"n_embd": WIDTH, "n_head": HEADS},
+    "gpt_neox": {k: v for k, v in _COMMON.items() if k != "num_key_value_heads"},
+    "gpt_oss": _COMMON | _SLIDING | _EXPERTS | {"head_dim": 8},
+    "mixtral": _COMMON | _EXPERTS,
+    "opt": {
+        "hidden_size": WIDTH,
+        "ffn_dim": 2 * WIDTH,
+        "num_attention_heads": HEADS,
+        "word_embed_proj_dim": WIDTH,
+    },
+    "phi3": _COMMON | {"pad_token_id": 0},
+    "qwen2": _COMMON | _SLIDING | {"use_sliding_window": True, "max_window_layers": 3},
+    "qwen3": _COMMON | {"head_dim": 8},
+    "qwen3_moe": _COMMON
+    | _EXPERTS
+    | {
+        "moe_intermediate_size": 16,
+        "head_dim": 8,
+        "mlp_only_layers": [1],
+        "decoder_sparse_step": 1,
+    },
+    "smollm3": _COMMON | {"pad_token_id": 0, "no_rope_layer_interval": 3},
+}
+
+
+def family_config(family: str, **changes: Any) -> Any:
+    """A config of six layers, width 32, four heads, 64 tokens."""
+    kind = CONFIG_MAPPING[family]
+    count = kind.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    given = {
+        count: LAYERS,
+        "vocab_size": VOCABULARY,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        **_OWN.get(family, _COMMON),
+        **changes,
+    }
+    if family != "bloom":
+        given.setdefault(
+            kind.attribute_map.get("max_position_embeddings", "max_position_embeddings"), 64
+        )
+    return kind(**given)
+
+
+def family_model(folder: Path, family: str, seed: int = 0, **changes: Any) -> Path:
+    """Save a randomly initialised model; its weights are large, so that a wrong layer shows."""
+    config = family_config(family, **changes)
+    torch.manual_seed(seed)
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Nothing stays as it was initialised: biases, norms and sinks must travel too.
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def all_families() -> list[str]:
+    return sorted(FAMILIES)

@@ -1,0 +1,103 @@
+"""Every invariant of surgery, for every family, on a small model of the real class."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from families import LAYERS, all_families, family_model
+from transformers import AutoModelForCausalLM
+
+from not_core.manifest import Span
+from not_core.surgery import graft
+from not_core.surgery import plan as plans
+from not_core.surgery.assemble import assemble
+from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
+from not_core.surgery.compatibility import check
+from not_core.surgery.organ import Label, Organ, describe, extract, read_organ, write_organ
+
+IDS = torch.tensor([[3, 5, 7, 9, 11, 2, 4, 8]])
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("families")
+    return {family: family_model(base / family, family) for family in all_families()}
+
+
+def cut_organ(host: Checkpoint, folder: Path, start: int, stop: int) -> Organ:
+    span = Span(start=start, stop=stop)
+    tensors = extract(host, span)
+    write_organ(folder, tensors, describe(host, span, tensors, Label(name="o"), training=None))
+    return read_organ(folder)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = model(input_ids=IDS).logits
+    return found
+
+
+def layers_run(model: torch.nn.Module, host: Checkpoint) -> int:
+    """How many layers run in one forward pass: a stale config may run fewer than there are."""
+    ran = []
+    hooks = [
+        layer.register_forward_hook(lambda *_: ran.append(1))
+        for layer in model.get_submodule(host.anatomy.layers.removesuffix("."))
+    ]
+    logits(model)
+    for hook in hooks:
+        hook.remove()
+    return len(ran)
+
+
+def generated(model: torch.nn.Module, cache: bool) -> torch.Tensor:
+    return model.generate(
+        IDS,
+        attention_mask=torch.ones_like(IDS),
+        max_new_tokens=10,
+        min_new_tokens=10,
+        do_sample=False,
+        use_cache=cache,
+        pad_token_id=0,
+    )
+
+
+@pytest.mark.parametrize("family", all_families())
+def test_surgery_keeps_every_invariant(family: str, hosts: dict[str, Path], tmp_path: Path) -> None:
+    host = open_checkpoint(hosts[family])
+    stock = AutoModelForCausalLM.from_pretrained(hosts[family]).eval()
+    organ = cut_organ(host, tmp_path / "organ", 2, 4)
+    check(organ.manifest, host)
+    name = organ.manifest.digest
+
+    # Put back where it came from, it is the host again: same logits, same digest.
+    back = plans.transplant(LAYERS, name, 2, mode="replace", position=2)
+    assert torch.equal(logits(assemble(back, host, {name: organ.source})), logits(stock))
+    written = graft.transplant(back, host, {name: organ}, tmp_path / "back")
+    assert written.weights == host.weights_digest
+
+    for mode, position, count in (("replace", 1, LAYERS), ("insert", 5, LAYERS + 2)):
+        out = tmp_path / mode
+        plan = plans.transplant(LAYERS, name, 2, mode=mode, position=position)
+        written = graft.transplant(plan, host, {name: organ}, out)
+        loaded, report = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+        assert not any(report.values())
+        held = assemble(plan, host, {name: organ.source})
+        assert torch.equal(logits(loaded), logits(held))
+        assert not torch.equal(logits(loaded), logits(stock))
+        assert layers_run(loaded, host) == count == loaded.config.num_hidden_layers
+        assert torch.equal(generated(loaded, cache=True), generated(loaded, cache=False))
+        again = open_checkpoint(out)
+        assert again.weights_digest == written.weights
+        loaded.save_pretrained(tmp_path / f"{mode}-saved")
+        assert open_checkpoint(tmp_path / f"{mode}-saved").weights_digest == written.weights
+        # Taken out again, the host is what it was, without being asked for.
+        restored = graft.excise(again, name[:12], tmp_path / f"{mode}-excised")
+        assert restored.weights == host.weights_digest
+        whole = open_checkpoint(tmp_path / f"{mode}-excised")
+        assert whole.weights_digest == host.weights_digest
+        assert whole.config == host.config
+        assert torch.equal(
+            logits(AutoModelForCausalLM.from_pretrained(tmp_path / f"{mode}-excised")),
+            logits(stock),
+        )
