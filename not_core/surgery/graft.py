@@ -6,7 +6,7 @@ the lineage, and the layers that organs replaced, in a folder of their own.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from not_core import atomic, canonical
 from not_core.errors import CheckpointError, OrganError
 from not_core.surgery import lineage as lineages
 from not_core.surgery.anatomy import anatomy
-from not_core.surgery.assemble import Joined, Sources, plan_config, plan_tensors
+from not_core.surgery.assemble import Joined, plan_config, plan_tensors
 from not_core.surgery.checkpoint import INDEX, SINGLE, Checkpoint
+from not_core.surgery.compatibility import check, fitted
 from not_core.surgery.lineage import LINEAGE, ROOT, Lineage
 from not_core.surgery.organ import Organ
 from not_core.surgery.plan import Layer, Plan, whole
@@ -72,7 +73,7 @@ def transplant(
     organs: Mapping[str, Organ],
     out: Path,
     *,
-    sources: Sources | None = None,
+    allow: Set[str] = frozenset(),
     keep_replaced: bool = True,
 ) -> Written:
     """Write a plan's model to a folder that plain ``from_pretrained`` loads, whole or not at all.
@@ -82,20 +83,24 @@ def transplant(
         host: Where embeddings, final norm, head and host layers come from.
         organs: By the plan's source names, which are their digests.
         out: Folder to make.
-        sources: Layers to take in place of the organs' own, such as ones in the host's types.
+        allow: Differences between organs and host to accept; see ``compatibility``.
         keep_replaced: Whether to set aside the layers that organs replace, so that they can be
             put back without the host.
 
     Raises:
         OutputExistsError: ``out`` is taken.
+        IncompatibleOrganError: An organ does not fit.
         PlanError: A layer is not there, or would run otherwise than where it was made.
     """
+    atomic.refuse_existing(out)
+    for organ in organs.values():
+        check(organ.manifest, host, allow)
     before = lineages.lineage_of(host)
-    after = lineages.grafted(before, plan, organs)
     there = _standing(host, before) | _set_aside(host, before)
-    for name, source in {**{n: o.source for n, o in organs.items()}, **(sources or {})}.items():
+    for name, organ in organs.items():
+        source = fitted(organ, host)
         there |= {Layer(name, index): (source, index) for index in source.layers}
-    return _write(after, host, there, out, aside=keep_replaced)
+    return _write(lineages.grafted(before, plan, organs), host, there, out, aside=keep_replaced)
 
 
 def excise(host: Checkpoint, organ: str, out: Path, *, root: Checkpoint | None = None) -> Written:
@@ -112,6 +117,7 @@ def excise(host: Checkpoint, organ: str, out: Path, *, root: Checkpoint | None =
         CheckpointError: The model was changed after the transplant; ``root`` is another model; or
             the result is not what the lineage says.
     """
+    atomic.refuse_existing(out)
     before = lineages.lineage_of(host)
     after = lineages.excised(before, before.find(organ))
     there = _standing(host, before) | _set_aside(host, before)
