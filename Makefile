@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench fetch clean
+.PHONY: demo test check bench bench-memory fetch clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -20,6 +20,9 @@ check: $(READY)
 
 bench: $(READY) fetch
 	$(BIN)/organ-simulate bench --out runs/bench
+
+bench-memory: $(READY)
+	$(BIN)/organ-simulate bench-memory --out runs/bench-memory
 
 fetch: $(READY)
 	$(BIN)/organ-simulate fetch

@@ -131,14 +131,15 @@ def bench(
         atomic.write(out / "bench.json", json.dumps(result, indent=2).encode())
     return {
         name: {
-            "tokens_a_second": _spread([run.tokens / run.seconds for run in done]),
-            "peak_mb": _spread([run.peak_mb for run in done]),
+            "tokens_a_second": spread([run.tokens / run.seconds for run in done]),
+            "peak_mb": spread([run.peak_mb for run in done]),
         }
         for name, done in found.items()
     }
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Median (minimum to maximum)."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:.0f} ({low:.0f} to {high:.0f})"
 

@@ -192,6 +192,27 @@ def bench(
     report(measure(base_model(model, say), out, tokens, runs, say), as_json)
 
 
+@app.command("bench-memory")
+def bench_memory(
+    out: Annotated[
+        Path, typer.Option(help="Folder for bench-memory.json and, while it runs, 20 GB of files.")
+    ],
+    runs: Annotated[int, typer.Option(min=1, help="Measurements of each contestant.")] = 3,
+    keep: Annotated[bool, typer.Option(help="Keep the generated checkpoint.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure cutting and grafting on a generated 3 B checkpoint: peak memory, seconds, bytes read.
+
+    Beside them from_pretrained, save_pretrained and mergekit, which must make the same tensors.
+    Exit code 1 when cutting or grafting takes more than organ, embeddings and 500 MB.
+
+    Example: organ-simulate bench-memory --out runs/bench-memory
+    """
+    from simulations.bench_memory import measure
+
+    report(measure(out, runs, keep, say), as_json)
+
+
 def main() -> None:
     """Entry point of ``organ-simulate``."""
     run(app)

@@ -168,6 +168,10 @@ def _refuse_strays(folder: Path) -> None:
             raise CheckpointError(
                 f"{file.name} in {folder} is a link that leads elsewhere; copy the file there"
             )
+        if not file.is_file() and not file.is_dir():
+            raise CheckpointError(
+                f"{file.name} in {folder} is neither file nor folder; get an undamaged copy"
+            )
         if file.suffix in PICKLES:
             raise CheckpointError(
                 f"{folder} holds pickled weights ({file.name}), which run code when they are "

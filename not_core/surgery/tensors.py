@@ -10,6 +10,7 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -267,7 +268,7 @@ def write_safetensors(
         path: File to make; what is there is replaced.
         tensors: Where they are read from.
         names: Which.
-        seen: Called with each tensor before it is written.
+        seen: Called with each tensor while it is written, in another thread.
 
     Source: the safetensors format, https://github.com/huggingface/safetensors#format.
     """
@@ -286,12 +287,13 @@ def write_safetensors(
         start += form.bytes
     header = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
-    with path.open("wb") as file:
+    with path.open("wb") as file, ThreadPoolExecutor(1) as aside:
         file.write(len(header).to_bytes(8, "little") + header)
         for name in order:
             tensor = tensors.read(name)
-            seen(name, tensor)
+            watching = aside.submit(seen, name, tensor)  # hashing takes as long as writing does
             file.write(_bytes(tensor))
+            watching.result()
 
 
 def table_digest(facts: Iterator[tuple[str, Form, str]]) -> str:
