@@ -24,6 +24,7 @@ MOST_LAYERS = 4096
 
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**53 - 1)]
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -88,6 +89,26 @@ class TrainingFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class MergeFacts:
+    """How the organ was made from its parents; enough to repeat it with them and the base.
+
+    ``weights`` are the parents', in their order; ``density`` and ``scale`` are those of TIES.
+    ``trained`` tells whether a parent, or a parent's parent, was trained on records.
+    """
+
+    method: Literal["average", "ties"]
+    weights: tuple[Factor, ...]
+    density: Annotated[float, Field(gt=0, le=1)] | None
+    scale: Factor | None
+    trained: bool
+
+    def __post_init__(self) -> None:
+        ties = self.method == "ties"
+        if (self.density is not None, self.scale is not None) != (ties, ties):
+            raise ValueError("expected density and scale for ties, and for ties only")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class NoPrivacy:
     """An explicit statement that nothing bounds what the organ may have memorised."""
 
@@ -98,7 +119,8 @@ class NoPrivacy:
 class Manifest:
     """The signed description of one organ.
 
-    ``donor`` is the name of the site that claims it; None until a site does, by signing.
+    ``donor`` is the name of the site that claims it; None until a site does, by signing. At most
+    one of ``training`` and ``merge`` is there; with neither, these are the base's own layers.
     """
 
     format: Literal["organ-exchange/organ/v1"] = FORMAT
@@ -114,10 +136,22 @@ class Manifest:
     privacy: NoPrivacy
     audit: Digest | None = None
     parents: tuple[Digest, ...] = ()
+    merge: MergeFacts | None = None
 
     def __post_init__(self) -> None:
         if self.span.stop > self.base.layers:
             raise ValueError(f"span {self.span} reaches past a base of {self.base.layers} layers")
+        if self.merge is None:
+            return
+        if self.training is not None:
+            raise ValueError("expected training or merge, got both")
+        if not 2 <= len(set(self.parents)) == len(self.parents) == len(self.merge.weights):
+            raise ValueError("expected two or more different parents, and a weight for each")
+
+    @property
+    def trained(self) -> bool:
+        """Whether records were used to make it, or an organ that it was made from."""
+        return self.training is not None or (self.merge is not None and self.merge.trained)
 
     @property
     def organ_id(self) -> str:

@@ -20,6 +20,13 @@ class ModeName(StrEnum):
     INSERT = "insert"
 
 
+class MethodName(StrEnum):
+    """How organs are merged."""
+
+    AVERAGE = "average"
+    TIES = "ties"
+
+
 class Difference(StrEnum):
     """A difference between organ and recipient that can be allowed."""
 
@@ -35,6 +42,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(extract)
     app.command()(transplant)
     app.command()(excise)
+    app.command()(merge)
     app.command()(inspect)
 
 
@@ -97,7 +105,7 @@ def transplant(
     new_place(out)
     from not_core.surgery import graft
     from not_core.surgery.checkpoint import open_checkpoint
-    from not_core.surgery.compatibility import check, fitted
+    from not_core.surgery.compatibility import check
     from not_core.surgery.organ import read_manifest, read_organ
     from not_core.surgery.plan import Graft, compose
 
@@ -126,7 +134,7 @@ def transplant(
         host,
         read,
         out,
-        sources={name: fitted(organ, host) for name, organ in read.items()},
+        allow=frozenset(map(str, allow or ())),
         keep_replaced=keep_replaced,
     )
     report(
@@ -174,6 +182,71 @@ def excise(
     )
 
 
+def merge(
+    organs: Annotated[
+        list[Path],
+        typer.Argument(metavar="ORGAN...", help="Two or more organ folders of one span."),
+    ],
+    base: Annotated[str, typer.Option(help="Model that they grew in: folder, .gguf or hub id.")],
+    out: Out,
+    method: Annotated[
+        MethodName,
+        typer.Option(help="Mean of the weights, or TIES: trim changes, elect signs, then mean."),
+    ] = MethodName.AVERAGE,
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Weight of an organ, once for each; default: equal."),
+    ] = None,
+    density: Annotated[
+        float | None,
+        typer.Option(help="TIES: part of each tensor's changes that is kept; default: 0.2."),
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="TIES: factor of the merged change; default: 1.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="The merged organ's name.")] = "merged",
+    as_json: Json = False,
+) -> None:
+    """Merge organs that grew in one base at one span into a new organ.
+
+    It has its parents' privacy: none. This command does not verify signatures: use
+    `organ verify` or `organ open` first.
+
+    Example: organ merge opened-a/ opened-b/ --base SmolLM2/ --method ties --out merged/
+    """
+    new_place(out)
+    from not_core.surgery import organ as made
+    from not_core.surgery.checkpoint import open_checkpoint
+    from not_core.surgery.merge import Average, Ties
+    from not_core.surgery.merge import merge as merge_organs
+
+    given = {"density": density, "scale": scale}
+    changed = {key: value for key, value in given.items() if value is not None}
+    if method is MethodName.AVERAGE and changed:
+        raise typer.BadParameter(f"--{min(changed)} is for --method ties")
+    if weight and len(weight) != len(organs):
+        raise typer.BadParameter(f"{len(weight)} weights for {len(organs)} organs")
+    weights = tuple(weight or ())
+    try:
+        how = (
+            Ties(weights=weights, **changed)
+            if method is MethodName.TIES
+            else Average(weights=weights)
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    parents = [made.read_organ(folder) for folder in organs]
+    label = made.make_label(
+        name=name,
+        domain="; ".join(sorted({parent.manifest.domain for parent in parents})),
+        licence="; ".join(sorted({parent.manifest.licence for parent in parents})),
+        version=1,
+    )
+    manifest, tensors = merge_organs(parents, open_checkpoint(base), label, how)
+    made.write_organ(out, tensors, manifest)
+    report({"organ": str(out), "digest": manifest.digest, **_summary(manifest)}, as_json)
+
+
 def inspect(
     path: Annotated[Path, typer.Argument(help="Organ folder or sealed .organ file.")],
     as_json: Json = False,
@@ -219,7 +292,9 @@ def _summary(manifest: Any) -> dict[str, Any]:
         "base_layers": manifest.base.layers,
         "span": str(manifest.span),
         "tensors": len(manifest.tensors),
-        "training": "none (the base's own layers)"
+        "training": f"none of its own ({manifest.merge.method} of {len(manifest.parents)} organs)"
+        if manifest.merge
+        else "none (the base's own layers)"
         if training is None
         else f"{training.scaffold}, {training.tokens} tokens, {training.steps} steps",
         "privacy": manifest.privacy.mechanism,

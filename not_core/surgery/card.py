@@ -24,7 +24,18 @@ def card(manifest: Manifest) -> str:
         f"| vocabulary (SHA-256) | `{base.tokenizer}` |",
         f"| tensors | {len(manifest.tensors)} |",
     ]
-    if training is None:
+    if manifest.merge is not None:
+        merge = manifest.merge
+        lines += [
+            f"| merge | {merge.method}"
+            + (f", density {merge.density}, scale {merge.scale}" if merge.method == "ties" else "")
+            + f", of {len(manifest.parents)} organs |",
+            *(
+                f"| parent of weight {weight} | `{parent}` |"
+                for parent, weight in zip(manifest.parents, merge.weights, strict=True)
+            ),
+        ]
+    elif training is None:
         lines.append("| training | none: these are the base model's own layers |")
     else:
         lines += [
@@ -39,8 +50,8 @@ def card(manifest: Manifest) -> str:
         "## Privacy",
         "",
         "No differential privacy: nothing bounds what this organ may have memorised from the "
-        "records it was trained on."
-        if training is not None
+        f"records {'it was' if training is not None else 'its parents were'} trained on."
+        if manifest.trained
         else "No private record was used.",
         "",
         "## Use",
