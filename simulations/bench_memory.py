@@ -6,7 +6,6 @@ so that bytes read are bytes that the work itself needs.
 """
 
 import json
-import math
 import os
 import resource
 import shutil
@@ -230,7 +229,7 @@ def measure(out: Path, runs: int, keep: bool, say: Callable[[str], None]) -> dic
     )
     bound = organ_bytes + base.tensors.form(base.anatomy.embedding).bytes + ALLOWANCE
     sizes = {
-        "parameters": sum(math.prod(form.shape) for form in forms),
+        "parameters": sum(form.parameters for form in forms),
         "checkpoint_mb": round(sum(form.bytes for form in forms) / 1e6),
         "organ_mb": round(organ_bytes / 1e6),
         "bound_mb": round(bound / 1e6),

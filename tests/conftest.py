@@ -15,10 +15,16 @@ os.environ |= {
 
 import json
 import socket
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+
+from not_core import commands
+from not_core.commands.program import run as run_program
 
 PROSE = (
     "the patient was seen with fever and given two grams of drug a day after which "
@@ -26,6 +32,7 @@ PROSE = (
     "court judge law case filed claim against state city county officer defendant plaintiff"
 )
 WORDS = PROSE.split()
+VOCABULARY = {word: i for i, word in enumerate(["<unk>", *dict.fromkeys(WORDS)])}
 
 
 @pytest.fixture(autouse=True)
@@ -58,22 +65,24 @@ def write_jsonl(path: Path, texts: list[str], field: str = "text") -> Path:
     return path
 
 
-def make_model(folder: Path, family: str, layers: int = 6, width: int = 32, seed: int = 0) -> Path:
-    """Save a randomly initialised model of a real class, with its tokenizer."""
-    import torch
+def save_tokenizer(folder: Path) -> None:
+    """Save a tokenizer of whole words beside a model."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
-    from transformers import (
-        GPT2Config,
-        GPT2LMHeadModel,
-        LlamaConfig,
-        LlamaForCausalLM,
-        PreTrainedTokenizerFast,
-    )
+    from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: i for i, word in enumerate(["<unk>", *dict.fromkeys(WORDS)])}
-    size = len(vocabulary) + (-len(vocabulary)) % 8
+    tokenizer = Tokenizer(WordLevel(VOCABULARY, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+
+
+def make_model(folder: Path, family: str, layers: int = 6, width: int = 32, seed: int = 0) -> Path:
+    """Save a randomly initialised model of a real class, with its tokenizer."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    size = len(VOCABULARY) + (-len(VOCABULARY)) % 8
     torch.manual_seed(seed)
     if family == "llama":
         model: Any = LlamaForCausalLM(
@@ -107,9 +116,7 @@ def make_model(folder: Path, family: str, layers: int = 6, width: int = 32, seed
             if parameter.dim() > 1 and ("layers" in name or ".h." in name):
                 parameter.mul_(5)
     model.save_pretrained(folder)
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    save_tokenizer(folder)
     return folder
 
 
@@ -118,3 +125,35 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One six-layer model folder a family."""
     base = tmp_path_factory.mktemp("models")
     return {family: make_model(base / family, family) for family in ("llama", "gpt2")}
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a program as its entry point does: exit code, standard output, standard error."""
+
+    def caller(*words: object, app: typer.Typer = commands.app) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["organ", *map(str, words)])
+        capsys.readouterr()
+        try:
+            run_program(app)
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return caller
+
+
+@pytest.fixture
+def organ(call: Callable[..., tuple[int, str, str]]) -> Callable[..., dict[str, object]]:
+    """Run ``organ ... --json`` that must succeed; its report."""
+
+    def caller(*words: object) -> dict[str, object]:
+        code, out, err = call(*words, "--json")
+        assert code == 0, err
+        return dict(json.loads(out))
+
+    return caller

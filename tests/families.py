@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
 from not_core.surgery.anatomy import FAMILIES
 
-WIDTH, HEADS, LAYERS, VOCABULARY = 32, 4, 6, 64
+WIDTH, HEADS, LAYERS, TOKENS = 32, 4, 6, 64
 
 _COMMON = {
     "hidden_size": WIDTH,
@@ -54,7 +54,7 @@ def family_config(family: str, **changes: Any) -> Any:
     count = kind.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     given = {
         count: LAYERS,
-        "vocab_size": VOCABULARY,
+        "vocab_size": TOKENS,
         "bos_token_id": 0,
         "eos_token_id": 1,
         **_OWN.get(family, _COMMON),

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
 from conftest import make_model, sentences, write_jsonl
 
 import client.commands
 import server.commands
 import simulations.commands
 from not_core import commands
-from not_core.commands.program import run as run_program
 
 Organ = Callable[..., dict[str, object]]
 PROGRAMS = {
@@ -23,38 +21,6 @@ PROGRAMS = {
     "organ-coordinator": server.commands.app,
     "organ-simulate": simulations.commands.app,
 }
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Run a program as its entry point does: exit code, standard output, standard error."""
-
-    def caller(*words: object, app: typer.Typer = commands.app) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["organ", *map(str, words)])
-        capsys.readouterr()
-        try:
-            run_program(app)
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return caller
-
-
-@pytest.fixture
-def organ(call: Callable[..., tuple[int, str, str]]) -> Organ:
-    """Run ``organ ... --json`` that must succeed; its report."""
-
-    def caller(*words: object) -> dict[str, object]:
-        code, out, err = call(*words, "--json")
-        assert code == 0, err
-        return dict(json.loads(out))
-
-    return caller
 
 
 @pytest.fixture

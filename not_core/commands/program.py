@@ -110,7 +110,9 @@ def listing(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     if not rows:
         console.print("none")
         return
-    table = Table(*rows[0], box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(_escaped(_short(value)) for value in row.values()))
     console.print(table)

@@ -1,13 +1,14 @@
-"""``organ extract``, ``organ transplant`` and ``organ inspect``."""
+"""``organ extract``, ``organ transplant``, ``organ excise`` and ``organ merge``."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from not_core.commands.program import Json, new_place, report, span
-from not_core.errors import OrganError
+from not_core.commands.inspection import summary
+from not_core.commands.program import Json, listing, new_place, progress, report, span
 
 Out = Annotated[Path, typer.Option(help="Folder to make; it must not exist yet.")]
 Model = Annotated[str, typer.Option(help="Model folder, .gguf file or hub id.")]
@@ -43,7 +44,6 @@ def add_to(app: typer.Typer) -> None:
     app.command()(transplant)
     app.command()(excise)
     app.command()(merge)
-    app.command()(inspect)
 
 
 def extract(
@@ -69,7 +69,7 @@ def extract(
     tensors = organs.extract(host, cut)
     manifest = organs.describe(host, cut, tensors, label, training=None)
     organs.write_organ(out, tensors, manifest)
-    report({"organ": str(out), "digest": manifest.digest, **_summary(manifest)}, as_json)
+    report({"organ": str(out), "digest": manifest.digest, **summary(manifest)}, as_json)
 
 
 def transplant(
@@ -80,13 +80,22 @@ def transplant(
         ModeName.REPLACE
     ),
     position: Annotated[
-        list[int] | None,
+        list[str] | None,
         typer.Option(
-            min=0,
+            metavar="INTEGER|auto",
             help="Host layer of an organ's first layer, once for each organ; default: where it "
-            "grew. Positions count the host's layers as they were.",
+            "grew. Positions count the host's layers as they were. `auto` tries all and takes "
+            "the best on the documents of --data.",
         ),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Held-out documents for --position auto; see `organ train`.")
+    ] = None,
+    text_field: Annotated[str, typer.Option(help="Field that holds a document's text.")] = "text",
+    documents: Annotated[
+        int, typer.Option(min=1, help="Documents to try positions on: the first so many.")
+    ] = 20,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     allow: Annotated[
         list[Difference] | None, typer.Option(help="Accept a difference that still runs.")
     ] = None,
@@ -109,34 +118,40 @@ def transplant(
     from not_core.surgery.organ import read_manifest, read_organ
     from not_core.surgery.plan import Graft, compose
 
-    if position is not None and len(position) != len(organs):
-        raise typer.BadParameter(f"{len(position)} positions for {len(organs)} organs")
+    places = _places(position, organs, data)
     host = open_checkpoint(into)
     manifests = [read_manifest(folder) for folder in organs]
     for manifest in manifests:
         check(manifest, host, frozenset(map(str, allow or ())))
+    read = {
+        manifest.digest: read_organ(folder)
+        for manifest, folder in zip(manifests, organs, strict=True)
+    }
+    trials: dict[str, Any] = {}
+    if places == AUTO and data is not None:
+        (organ,) = read.values()
+        trials, best = _try_positions(host, organ, mode, data, text_field, documents, device)
+        places = [best]
     grafts = [
         Graft(
             organ=manifest.digest,
             count=len(manifest.span),
             mode=mode.value,
-            position=manifest.span.start if position is None else position[index],
+            position=place if isinstance(place, int) else manifest.span.start,
         )
-        for index, manifest in enumerate(manifests)
+        for manifest, place in zip(manifests, places, strict=True)
     ]
-    plan = compose(host.layers, grafts)
-    read = {
-        manifest.digest: read_organ(folder)
-        for manifest, folder in zip(manifests, organs, strict=True)
-    }
     written = graft.transplant(
-        plan,
+        compose(host.layers, grafts),
         host,
         read,
         out,
         allow=frozenset(map(str, allow or ())),
         keep_replaced=keep_replaced,
     )
+    if trials and not as_json:
+        listing(trials["tried"], as_json)
+        trials = {name: value for name, value in trials.items() if name != "tried"}
     report(
         {
             "grafted": str(out),
@@ -145,9 +160,85 @@ def transplant(
             "positions": [graft.position for graft in grafts],
             "layers": written.layers,
             "weights": written.weights,
+            **trials,
         },
         as_json,
     )
+
+
+AUTO = ["auto"]
+
+
+def _places(
+    given: list[str] | None, organs: list[Path], data: Path | None
+) -> Sequence[int | str | None]:
+    """Positions as given, None for where an organ grew; a usage error otherwise."""
+    if (given == AUTO) != (data is not None):
+        raise typer.BadParameter("--position auto and --data go together")
+    if given is None:
+        return [None] * len(organs)
+    if len(given) != len(organs):
+        raise typer.BadParameter(f"{len(given)} positions for {len(organs)} organs")
+    if given == AUTO:
+        return AUTO
+    if odd := [place for place in given if not place.isdecimal()]:
+        raise typer.BadParameter(f"expected a position from 0, or auto for one organ, got {odd[0]}")
+    return [int(place) for place in given]
+
+
+def _try_positions(
+    host: Any,
+    organ: Any,
+    mode: ModeName,
+    data: Path,
+    text_field: str,
+    documents: int,
+    device: str,
+) -> tuple[dict[str, Any], int]:
+    """The table of all positions, and the best one."""
+    from not_core.learning import device as devices
+    from not_core.learning.evaluation import compare
+    from not_core.learning.positions import positions, scan
+    from not_core.learning.records import read_records
+    from not_core.learning.text_blocks import document_blocks
+    from not_core.surgery.compatibility import fitted
+
+    texts = read_records(data, text_field)[:documents]
+    blocks = document_blocks(host.tokenizer, texts, 256, 1)
+    tokens = sum(len(block) for parts in blocks for block in parts)
+    tries = len(positions(host.layers, len(organ), mode.value))
+    with progress("positions", tokens * (tries + 1), "tokens") as bar:
+        found = scan(
+            host,
+            fitted(organ, host),
+            mode.value,
+            blocks,
+            device=devices.pick(device),
+            advance=bar,
+        )
+    rows = []
+    for position, reading in found.after.items():
+        change = compare(found.before, reading, 0)
+        rows.append(
+            {
+                "position": position,
+                "perplexity": round(reading.perplexity, 3),
+                "change": f"{change.change:+.1%}",
+                "95% interval": f"{change.low:+.1%} to {change.high:+.1%}",
+                "": "best" if position == found.best else "",
+            }
+        )
+    before = found.before.perplexity
+    helped = found.after[found.best].perplexity < before
+    facts = {
+        "tried": rows,
+        "refused": {str(position): why for position, why in found.refused.items()},
+        "documents": len(found.before.losses),
+        "without_organ": round(before, 3),
+        "note": ("chosen" if helped else "no position beats the model without the organ; chosen")
+        + " on these documents, so better here than elsewhere: measure on others",
+    }
+    return facts, found.best
 
 
 def excise(
@@ -244,58 +335,4 @@ def merge(
     )
     manifest, tensors = merge_organs(parents, open_checkpoint(base), label, how)
     made.write_organ(out, tensors, manifest)
-    report({"organ": str(out), "digest": manifest.digest, **_summary(manifest)}, as_json)
-
-
-def inspect(
-    path: Annotated[Path, typer.Argument(help="Organ folder or sealed .organ file.")],
-    as_json: Json = False,
-) -> None:
-    """Say what an organ claims to be; needs no key and verifies no signature.
-
-    Example: organ inspect organ/
-    """
-    from not_core import canonical
-
-    if path.is_file():
-        from not_core.trust.delivery import read_header
-        from not_core.trust.offer import peek_offer
-
-        with path.open("rb") as file:
-            header = read_header(file)
-        offer = canonical.plain(canonical.encode(peek_offer(header.envelope)), "offer")
-        report({"sealed": str(path), "bytes": path.stat().st_size, **offer}, as_json)
-        return
-    if not path.is_dir():
-        raise OrganError(f"no organ at {path}; give an organ folder or a sealed .organ file")
-    from not_core.surgery.organ import read_manifest
-    from not_core.trust.signing import SIGNATURE
-
-    manifest = read_manifest(path)
-    facts: dict[str, Any] = {"digest": manifest.digest, **_summary(manifest)}
-    facts["signed"] = (path / SIGNATURE).is_file()
-    if as_json:
-        facts["manifest"] = canonical.plain(canonical.encode(manifest), "manifest")
-    report(facts, as_json)
-
-
-def _summary(manifest: Any) -> dict[str, Any]:
-    training = manifest.training
-    return {
-        "id": manifest.organ_id,
-        "version": manifest.version,
-        "domain": manifest.domain,
-        "licence": manifest.licence,
-        "donor": manifest.donor,
-        "family": manifest.base.family,
-        "base_weights": manifest.base.weights,
-        "base_layers": manifest.base.layers,
-        "span": str(manifest.span),
-        "tensors": len(manifest.tensors),
-        "training": f"none of its own ({manifest.merge.method} of {len(manifest.parents)} organs)"
-        if manifest.merge
-        else "none (the base's own layers)"
-        if training is None
-        else f"{training.scaffold}, {training.tokens} tokens, {training.steps} steps",
-        "privacy": manifest.privacy.mechanism,
-    }
+    report({"organ": str(out), "digest": manifest.digest, **summary(manifest)}, as_json)

@@ -14,6 +14,7 @@ from not_core.errors import RecordsError
 from not_core.learning.text_blocks import Block, document_blocks, token_nats
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 RESAMPLES = 2000
@@ -77,39 +78,79 @@ def read_losses(
     Raises:
         RecordsError: No document has two tokens.
     """
+    documents = document_blocks(tokenizer, texts, block_tokens, blocks_per_document)
+    return read_blocks(model, documents, advance=advance)
+
+
+def read_blocks(
+    model: "PreTrainedModel",
+    documents: Sequence[Sequence[Block]],
+    *,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> Reading:
+    """Measure a model on documents that are cut into blocks of token ids already.
+
+    Raises:
+        RecordsError: No document has two tokens.
+    """
     import torch
 
-    documents = document_blocks(tokenizer, texts, block_tokens, blocks_per_document)
-    # (document, block), longest first so that a batch pads little
+    tally = Tally(documents)
+    with torch.inference_mode():
+        for batch in batches(documents, model.device):
+            tally.add(batch, token_nats(model, [block for _, block in batch]))
+            advance(sum(len(block) for _, block in batch))
+    return tally.reading()
+
+
+Batch = Sequence[tuple[int, Block]]
+"""Blocks that are read together, each with the index of its document."""
+
+
+def batches(documents: Sequence[Sequence[Block]], device: "torch.device") -> list[Batch]:
+    """Blocks in batches that pad little and suit a device.
+
+    Raises:
+        RecordsError: No document has two tokens.
+    """
     blocks = sorted(
         ((index, block) for index, parts in enumerate(documents) for block in parts),
         key=lambda entry: (-len(entry[1]), entry[0]),
     )
     if not blocks:
         raise RecordsError("no document has two tokens; bring longer held-out documents")
-    nats = [0.0] * len(documents)
-    with torch.inference_mode():
-        for batch in _batches(blocks, BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["mps"])):
-            sums = token_nats(model, [block for _, block in batch]).double().sum(dim=1)
-            for (index, block), loss in zip(batch, sums.tolist(), strict=True):
-                nats[index] += loss
-                advance(len(block))
-    return Reading(
-        tuple(
-            DocumentLoss(total, sum(len(block) - 1 for block in parts))
-            for total, parts in zip(nats, documents, strict=True)
-            if parts
-        )
-    )
-
-
-def _batches(blocks: Sequence[tuple[int, Block]], tokens: int) -> list[Sequence[tuple[int, Block]]]:
-    batches, start = [], 0
+    tokens = BATCH_TOKENS.get(device.type, BATCH_TOKENS["mps"])
+    found: list[Batch] = []
+    start = 0
     while start < len(blocks):
         size = max(1, tokens // len(blocks[start][1]))
-        batches.append(blocks[start : start + size])
+        found.append(blocks[start : start + size])
         start += size
-    return batches
+    return found
+
+
+class Tally:
+    """Losses by document, added up batch by batch."""
+
+    def __init__(self, documents: Sequence[Sequence[Block]]) -> None:
+        self._documents = documents
+        self._nats = [0.0] * len(documents)
+
+    def add(self, batch: Batch, nats: "torch.Tensor") -> None:
+        """Add the losses of a batch, shape ``(blocks, tokens)``, in nats."""
+        sums = nats.double().sum(dim=1)
+        for (index, _), loss in zip(batch, sums.tolist(), strict=True):
+            self._nats[index] += loss
+
+    def reading(self) -> Reading:
+        """What has been added, for each document that has blocks."""
+        return Reading(
+            tuple(
+                DocumentLoss(total, sum(len(block) - 1 for block in parts))
+                for total, parts in zip(self._nats, self._documents, strict=True)
+                if parts
+            )
+        )
 
 
 def compare(before: Reading, after: Reading, seed: int) -> Change:

@@ -38,6 +38,15 @@ class Row:
     permuted: tuple[tuple[str, str], ...] = ()
     transposed: tuple[str, ...] = ()
 
+    def stated(self) -> list[str]:
+        """What this row says, in words, but for what is about GGUF."""
+        said = [f"{name[1:]} is recomputed" for name in self.ignored]
+        if self.former_head:
+            said.append(f"{self.former_head} was the head's name")
+        if self.listed:
+            said.append(f"{self.listed[0]} and {self.listed[1]} list layers")
+        return said + [f"{name} only fills in others" for name in self.filled_from]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anatomy:

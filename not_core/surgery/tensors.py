@@ -54,9 +54,14 @@ class Form:
     shape: tuple[int, ...]
 
     @property
+    def parameters(self) -> int:
+        """How many numbers the tensor holds."""
+        return math.prod(self.shape)
+
+    @property
     def bytes(self) -> int:
         """Size of the tensor in bytes."""
-        return math.prod(self.shape, start=_ITEM[self.dtype])
+        return self.parameters * _ITEM[self.dtype]
 
     def __str__(self) -> str:
         return f"{self.dtype} {'x'.join(map(str, self.shape)) or 'scalar'}"

@@ -1,0 +1,172 @@
+"""The commands of surgery as a user types them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import make_model, sentences, write_jsonl
+
+from not_core.commands.inspection import family_rows
+from not_core.surgery.anatomy import FAMILIES
+from not_core.surgery.checkpoint import open_checkpoint
+
+Call = Callable[..., tuple[int, str, str]]
+Organ = Callable[..., dict[str, Any]]
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def cut(organ: Organ, models: dict[str, Path], tmp_path: Path) -> Path:
+    organ("extract", "--model", models["llama"], "--span", "2:4", "--out", tmp_path / "cut")
+    return tmp_path / "cut"
+
+
+def test_put_in_look_take_out(
+    organ: Organ, call: Call, models: dict[str, Path], cut: Path, tmp_path: Path
+) -> None:
+    model = models["llama"]
+    base = organ("inspect", model)
+    assert (base["family"], base["layers"], base["width"], base["organs"]) == (
+        "llama",
+        6,
+        32,
+        "none",
+    )
+    assert base["bytes"] == {"float32": base["parameters"] * 4}
+    assert base["weights"] == open_checkpoint(model).weights_digest
+    out = tmp_path / "grafted"
+    put = organ(
+        "transplant", cut, "--into", model, "--mode", "insert", "--position", 6, "--out", out
+    )
+    assert (put["positions"], put["layers"]) == ([6], 8)
+    seen = organ("inspect", out)
+    assert seen["weights"] == put["weights"] != base["weights"]
+    assert seen["organs"] == {"unclaimed/organ": {"digest": put["organs"][0], "layers": [6, 7]}}
+    told = organ("diff", model, out)
+    assert (told["same"], told["added"], told["changed"], told["frame"]) == (6, 2, 0, "same")
+    assert [row["organ"] for row in told["layers"]] == [None] * 6 + ["unclaimed/organ"] * 2
+    code, text, _ = call("diff", model, out)
+    assert (code, text.count("added")) == (0, 3)
+    back = organ("excise", out, "--organ", "unclaimed/organ", "--out", tmp_path / "back")
+    assert (back["weights"], back["organs"]) == (base["weights"], [])
+
+
+def test_two_organs_are_merged_and_two_are_put_in(
+    organ: Organ, call: Call, models: dict[str, Path], cut: Path, tmp_path: Path
+) -> None:
+    model, records = models["llama"], write_jsonl(tmp_path / "r.jsonl", sentences(30, seed=1))
+    trained = tmp_path / "trained"
+    organ(
+        *("train", "--model", model, "--data", records, "--span", "2:4", "--tokens", 300),
+        *("--out", trained),
+    )
+    merged = organ(
+        "merge", cut, trained, "--base", model, "--method", "ties", "--out", tmp_path / "m"
+    )
+    assert merged["span"] == "2:4"
+    assert "ties of 2 organs" in merged["training"]
+    assert "records its parents were trained on" in (tmp_path / "m" / "README.md").read_text()
+    both = organ(
+        *("transplant", tmp_path / "m", cut, "--into", model, "--mode", "insert"),
+        *("--position", 0, "--position", 0, "--out", tmp_path / "both"),
+    )
+    assert (both["positions"], both["layers"]) == ([0, 0], 10)
+    code, _, err = call(
+        *("transplant", trained, cut, "--into", model, "--out", tmp_path / "x"),
+    )
+    assert code == 1
+    assert "merge organs of one span first" in " ".join(err.split())
+    assert not (tmp_path / "x").exists()
+
+
+def test_auto_takes_the_best_position_and_prints_all(
+    organ: Organ, call: Call, models: dict[str, Path], cut: Path, tmp_path: Path
+) -> None:
+    data = write_jsonl(tmp_path / "held-out.jsonl", sentences(12, seed=3))
+    words = ("transplant", cut, "--into", models["llama"], "--position", "auto", "--data", data)
+    found = organ(*words, "--documents", 5, "--mode", "insert", "--out", tmp_path / "a")
+    rows = found["tried"]
+    assert [row["position"] for row in rows] == list(range(7))
+    lowest = min(rows, key=lambda row: row["perplexity"])
+    assert found["positions"] == [lowest["position"]]
+    assert [row["position"] for row in rows if row[""] == "best"] == [lowest["position"]]
+    assert found["documents"] == 5
+    beaten = found["without_organ"] <= lowest["perplexity"]
+    assert ("no position beats" in found["note"]) == beaten
+    assert "measure on others" in found["note"]
+    assert open_checkpoint(tmp_path / "a").weights_digest == found["weights"]
+    code, text, _ = call(*words, "--documents", 5, "--out", tmp_path / "b")
+    assert code == 0
+    assert text.count(" to +") + text.count(" to -") == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--position", "auto"], 2, "--position auto and --data go together"),
+        (["--data", "HELD"], 2, "--position auto and --data go together"),
+        (["--position", "1", "--position", "2"], 2, "2 positions for 1 organs"),
+        (["--position", "-1"], 2, "expected a position from 0"),
+        (["--position", "first"], 2, "expected a position from 0"),
+        (["--position", "5"], 1, "position 5 is outside the host"),
+        (["--position", "auto", "--data", "absent.jsonl"], 1, "absent.jsonl"),
+        (["--position", "auto", "--data", "HELD", "--device", "xpu7"], 1, "cannot be used here"),
+    ],
+)
+def test_a_wrong_position_is_a_clear_error(
+    call: Call,
+    models: dict[str, Path],
+    cut: Path,
+    tmp_path: Path,
+    words: list[str],
+    code: int,
+    message: str,
+) -> None:
+    data = write_jsonl(tmp_path / "held-out.jsonl", sentences(3, seed=3))
+    words = [str(data) if word == "HELD" else word for word in words]
+    found, _, err = call(
+        "transplant", cut, "--into", models["llama"], *words, "--out", tmp_path / "x"
+    )
+    assert found == code
+    assert message in " ".join(err.replace("│", " ").split())
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_read(
+    call: Call,
+    organ: Organ,
+    cut: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wide = make_model(tmp_path / "wide", "llama", width=64)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "not_core.surgery.tensors.SafetensorsFiles.read",
+            lambda *_, **__: pytest.fail("weights were read"),
+        )
+        code, _, err = call("transplant", cut, "--into", wide, "--out", tmp_path / "x")
+        assert code == 1
+        assert "hidden_size is 32 in the organ, 64 in the recipient" in " ".join(err.split())
+    other = make_model(tmp_path / "other", "llama", seed=1)
+    code, _, err = call("transplant", cut, "--into", other, "--out", tmp_path / "x")
+    assert code == 1
+    assert "allow base and measure what it does" in " ".join(err.split())
+    organ("transplant", cut, "--into", other, "--allow", "base", "--out", tmp_path / "x")
+
+
+def test_the_table_of_families_in_the_docs_is_what_the_command_says(organ: Call) -> None:
+    rows = family_rows()
+    assert [row["family"] for row in rows] == sorted(FAMILIES)
+    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    lines = ["| " + " | ".join(row.values()) + " |" for row in rows]
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    assert table[2 : 2 + len(rows)] == lines
+
+
+def test_families_are_listed(call: Call) -> None:
+    code, text, _ = call("families", "--json")
+    assert code == 0
+    assert json.loads(text) == family_rows()
