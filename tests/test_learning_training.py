@@ -125,7 +125,7 @@ def test_a_recipe_that_makes_no_sense_is_refused(bad: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("family", all_families())
 def test_every_family_trains_in_place_and_loads_again(family: str, tmp_path: Path) -> None:
-    """A mixture's experts are one tensor in memory and many on disk: the organ has them as stored."""
+    """Experts that are one tensor in memory and many on disk come out as they are stored."""
     folder = family_model(tmp_path / "host", family)
     save_tokenizer(folder)
     host = open_checkpoint(folder)
