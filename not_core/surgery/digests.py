@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from not_core import atomic, canonical
 from not_core.cache import cache_home
 from not_core.errors import FormatError
-from not_core.surgery.tensors import SafetensorsFiles, tensor_digest
+from not_core.surgery.tensors import SafetensorsFiles, read_ahead, tensor_digest
 
 if TYPE_CHECKING:
     from not_core.surgery.checkpoint import Checkpoint
@@ -38,7 +38,7 @@ def tensor_digests(host: "Checkpoint") -> Mapping[str, str]:
             table = None
         if isinstance(table, dict) and table.keys() == set(host.names):
             return table
-    table = {name: read_digest(host, name) for name in host.names}
+    table = {name: tensor_digest(tensor) for name, tensor in read_ahead(host.tensors, host.names)}
     # Kept only when nothing has changed while it was read.
     if kept is not None and kept == _place(host):
         atomic.write(kept, json.dumps(table).encode(), mode=0o600)

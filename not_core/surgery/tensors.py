@@ -9,7 +9,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -294,11 +294,22 @@ def write_safetensors(
     header += b" " * (-len(header) % 8)
     with path.open("wb") as file, ThreadPoolExecutor(1) as aside:
         file.write(len(header).to_bytes(8, "little") + header)
-        for name in order:
-            tensor = tensors.read(name)
+        for name, tensor in read_ahead(tensors, order):
             watching = aside.submit(seen, name, tensor)  # hashing takes as long as writing does
             file.write(_bytes(tensor))
             watching.result()
+
+
+def read_ahead(tensors: Tensors, names: Sequence[str]) -> "Iterator[tuple[str, torch.Tensor]]":
+    """Read tensors in order, each while the one before it is being used."""
+    with ThreadPoolExecutor(1) as ahead:
+        coming = None
+        for name in names:
+            this, coming = coming, (name, ahead.submit(tensors.read, name))
+            if this is not None:
+                yield this[0], this[1].result()
+        if coming is not None:
+            yield coming[0], coming[1].result()
 
 
 def table_digest(facts: Iterator[tuple[str, Form, str]]) -> str:
