@@ -5,17 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from families import LAYERS, all_families, family_model
+from surgeries import organ_of, shifted
 
 from not_core.errors import PlanError, RecordsError
 from not_core.learning.evaluation import read_blocks
 from not_core.learning.positions import ORGAN, Scan, positions, scan
 from not_core.learning.text_blocks import token_nats
-from not_core.manifest import Span
 from not_core.surgery import plan as plans
 from not_core.surgery.assemble import assemble
-from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
-from not_core.surgery.organ import Label, Organ, describe, extract
-from not_core.surgery.tensors import Held
+from not_core.surgery.checkpoint import open_checkpoint
 
 DOCUMENTS = [
     [(3, 5, 7, 9, 11, 2, 4, 8, 6, 6, 1), (9, 8, 7)],
@@ -24,20 +22,13 @@ DOCUMENTS = [
 ]
 
 
-def organ_of(host: Checkpoint, start: int, stop: int) -> Organ:
-    span = Span(start=start, stop=stop)
-    cut = extract(host, span)
-    tensors = Held({name: cut.read(name) + 0.02 for name in cut.names()})
-    return Organ(describe(host, span, tensors, Label(name="o"), training=None), tensors)
-
-
 @pytest.mark.parametrize("mode", ["replace", "insert"])
 @pytest.mark.parametrize("family", all_families())
 def test_every_position_reads_as_the_whole_model_does(
     family: str, mode: plans.Mode, tmp_path: Path
 ) -> None:
     host = open_checkpoint(family_model(tmp_path, family))
-    organ = organ_of(host, 1, 3)
+    organ = organ_of(host, 1, 3, change=shifted(0.02))
     found = scan(host, organ.source, mode, DOCUMENTS)
     assert list(found.after) == list(positions(LAYERS, 2, mode))
     assert not found.refused
@@ -51,7 +42,7 @@ def test_every_position_reads_as_the_whole_model_does(
 
 def test_the_layers_below_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = open_checkpoint(family_model(tmp_path, "llama"))
-    organ = organ_of(host, 1, 3)
+    organ = organ_of(host, 1, 3, change=shifted(0.02))
     ran: list[int] = []
 
     def counted(model: torch.nn.Module, blocks: list[tuple[int, ...]]) -> torch.Tensor:
@@ -73,7 +64,7 @@ def test_the_layers_below_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_positions_where_it_would_run_otherwise_are_named(tmp_path: Path) -> None:
     host = open_checkpoint(family_model(tmp_path, "gpt2", scale_attn_by_inverse_layer_idx=True))
-    organ = organ_of(host, 1, 3)
+    organ = organ_of(host, 1, 3, change=shifted(0.02))
     found = scan(host, organ.source, "replace", DOCUMENTS)
     assert list(found.after) == [1]
     assert sorted(found.refused) == [0, 2, 3, 4]
@@ -82,14 +73,14 @@ def test_positions_where_it_would_run_otherwise_are_named(tmp_path: Path) -> Non
     expected = read_blocks(assemble(plan, host, {ORGAN: organ.source}), DOCUMENTS)
     assert found.after[1] == expected
     assert found.best == 1
-    nowhere = scan(host, organ_of(host, 0, 1).source, "insert", DOCUMENTS)
+    nowhere = scan(host, organ_of(host, 0, 1, change=shifted(0.02)).source, "insert", DOCUMENTS)
     with pytest.raises(PlanError, match="fits at no position"):
         nowhere.best  # noqa: B018
 
 
 def test_the_best_is_the_lowest(tmp_path: Path) -> None:
     host = open_checkpoint(family_model(tmp_path, "gpt2"))
-    found = scan(host, organ_of(host, 1, 3).source, "insert", DOCUMENTS)
+    found = scan(host, organ_of(host, 1, 3, change=shifted(0.02)).source, "insert", DOCUMENTS)
     perplexities = {position: reading.perplexity for position, reading in found.after.items()}
     assert perplexities[found.best] == min(perplexities.values())
     assert isinstance(found, Scan)
@@ -98,4 +89,4 @@ def test_the_best_is_the_lowest(tmp_path: Path) -> None:
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     host = open_checkpoint(family_model(tmp_path, "gpt2"))
     with pytest.raises(RecordsError, match="two tokens"):
-        scan(host, organ_of(host, 1, 3).source, "insert", [[], []])
+        scan(host, organ_of(host, 1, 3, change=shifted(0.02)).source, "insert", [[], []])

@@ -2,35 +2,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from surgeries import cut_of, logits
 from transformers import AutoModelForCausalLM
 
 from not_core.errors import PlanError
-from not_core.manifest import Span
 from not_core.surgery import plan as plans
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import open_checkpoint
-from not_core.surgery.organ import Label, Organ, describe, extract
 
 FAMILIES = ("llama", "gpt2")
-IDS = torch.tensor([[3, 5, 7, 9, 11, 2, 4]])
-
-
-def organ_of(folder: Path, start: int, stop: int) -> Organ:
-    host, span = open_checkpoint(folder), Span(start=start, stop=stop)
-    tensors = extract(host, span)
-    return Organ(describe(host, span, tensors, Label(name="o"), training=None), tensors)
-
-
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        result: torch.Tensor = model(input_ids=IDS).logits
-    return result
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_organ_put_back_gives_identical_logits(family: str, models: dict[str, Path]) -> None:
     host = open_checkpoint(models[family])
-    organ = organ_of(models[family], 2, 4)
+    organ = cut_of(host, 2, 4)
     plan = plans.transplant(6, "o", 2, mode="replace", position=2)
     stock = AutoModelForCausalLM.from_pretrained(models[family])
     assert torch.equal(logits(assemble(plan, host, {"o": organ.source})), logits(stock))
@@ -40,14 +26,14 @@ def test_an_organ_put_back_gives_identical_logits(family: str, models: dict[str,
 def test_an_organ_put_elsewhere_gives_other_logits(family: str, models: dict[str, Path]) -> None:
     host = open_checkpoint(models[family])
     plan = plans.transplant(6, "o", 2, mode="replace", position=3)
-    grafted = assemble(plan, host, {"o": organ_of(models[family], 2, 4).source})
+    grafted = assemble(plan, host, {"o": cut_of(host, 2, 4).source})
     stock = AutoModelForCausalLM.from_pretrained(models[family])
     assert not torch.allclose(logits(grafted), logits(stock), atol=1e-3)
 
 
 def test_the_wrapper_runs_the_organ_alone(models: dict[str, Path]) -> None:
     host = open_checkpoint(models["llama"])
-    model = assemble(plans.alone("o", 2), host, {"o": organ_of(models["llama"], 2, 4).source})
+    model = assemble(plans.alone("o", 2), host, {"o": cut_of(host, 2, 4).source})
     assert len(model.model.layers) == 2
 
 

@@ -6,15 +6,12 @@ import pytest
 import torch
 from conftest import make_model
 from safetensors.torch import load_file, save_file
+from surgeries import organ_of, put
 
 from not_core.errors import IncompatibleOrganError
-from not_core.manifest import Span
-from not_core.surgery import graft
-from not_core.surgery import plan as plans
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.difference import difference
-from not_core.surgery.organ import Label, Organ, describe, extract
-from not_core.surgery.tensors import Held
+from not_core.surgery.plan import Mode
 
 
 @pytest.fixture
@@ -22,15 +19,9 @@ def host(models: dict[str, Path]) -> Checkpoint:
     return open_checkpoint(models["llama"])
 
 
-def put(host: Checkpoint, out: Path, mode: plans.Mode, position: int) -> Checkpoint:
-    span = Span(start=0, stop=2)
-    cut = extract(host, span)
-    tensors = Held({name: cut.read(name) * 1.5 for name in cut.names()})
-    organ = Organ(describe(host, span, tensors, Label(name="o"), training=None), tensors)
-    name = organ.manifest.digest
-    plan = plans.transplant(host.layers, name, 2, mode=mode, position=position)
-    graft.transplant(plan, host, {name: organ}, out)
-    return open_checkpoint(out)
+def grafted(host: Checkpoint, out: Path, mode: Mode, position: int) -> Checkpoint:
+    organ = organ_of(host, 0, 2, change=lambda tensor: tensor * 1.5)
+    return open_checkpoint(put(host, out, (organ, mode, position)))
 
 
 def test_a_model_is_the_same_as_itself(host: Checkpoint) -> None:
@@ -42,7 +33,7 @@ def test_a_model_is_the_same_as_itself(host: Checkpoint) -> None:
 def test_inserted_layers_are_added_and_the_others_stay_the_same(
     host: Checkpoint, tmp_path: Path
 ) -> None:
-    found = difference(host, put(host, tmp_path / "out", "insert", 2))
+    found = difference(host, grafted(host, tmp_path / "out", "insert", 2))
     assert [pair.kind for pair in found.layers] == ["same"] * 2 + ["added"] * 2 + ["same"] * 4
     assert [pair.second for pair in found.layers] == list(range(8))
     back = difference(open_checkpoint(tmp_path / "out"), host)
@@ -50,7 +41,7 @@ def test_inserted_layers_are_added_and_the_others_stay_the_same(
 
 
 def test_replaced_layers_changed_by_as_much_as_they_did(host: Checkpoint, tmp_path: Path) -> None:
-    found = difference(host, put(host, tmp_path / "out", "replace", 0))
+    found = difference(host, grafted(host, tmp_path / "out", "replace", 0))
     assert [pair.kind for pair in found.layers] == ["changed"] * 2 + ["same"] * 4
     for pair in found.layers[:2]:
         assert pair.distance is not None

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import LAYERS, all_families, family_model
+from surgeries import generated, layers_run, logits
 from transformers import AutoModelForCausalLM
 
 from not_core.manifest import Span
@@ -14,8 +15,6 @@ from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.compatibility import check
 from not_core.surgery.organ import Label, Organ, describe, extract, read_organ, write_organ
-
-IDS = torch.tensor([[3, 5, 7, 9, 11, 2, 4, 8]])
 
 
 @pytest.fixture(scope="module")
@@ -29,37 +28,6 @@ def cut_organ(host: Checkpoint, folder: Path, start: int, stop: int) -> Organ:
     tensors = extract(host, span)
     write_organ(folder, tensors, describe(host, span, tensors, Label(name="o"), training=None))
     return read_organ(folder)
-
-
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    with torch.inference_mode():
-        found: torch.Tensor = model(input_ids=IDS).logits
-    return found
-
-
-def layers_run(model: torch.nn.Module, host: Checkpoint) -> int:
-    """How many layers run in one forward pass: a stale config may run fewer than there are."""
-    ran = []
-    hooks = [
-        layer.register_forward_hook(lambda *_: ran.append(1))
-        for layer in model.get_submodule(host.anatomy.layers.removesuffix("."))
-    ]
-    logits(model)
-    for hook in hooks:
-        hook.remove()
-    return len(ran)
-
-
-def generated(model: torch.nn.Module, cache: bool) -> torch.Tensor:
-    return model.generate(
-        IDS,
-        attention_mask=torch.ones_like(IDS),
-        max_new_tokens=10,
-        min_new_tokens=10,
-        do_sample=False,
-        use_cache=cache,
-        pad_token_id=0,
-    )
 
 
 @pytest.mark.parametrize("family", all_families())

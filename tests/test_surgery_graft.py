@@ -15,6 +15,7 @@ import torch
 from conftest import make_model
 from families import family_model
 from safetensors.torch import load_file, save_file
+from surgeries import cut_of, logits, organ_of, put, shifted
 from transformers import AutoModelForCausalLM
 
 from not_core.errors import (
@@ -31,54 +32,16 @@ from not_core.surgery import plan as plans
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.organ import (
     Label,
-    Organ,
     describe,
     extract,
     read_organ,
     write_organ,
 )
-from not_core.surgery.plan import Graft, compose
 from not_core.surgery.tensors import Held, tensor_digest
-
-IDS = torch.tensor([[3, 5, 7, 9, 11, 2, 4]])
-
-
-def organ_of(host: Checkpoint, start: int, stop: int, name: str = "o", shift: float = 0) -> Organ:
-    """An organ of a span; ``shift`` is added to its weights, as training would."""
-    span = Span(start=start, stop=stop)
-    cut = extract(host, span)
-    tensors = Held({key: cut.read(key) + shift for key in cut.names()})
-    return Organ(describe(host, span, tensors, Label(name=name), training=None), tensors)
-
-
-def cut_of(host: Checkpoint, start: int, stop: int) -> Organ:
-    """An untrained organ, as it is stored."""
-    span = Span(start=start, stop=stop)
-    cut = extract(host, span)
-    return Organ(describe(host, span, cut, Label(name="o"), training=None), cut)
-
-
-def put(host: Checkpoint, out: Path, *grafts: tuple[Organ, plans.Mode, int], **how: Any) -> Path:
-    organs = {organ.manifest.digest: organ for organ, _, _ in grafts}
-    plan = compose(
-        host.layers,
-        [
-            Graft(organ=organ.manifest.digest, count=len(organ), mode=mode, position=position)
-            for organ, mode, position in grafts
-        ],
-    )
-    graft.transplant(plan, host, organs, out, **how)
-    return out
 
 
 def digest(folder: Path) -> str:
     return open_checkpoint(folder).weights_digest
-
-
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    with torch.inference_mode():
-        result: torch.Tensor = model(input_ids=IDS).logits
-    return result
 
 
 @pytest.fixture
@@ -160,7 +123,7 @@ def test_several_organs_in_one_plan_stand_where_they_were_put(
     host: Checkpoint, tmp_path: Path
 ) -> None:
     one, two, three = (
-        organ_of(host, start, start + 2, name, shift=0.01 * start)
+        organ_of(host, start, start + 2, name, change=shifted(0.01 * start))
         for start, name in ((0, "a"), (2, "b"), (4, "c"))
     )
     out = put(host, tmp_path / "out", (one, "replace", 3), (two, "insert", 3), (three, "insert", 3))
@@ -187,11 +150,11 @@ def test_organs_put_over_each_other_come_out_in_any_order(
     host: Checkpoint, tmp_path: Path, order: tuple[str, ...]
 ) -> None:
     """b replaces one layer of a and one of the host; c is inserted into b's middle."""
-    a = organ_of(host, 1, 4, "a", shift=0.1)
+    a = organ_of(host, 1, 4, "a", change=shifted(0.1))
     first = open_checkpoint(put(host, tmp_path / "1", (a, "replace", 1)))
-    b = organ_of(host, 3, 5, "b", shift=0.2)
+    b = organ_of(host, 3, 5, "b", change=shifted(0.2))
     second = open_checkpoint(put(first, tmp_path / "2", (b, "replace", 3)))
-    c = organ_of(host, 0, 1, "c", shift=0.3)
+    c = organ_of(host, 0, 1, "c", change=shifted(0.3))
     third = open_checkpoint(put(second, tmp_path / "3", (c, "insert", 4)))
     assert len({host.weights_digest, *(one.weights_digest for one in (first, second, third))}) == 4
     model = third
@@ -210,7 +173,10 @@ def test_organs_put_over_each_other_come_out_in_any_order(
 
 
 def test_taking_out_the_lower_organ_keeps_the_upper(host: Checkpoint, tmp_path: Path) -> None:
-    a, b = organ_of(host, 0, 2, "a", shift=0.1), organ_of(host, 4, 5, "b", shift=0.2)
+    a, b = (
+        organ_of(host, 0, 2, "a", change=shifted(0.1)),
+        organ_of(host, 4, 5, "b", change=shifted(0.2)),
+    )
     first = open_checkpoint(put(host, tmp_path / "1", (a, "replace", 2)))
     both = open_checkpoint(put(first, tmp_path / "2", (b, "replace", 3)))
     graft.excise(both, "unclaimed/a", tmp_path / "left")

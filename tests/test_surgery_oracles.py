@@ -9,33 +9,14 @@ import pytest
 import torch
 from conftest import WORDS, make_model
 from safetensors.torch import load_file
+from surgeries import cut_of, put
 from transformers import AutoModelForCausalLM
 
-from not_core.manifest import Span
-from not_core.surgery import graft
 from not_core.surgery.checkpoint import open_checkpoint
-from not_core.surgery.organ import Label, Organ, describe, extract
-from not_core.surgery.plan import Graft, Mode, compose
+from not_core.surgery.organ import Organ
+from not_core.surgery.plan import Mode
 
-
-def organ_of(folder: Path, start: int, stop: int) -> Organ:
-    host, span = open_checkpoint(folder), Span(start=start, stop=stop)
-    cut = extract(host, span)
-    return Organ(describe(host, span, cut, Label(name="o"), training=None), cut)
-
-
-def put(folder: Path, out: Path, *grafts: tuple[Organ, Mode, int]) -> Path:
-    host = open_checkpoint(folder)
-    organs = {organ.manifest.digest: organ for organ, _, _ in grafts}
-    plan = compose(
-        host.layers,
-        [
-            Graft(organ=organ.manifest.digest, count=len(organ), mode=mode, position=position)
-            for organ, mode, position in grafts
-        ],
-    )
-    graft.transplant(plan, host, organs, out, allow=frozenset({"base"}))
-    return out
+ALLOW = frozenset({"base"})
 
 
 def passthrough(out: Path, base: Path, *slices: tuple[Path, int, int]) -> Path:
@@ -61,7 +42,7 @@ def passthrough(out: Path, base: Path, *slices: tuple[Path, int, int]) -> Path:
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_mergekit_makes_the_same_tensors_of_the_same_plan(family: str, tmp_path: Path) -> None:
     host, donor = (make_model(tmp_path / name, family, seed=i) for i, name in enumerate("hd"))
-    one, two = organ_of(donor, 1, 3), organ_of(donor, 4, 6)
+    one, two = cut_of(open_checkpoint(donor), 1, 3), cut_of(open_checkpoint(donor), 4, 6)
     plans: dict[str, tuple[tuple[tuple[Organ, Mode, int], ...], tuple[tuple[Path, int, int], ...]]]
     plans = {
         "replace": (
@@ -78,7 +59,9 @@ def test_mergekit_makes_the_same_tensors_of_the_same_plan(family: str, tmp_path:
         ),
     }
     for name, (grafts, slices) in plans.items():
-        ours = load_file(put(host, tmp_path / name, *grafts) / "model.safetensors")
+        ours = load_file(
+            put(open_checkpoint(host), tmp_path / name, *grafts, allow=ALLOW) / "model.safetensors"
+        )
         theirs_at = passthrough(tmp_path / f"{name}-mergekit", host, *slices)
         theirs = load_file(theirs_at / "model.safetensors")
         assert ours.keys() == theirs.keys()
@@ -101,7 +84,11 @@ def test_peft_trains_a_lora_in_a_grafted_checkpoint(
 ) -> None:
     from peft import LoraConfig, get_peft_model
 
-    out = put(models[family], tmp_path / "out", (organ_of(models[family], 1, 3), "insert", 6))
+    out = put(
+        open_checkpoint(models[family]),
+        tmp_path / "out",
+        (cut_of(open_checkpoint(models[family]), 1, 3), "insert", 6),
+    )
     model: Any = get_peft_model(
         AutoModelForCausalLM.from_pretrained(out),
         LoraConfig(
@@ -137,7 +124,11 @@ def test_lm_eval_runs_a_local_task_on_a_grafted_checkpoint(
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    out = put(models["llama"], tmp_path / "out", (organ_of(models["llama"], 1, 3), "insert", 4))
+    out = put(
+        open_checkpoint(models["llama"]),
+        tmp_path / "out",
+        (cut_of(open_checkpoint(models["llama"]), 1, 3), "insert", 4),
+    )
     rng = random.Random(0)
     words = sorted(set(WORDS))
     rows = [

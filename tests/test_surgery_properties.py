@@ -9,18 +9,15 @@ import torch
 from families import all_families, family_model
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from surgeries import generated, layers_run, logits, organ_of, shifted
 from transformers import AutoModelForCausalLM
 
 from not_core.errors import PlanError
-from not_core.manifest import Span
 from not_core.surgery import graft
 from not_core.surgery.assemble import assemble
-from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
-from not_core.surgery.organ import Label, Organ, describe, extract
+from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.plan import HOST, Graft, compose
-from not_core.surgery.tensors import Held
 
-IDS = torch.tensor([[3, 5, 7, 9, 11, 2, 4, 8]])
 SHAPES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     # The class itself cannot run its new architecture without parallel attention.
     "falcon": st.fixed_dictionaries(
@@ -77,40 +74,6 @@ def surgeries(draw: st.DrawFn, layers: int) -> list[tuple[int, int, str, int, fl
     return found
 
 
-def organ_of(host: Checkpoint, start: int, stop: int, shift: float) -> Organ:
-    span = Span(start=start, stop=stop)
-    cut = extract(host, span)
-    tensors = Held({key: cut.read(key) + shift for key in cut.names()})
-    return Organ(describe(host, span, tensors, Label(name="o"), training=None), tensors)
-
-
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    with torch.inference_mode():
-        found: torch.Tensor = model(input_ids=IDS).logits
-    return found
-
-
-def generated(model: Any, cache: bool) -> torch.Tensor:
-    found: torch.Tensor = model.generate(
-        IDS,
-        attention_mask=torch.ones_like(IDS),
-        max_new_tokens=6,
-        min_new_tokens=6,
-        do_sample=False,
-        use_cache=cache,
-        pad_token_id=0,
-    )
-    return found
-
-
-def layers_run(model: torch.nn.Module, host: Checkpoint) -> int:
-    ran = []
-    for layer in model.get_submodule(host.anatomy.layers.removesuffix(".")):
-        layer.register_forward_hook(lambda *_: ran.append(1))
-    logits(model)
-    return len(ran)
-
-
 @pytest.mark.parametrize("family", all_families())
 @settings(
     max_examples=12,
@@ -126,7 +89,9 @@ def test_random_surgery_keeps_every_invariant(family: str, data: st.DataObject) 
         layers = {"bloom": "n_layer", "gpt2": "n_layer"}.get(family, "num_hidden_layers")
         host = open_checkpoint(family_model(base / "host", family, **{layers: count}, **changes))
         drawn = data.draw(surgeries(count))
-        organs = [organ_of(host, start, stop, shift) for start, stop, _, _, shift in drawn]
+        organs = [
+            organ_of(host, start, stop, change=shifted(shift)) for start, stop, _, _, shift in drawn
+        ]
         grafts = [
             Graft(organ=organ.manifest.digest, count=len(organ), mode=mode, position=position)
             for organ, (_, _, mode, position, _) in zip(organs, drawn, strict=True)
