@@ -1,22 +1,20 @@
 """Where in a host an organ does best: every position tried, the layers below it run only once.
 
-All layers, the host's and the organ's, are held once, in one model of the class. To try a
-position, its stack of layers is set to a replay of what the host's layer below put out, the
-organ's layers, and the host's layers above: the class's own forward pass does the rest.
+All layers, the host's and the organ's, are held once, on one stage. To try a position, the organ's
+layers and the host's layers above run on a replay of what the host's layer below put out.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from not_core.errors import PlanError
 from not_core.learning.evaluation import Reading, Tally, batches, read_blocks
+from not_core.learning.stage import Stage
 from not_core.learning.text_blocks import Block, token_nats
 from not_core.surgery.assemble import assemble, plan_config
 from not_core.surgery.checkpoint import Checkpoint
-from not_core.surgery.layer_config import with_layers
-from not_core.surgery.plan import HOST, Layer, Mode, Plan, identity, transplant, whole
+from not_core.surgery.plan import HOST, Mode, Plan, identity, transplant, whole
 from not_core.surgery.source import Source
 
 if TYPE_CHECKING:
@@ -86,18 +84,20 @@ def scan(
     """
     import torch
 
-    count = len(organ.layers)
+    count, sources = len(organ.layers), {ORGAN: organ}
+    below = whole(HOST, host.layers)
+    held = (*below, *whole(ORGAN, count))
     plans, refused = {}, {}
     for position in positions(host.layers, count, mode):
         plan = transplant(host.layers, ORGAN, count, mode=mode, position=position)
         try:
-            plan_config(plan, host, {ORGAN: organ})
+            plan_config(plan, host, sources)
         except PlanError as error:
             refused[position] = str(error)
         else:
             plans[position] = plan
     try:
-        stage = _Stage(host, organ, device)
+        stage = Stage(host, sources, held, device=device)
     except PlanError:  # the class makes layers depend on their place: few positions, no sharing
         before, after = _one_by_one(host, organ, plans, documents, device, advance)
         return Scan(before, after, refused)
@@ -106,13 +106,15 @@ def scan(
         for batch in batches(documents, stage.model.device):
             blocks = [block for _, block in batch]
             tokens = sum(map(len, blocks))
-            with stage.keeping() as outputs:
-                tally.add(batch, stage.run(whole(HOST, host.layers), blocks))
+            stage.stack(below)
+            with stage.keeping(below) as outputs:
+                tally.add(batch, token_nats(stage.model, blocks))
             advance(tokens)
             for position, plan in plans.items():
-                output = outputs[position - 1] if position else None
-                above = plan.layers[position:]
-                tallies[position].add(batch, stage.run(above, blocks, position, output))
+                if position:
+                    stage.replay(outputs[position - 1])
+                stage.stack(plan.layers[position:], below[position - 1] if position else None)
+                tallies[position].add(batch, token_nats(stage.model, blocks))
                 advance(tokens)
     after = {position: tally.reading() for position, tally in tallies.items()}
     return Scan(tally.reading(), after, refused)
@@ -135,72 +137,3 @@ def _one_by_one(
         return read_blocks(model, documents, advance=advance)
 
     return read(identity(host.layers)), {position: read(plan) for position, plan in plans.items()}
-
-
-class _Stage:
-    """One model that holds all layers of host and organ, and runs any of them in any order."""
-
-    def __init__(self, host: Checkpoint, organ: Source, device: "torch.device | None") -> None:
-        self.host, self.organ = host, organ
-        behind = Plan(whole(HOST, host.layers) + whole(ORGAN, len(organ.layers)))
-        self.model = assemble(behind, host, {ORGAN: organ})  # never run as it stands
-        if device is not None:
-            self.model.to(device)
-        stack = host.anatomy.layers.removesuffix(".")
-        parent, _, self.name = stack.rpartition(".")
-        self.parent = self.model.get_submodule(parent)
-        self.layers: list[torch.nn.Module] = list(self.model.get_submodule(stack).children())
-
-    def run(
-        self, layers: Sequence[Layer], blocks: Sequence[Block], below: int = 0, output: Any = None
-    ) -> "torch.Tensor":
-        """Losses of the model of ``layers``, above what the host's layer ``below - 1`` put out."""
-        import torch
-
-        modules = [self._module(layer) for layer in layers]
-        entries = [self._entry(layer) for layer in layers]
-        if below:
-            modules.insert(0, _replay(output))
-            entries.insert(0, self.host.source.entry(below - 1))
-        setattr(self.parent, self.name, torch.nn.ModuleList(modules))
-        config = with_layers(
-            self.host.config,
-            self.host.anatomy,
-            {name: [entry[name] for entry in entries] for name in self.host.source.entries},
-            len(modules),
-        )
-        # What the forward pass reads of single layers; all else is in the modules.
-        for name in (*self.host.source.entries, self.host.anatomy.layer_count):
-            setattr(self.model.config, name, config[name])
-        return token_nats(self.model, blocks)
-
-    @contextmanager
-    def keeping(self) -> "Iterator[list[Any]]":
-        """Keep what each of the host's layers puts out, in order."""
-        outputs: list[Any] = []
-        hooks = [
-            layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-            for layer in self.layers[: self.host.layers]
-        ]
-        try:
-            yield outputs
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _module(self, layer: Layer) -> "torch.nn.Module":
-        return self.layers[layer.index + (0 if layer.source == HOST else self.host.layers)]
-
-    def _entry(self, layer: Layer) -> dict[str, Any]:
-        return (self.host.source if layer.source == HOST else self.organ).entry(layer.index)
-
-
-def _replay(output: Any) -> "torch.nn.Module":
-    """A layer that puts out what another one did."""
-    import torch
-
-    class Replay(torch.nn.Module):
-        def forward(self, *inputs: Any, **more: Any) -> Any:
-            return output
-
-    return Replay()

@@ -83,16 +83,21 @@ def plan_tensors(plan: Plan, host: Checkpoint, sources: Sources) -> Joined:
     return Joined(where)
 
 
-def assemble(plan: Plan, host: Checkpoint, sources: Sources) -> "PreTrainedModel":
+def assemble(
+    plan: Plan, host: Checkpoint, sources: Sources, *, dtype: str | None = None
+) -> "PreTrainedModel":
     """Build the model of a plan in memory, in evaluation mode, on the CPU.
 
-    Its parameters share memory with the host's file mapping and the organs' tensors, so that no
-    weight is held twice: whoever trains a parameter replaces it by a copy first.
+    In the host's own type, its parameters share memory with the host's file mapping and the
+    organs' tensors, so that no weight is held twice: whoever trains a parameter replaces it by a
+    copy first. In another, each tensor is converted as it is read, so that memory is that of the
+    new type.
 
     Args:
         plan: Its layers.
         host: Where embeddings, final norm, head and host layers come from.
         sources: Where other layers come from.
+        dtype: Type of its weights, such as ``bfloat16``; None for the host's.
 
     Raises:
         PlanError: The plan names a source or layer that is not there, or a layer does not fit.
@@ -104,12 +109,20 @@ def assemble(plan: Plan, host: Checkpoint, sources: Sources) -> "PreTrainedModel
     tensors = plan_tensors(plan, host, sources)
     config = AutoConfig.for_model(**plan_config(plan, host, sources))
     _, kind = classes(host.anatomy.family)
-    dtype = host.config.get("dtype") or host.tensors.form(host.anatomy.embedding).dtype
+    own = host.config.get("dtype") or host.tensors.form(host.anatomy.embedding).dtype
+    wanted = getattr(torch, dtype or str(own).removeprefix("torch."))
+
+    def read(name: str) -> "torch.Tensor":
+        if dtype is None:
+            return tensors.read(name, shared=True)
+        tensor = tensors.read(name)
+        return tensor.to(wanted) if tensor.is_floating_point() else tensor
+
     model, report = kind.from_pretrained(
         None,
         config=config,
-        state_dict={name: tensors.read(name, shared=True) for name in tensors.names()},
-        dtype=getattr(torch, str(dtype).removeprefix("torch.")),
+        state_dict={name: read(name) for name in tensors.names()},
+        dtype=wanted,
         output_loading_info=True,
     )
     wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
