@@ -11,7 +11,8 @@ from client.policy import check_donation, check_passes
 from client.records import own_split
 from not_core import atomic, canonical
 from not_core.errors import FormatError, NotError, OrganError, PolicyError, RecordsError
-from not_core.learning.training import Recipe, TrainedOrgan, train
+from not_core.learning.recipe import Recipe
+from not_core.learning.training import TrainedOrgan, train
 from not_core.manifest import TENSORS, Manifest
 from not_core.protocol import (
     ENROLMENT_TYPE,
@@ -164,6 +165,7 @@ def _make(site: Site, terms: Terms) -> Made:
     if note.is_file() and (made := _read_note(note)) and _made(site, made.organ).is_dir():
         return made
     recipe = Recipe(
+        rank=terms.rank,
         tokens=terms.tokens,
         learning_rate=terms.learning_rate,
         seed=terms.seed,
@@ -173,7 +175,14 @@ def _make(site: Site, terms: Terms) -> Made:
     site.log.append("training", what="organ", digest=key)
     started = time.monotonic()
     with progress.writer(site, "training", terms.tokens) as advance:
-        trained = train(host, terms.span, split.train, recipe, advance=lambda n, loss: advance(n))
+        trained = train(
+            host,
+            terms.span,
+            split.train,
+            recipe,
+            work=site.place("work"),
+            advance=lambda n, loss: advance(n),
+        )
     manifest = _keep(site, host, terms, trained)
     made = Made(
         organ=manifest.digest,

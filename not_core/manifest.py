@@ -76,13 +76,15 @@ class TensorFacts:
 class TrainingFacts:
     """How the organ was trained; enough to repeat it on the same records."""
 
-    scaffold: Literal["in-situ"]
+    scaffold: Literal["in-situ", "alone", "emulator", "inserted"]
+    rank: Positive | None
     tokens: Positive
     steps: Positive
     seed: Count
     learning_rate: float
     block_tokens: Positive
-    batch_blocks: Positive
+    step_tokens: Positive
+    precision: Literal["float32", "bfloat16"]
     device: Line
     threads: Positive
     libraries: dict[str, str]

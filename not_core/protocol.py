@@ -79,9 +79,13 @@ class SignedEnrolment:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Terms:
-    """What all donors of an exchange train: the same layers for the same number of tokens."""
+    """What all donors of an exchange train: the same layers for the same number of tokens.
+
+    ``rank`` is that of factors; None trains the layers whole.
+    """
 
     span: Span
+    rank: Positive | None
     tokens: Positive
     learning_rate: Annotated[float, Field(gt=0, lt=1)]
     seed: Count

@@ -34,6 +34,7 @@ def configured(context: Context) -> tuple[Coordinator, Settings]:
         start, _, stop = str(config["span"]).partition(":")
         terms = Terms(
             span=Span(start=int(start), stop=int(stop)),
+            rank=int(str(config["rank"])) or None,
             tokens=int(str(config["tokens"])),
             learning_rate=float(str(config["learning-rate"])),
             seed=int(str(config["seed"])),
@@ -43,8 +44,8 @@ def configured(context: Context) -> tuple[Coordinator, Settings]:
         )
     except (KeyError, ValueError) as error:
         raise ExchangeError(
-            "the run's configuration needs exchange, sites, span START:STOP, tokens, "
-            f"learning-rate and seed; {type(error).__name__} in what was given"
+            "the run's configuration needs exchange, sites, span START:STOP, rank (0 for whole "
+            f"layers), tokens, learning-rate and seed; {type(error).__name__} in what was given"
         ) from None
     return load(Path(home)), settings
 

@@ -40,13 +40,20 @@ def _texts(count: int) -> list[str]:
 
 
 def _train(model: str, tokens: int, whole: bool) -> Callable[[], int]:
-    from not_core.learning.training import Recipe, default_span, train
+    from not_core.learning.recipe import Recipe, default_span
+    from not_core.learning.training import train
     from not_core.surgery.checkpoint import open_checkpoint
 
     host = open_checkpoint(model)
-    span = Span(start=0, stop=host.layers) if whole else default_span(host.layers)
+    span = Span(start=0, stop=host.layers) if whole else default_span(host.layers, None)
     recipe = Recipe(
-        tokens=tokens, seed=SEED, threads=1, device="cpu", learning_rate=2e-4 if whole else 1e-3
+        rank=None,
+        tokens=tokens,
+        learning_rate=2e-4 if whole else 1e-3,
+        precision="float32",
+        seed=SEED,
+        threads=1,
+        device="cpu",
     )
     texts, _ = _texts(100), host.tokenizer
     return lambda: train(host, span, texts, recipe).facts.tokens

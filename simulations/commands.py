@@ -35,6 +35,9 @@ def exchange(
         str | None,
         typer.Option("--span", help="Layers START:STOP; default: three, a third of the way up."),
     ] = None,
+    rank: Annotated[
+        int, typer.Option(min=0, help="Rank of the factors that learn; 0 trains layers whole.")
+    ] = 0,
     tokens: Annotated[int, typer.Option(min=1, help="Training tokens a donor.")] = 12_288,
     learning_rate: Annotated[
         float, typer.Option(min=1e-7, max=0.5, help="Peak learning rate.")
@@ -67,7 +70,7 @@ def exchange(
     Example: organ-simulate exchange --sites sites.toml --model ./my-model --out runs/mine
     """
     cut = span(span_) if span_ else None
-    from not_core.learning.training import default_span
+    from not_core.learning.recipe import default_span
     from not_core.manifest import Span
     from not_core.protocol import Terms
     from not_core.surgery.checkpoint import open_checkpoint
@@ -85,7 +88,8 @@ def exchange(
         federation=federation,
         model=base,
         terms=Terms(
-            span=Span(start=cut[0], stop=cut[1]) if cut else default_span(layers),
+            span=Span(start=cut[0], stop=cut[1]) if cut else default_span(layers, rank or None),
+            rank=rank or None,
             tokens=tokens,
             learning_rate=learning_rate,
             seed=seed,

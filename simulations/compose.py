@@ -12,8 +12,9 @@ from typing import Any
 
 from not_core import atomic
 from not_core.learning.evaluation import DocumentLoss, Reading, compare, read_losses
+from not_core.learning.recipe import Recipe
 from not_core.learning.records import Split, split
-from not_core.learning.training import Recipe, train
+from not_core.learning.training import train
 from not_core.manifest import Span
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
@@ -107,7 +108,9 @@ def _organs(
         folder = out / f"organs-{seed}" / key
         if not folder.is_dir():
             say(f"seed {seed}: training {key} at {span}")
-            recipe = Recipe(tokens=tokens, seed=seed, threads=2, device="cpu")
+            recipe = Recipe(
+                rank=None, tokens=tokens, learning_rate=1e-3, seed=seed, threads=2, device="cpu"
+            )
             made = train(host, span, texts[domain].train, recipe)
             label = Label(name=key, domain=domain)
             manifest = describe(host, span, made.tensors, label, training=made.facts)

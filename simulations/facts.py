@@ -46,6 +46,7 @@ def gather(scenario: Scenario, *, resumed: bool = False) -> dict[str, Any]:
         "seed": scenario.terms.seed,
         "settings": {
             "span": str(scenario.terms.span),
+            "rank": scenario.terms.rank,
             "tokens": scenario.terms.tokens,
             "learning_rate": scenario.terms.learning_rate,
             "mode": scenario.mode,

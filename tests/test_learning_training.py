@@ -1,4 +1,6 @@
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,10 +9,18 @@ from conftest import save_tokenizer, sentences
 from families import all_families, family_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from not_core.errors import PlanError, RecordsError, TrainingError
+from not_core.learning import resumption
+from not_core.learning.device import Precision
 from not_core.learning.evaluation import read_losses
-from not_core.learning.training import Recipe, default_span, train
+from not_core.learning.low_rank import add_factors
+from not_core.learning.recipe import Recipe, Scaffold, default_span
+from not_core.learning.scaffold import Standing
+from not_core.learning.scene import Scene
+from not_core.learning.text_blocks import token_nats
+from not_core.learning.training import train
 from not_core.manifest import Span
 from not_core.surgery import graft
 from not_core.surgery import plan as plans
@@ -18,15 +28,20 @@ from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.difference import difference
 from not_core.surgery.organ import Label, Organ, describe, extract
+from not_core.surgery.plan import HOST, whole
 from not_core.surgery.tensors import tensor_digest
 
 SPAN = Span(start=2, stop=4)
-RECIPE = Recipe(tokens=6_000, learning_rate=1e-2, block_tokens=32, batch_blocks=4, threads=1)
+RECIPE = Recipe(
+    rank=None, tokens=6_000, learning_rate=1e-2, block_tokens=32, step_tokens=128, threads=1
+)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rank", [None, 8])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_training_helps_in_the_host_and_touches_nothing_else(
-    family: str, models: dict[str, Path]
+    family: str, rank: int | None, precision: Precision, models: dict[str, Path]
 ) -> None:
     host = open_checkpoint(models[family])
 
@@ -35,7 +50,7 @@ def test_training_helps_in_the_host_and_touches_nothing_else(
 
     before_bytes = mapped()
     texts = sentences(200, seed=1, topic=(0, 12))
-    trained = train(host, SPAN, texts, RECIPE)
+    trained = train(host, SPAN, texts, replace(RECIPE, rank=rank, precision=precision))
     assert mapped() == before_bytes, "the open mapping was written to"
     assert open_checkpoint(models[family]).weights_digest == host.weights_digest
     manifest = describe(host, SPAN, trained.tensors, Label(name="o"), training=trained.facts)
@@ -86,7 +101,7 @@ def test_few_records_are_repeated_many_are_tasted(models: dict[str, Path]) -> No
         host,
         SPAN,
         sentences(2, seed=1),
-        Recipe(tokens=300, block_tokens=16, threads=1),
+        Recipe(tokens=300, block_tokens=16, step_tokens=16, threads=1),
         advance=lambda tokens, loss: seen.append(tokens),
     )
     assert 300 <= sum(seen) < 316
@@ -109,27 +124,41 @@ def test_a_loss_that_is_not_finite_ends_training(models: dict[str, Path], tmp_pa
         train(open_checkpoint(broken), SPAN, sentences(5, seed=1), RECIPE)
 
 
+@pytest.mark.parametrize("rank", [None, 16])
 @pytest.mark.parametrize("layers", [1, 2, 3, 12, 30])
-def test_the_default_span_lies_inside_the_model(layers: int) -> None:
-    span = default_span(layers)
+def test_the_default_span_lies_inside_the_model(layers: int, rank: int | None) -> None:
+    span = default_span(layers, rank)
     assert 0 <= span.start < span.stop <= layers
 
 
 @pytest.mark.parametrize(
-    "bad", [{"tokens": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"seed": -1}]
+    "bad",
+    [
+        {},
+        {"tokens": 0},
+        {"tokens": 5, "epochs": 1.0},
+        {"seconds": math.inf},
+        {"tokens": 5, "learning_rate": 0.0},
+        {"tokens": 5, "learning_rate": math.nan},
+        {"tokens": 5, "rank": 0},
+        {"tokens": 5, "seed": -1},
+    ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected"):
         Recipe(**bad)
 
 
+@pytest.mark.parametrize("rank", [None, 4])
 @pytest.mark.parametrize("family", all_families())
-def test_every_family_trains_in_place_and_loads_again(family: str, tmp_path: Path) -> None:
+def test_every_family_trains_in_place_and_loads_again(
+    family: str, rank: int | None, tmp_path: Path
+) -> None:
     """Experts that are one tensor in memory and many on disk come out as they are stored."""
     folder = family_model(tmp_path / "host", family)
     save_tokenizer(folder)
     host = open_checkpoint(folder)
-    recipe = Recipe(tokens=64, block_tokens=16, threads=1, learning_rate=1e-2)
+    recipe = Recipe(rank=rank, tokens=64, block_tokens=16, threads=1, learning_rate=1e-2)
     trained = train(host, SPAN, sentences(4, seed=1), recipe)
     manifest = describe(host, SPAN, trained.tensors, Label(name="o"), training=trained.facts)
     name = manifest.digest
@@ -143,6 +172,143 @@ def test_every_family_trains_in_place_and_loads_again(family: str, tmp_path: Pat
     changed = found.layers[2].distance
     assert changed is not None
     # Biases of keys have no gradient in some families, experts that no token chose have none.
-    assert changed.changed > changed.tensors / 3
+    assert changed.changed > changed.tensors / (3 if rank is None else 6)
     _, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report.values())
+
+
+SCAFFOLDS: tuple[Scaffold, ...] = ("in-situ", "alone", "emulator", "inserted")
+
+
+@pytest.mark.parametrize("scaffold", SCAFFOLDS)
+def test_every_scaffold_learns_and_leaves_the_host_alone(
+    scaffold: Scaffold, models: dict[str, Path]
+) -> None:
+    host = open_checkpoint(models["llama"])
+    before = host.weights_digest
+    recipe = replace(RECIPE, scaffold=scaffold, context=1, tokens=3_000)
+    trained = train(host, SPAN, sentences(100, seed=1, topic=(0, 12)), recipe)
+    assert trained.facts.scaffold == scaffold
+    assert sum(trained.losses[-5:]) < sum(trained.losses[:5])
+    assert open_checkpoint(models["llama"]).weights_digest == before
+
+
+@pytest.mark.parametrize("family", all_families())
+def test_an_inserted_organ_changes_nothing_before_it_learns(family: str, tmp_path: Path) -> None:
+    folder = family_model(tmp_path / "host", family)
+    save_tokenizer(folder)
+    host = open_checkpoint(folder)
+    recipe = Recipe(
+        scaffold="inserted", rank=None, tokens=16, block_tokens=16, threads=1, learning_rate=1e-9
+    )
+    trained = train(host, SPAN, sentences(4, seed=1), recipe)
+    manifest = describe(host, SPAN, trained.tensors, Label(name="o"), training=trained.facts)
+    plan = plans.transplant(host.layers, "o", 2, mode="insert", position=2)
+    with_organ = assemble(plan, host, {"o": Organ(manifest, trained.tensors).source})
+    alone = assemble(plans.identity(host.layers), host, {})
+    ids = torch.arange(2, 20)[None]
+    with torch.no_grad():
+        found, expected = with_organ(ids).logits, alone(ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", all_families())
+def test_the_layers_below_replayed_are_the_layers_below(family: str, tmp_path: Path) -> None:
+    """Packed or side by side, with and without layers below, losses are those of the model."""
+    folder = family_model(tmp_path / "host", family)
+    host = open_checkpoint(folder)
+    layers = whole(HOST, host.layers)
+    blocks = [tuple(range(2, 14)), tuple(range(30, 9, -2)), tuple(range(3, 60, 5))]
+    expected = token_nats(assemble(plans.identity(host.layers), host, {}), blocks).sum()
+    for below in (0, 1, 5):
+        placed = Standing(layers[:below], layers[below : below + 1], layers[below + 1 :])
+        cpu = torch.device("cpu")
+        with Scene(host, placed, blocks, device=cpu, dtype="float32") as scene:
+            scene.prepare([0, 2])
+            scene.prepare([1])
+            found = scene.nats([0, 1, 2]).sum()
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_factors_learn_what_their_product_would(models: dict[str, Path]) -> None:
+    """Gradients of the factors agree with those of autograd through the plain formula."""
+    torch.manual_seed(0)
+    for module in (torch.nn.Linear(6, 4), Conv1D(4, 6)):
+        module = module.double()
+        holder = torch.nn.Sequential(module)
+        generator = torch.Generator().manual_seed(1)
+        factors = dict(add_factors(holder, 3, generator))
+        left, right = factors["0.weight.left"], factors["0.weight.right"]
+        x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
+        assert torch.equal(holder(x), module(x)), "factors must change nothing at first"
+        with torch.no_grad():
+            left.normal_()
+            right.normal_()
+        weight = module.weight + left @ right
+        weight = weight if isinstance(module, Conv1D) else weight.T
+        wanted = torch.autograd.grad((x @ weight + module.bias).square().sum(), (x, left, right))
+        found = torch.autograd.grad(holder(x).square().sum(), (x, left, right))
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_training_that_was_killed_goes_on_to_the_same_organ(
+    rank: int | None,
+    models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host, texts = open_checkpoint(models["llama"]), sentences(60, seed=1)
+    recipe = replace(RECIPE, rank=rank, tokens=2_000, patience=10)
+    validation = sentences(4, seed=9)
+    wanted = train(host, SPAN, texts, recipe, validation=validation)
+    monkeypatch.setattr(resumption, "SAVE_SECONDS", 0.0)
+    steps: list[int] = []
+
+    def die(tokens: int, loss: float) -> None:
+        steps.append(tokens)
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(host, SPAN, texts, recipe, validation=validation, work=tmp_path, advance=die)
+    (kept,) = tmp_path.iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    again: list[int] = []
+    found = train(
+        host,
+        SPAN,
+        texts,
+        recipe,
+        validation=validation,
+        work=tmp_path,
+        advance=lambda tokens, loss: again.append(tokens),
+    )
+    assert len(again) < len(wanted.losses), "it began anew"
+    assert sum(again) == found.facts.tokens
+    assert found.losses == wanted.losses
+    assert found.validation == wanted.validation
+    for name in wanted.tensors.names():
+        assert torch.equal(found.tensors.read(name), wanted.tensors.read(name))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_validation_stops_in_time_and_keeps_the_best(models: dict[str, Path]) -> None:
+    """Few records, many passes: the organ that is kept is the best on the validation part."""
+    host = open_checkpoint(models["llama"])
+    recipe = Recipe(rank=None, epochs=60.0, learning_rate=2e-2, block_tokens=32, threads=1)
+    trained = train(
+        host, SPAN, sentences(3, seed=1), recipe, validation=sentences(6, seed=2, topic=(0, 12))
+    )
+    assert len(trained.validation) < 11, "nothing stopped it"
+    assert trained.validation[-1] > min(trained.validation)
+
+
+def test_a_budget_of_seconds_ends_in_time(models: dict[str, Path]) -> None:
+    host = open_checkpoint(models["llama"])
+    recipe = Recipe(rank=4, seconds=1.0, block_tokens=32, threads=1)
+    trained = train(host, SPAN, sentences(50, seed=1), recipe)
+    assert trained.facts.steps > 1
+    with pytest.raises(RecordsError):
+        train(host, SPAN, ["the"], recipe)

@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from not_core.learning.evaluation import compare, read_losses
+from not_core.learning.recipe import Recipe, default_span
 from not_core.learning.records import split
-from not_core.learning.training import Recipe, default_span, train
+from not_core.learning.training import train
 from not_core.surgery import graft
 from not_core.surgery import plan as plans
 from not_core.surgery.assemble import assemble
@@ -31,7 +32,7 @@ def test_a_real_organ_helps_on_real_text_and_loads_without_us(tmp_path: Path) ->
     before = read_losses(stock, host.tokenizer, parts.held_out)
     assert 15 < before.perplexity < 30
 
-    span = default_span(host.layers)
+    span = default_span(host.layers, 16)
     trained = train(host, span, parts.train, Recipe(tokens=3000))
     manifest = describe(host, span, trained.tensors, Label(name="o"), training=trained.facts)
     name = manifest.digest

@@ -33,12 +33,14 @@ from not_core.surgery.tensors import Form, Held, Tensors
 LABEL = Label(name="merged")
 TRAINING = TrainingFacts(
     scaffold="in-situ",
+    rank=None,
     tokens=100,
     steps=2,
     seed=0,
     learning_rate=0.001,
     block_tokens=10,
-    batch_blocks=1,
+    step_tokens=10,
+    precision="float32",
     device="cpu",
     threads=1,
     libraries={"torch": "2"},

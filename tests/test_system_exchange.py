@@ -79,7 +79,9 @@ def make_scenario(
         return simulation.Scenario(
             federation=load_sites(tmp_path / "sites.toml", None, seed),
             model=str(models["llama"]),
-            terms=Terms(span=Span(start=2, stop=5), tokens=9_000, learning_rate=1e-2, seed=seed),
+            terms=Terms(
+                span=Span(start=2, stop=5), rank=None, tokens=9_000, learning_rate=1e-2, seed=seed
+            ),
             mode="replace",
             homes=tmp_path / name,
             parallel=2,

@@ -1,17 +1,37 @@
 """``organ train`` and ``organ evaluate``."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from not_core.commands.program import Json, new_place, progress, report, span
+from not_core.commands.program import Json, new_place, progress, report, seconds, span
 from not_core.commands.surgery import Model, Out
 
 Data = Annotated[
     Path, typer.Option(help="Private records: JSONL, CSV, Parquet, text, or a folder of one kind.")
 ]
 TextField = Annotated[str, typer.Option(help="Field that holds a record's text.")]
+
+
+class ScaffoldName(StrEnum):
+    """What stands around an organ in training."""
+
+    IN_SITU = "in-situ"
+    ALONE = "alone"
+    EMULATOR = "emulator"
+    INSERTED = "inserted"
+
+
+class PrecisionName(StrEnum):
+    """What the frozen model computes in."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")]
 
@@ -29,10 +49,40 @@ def train(
     text_field: TextField = "text",
     span_: Annotated[
         str | None,
-        typer.Option("--span", help="Layers START:STOP; default: three, a third of the way up."),
+        typer.Option("--span", help="Layers START:STOP; default: all but the lowest sixth."),
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Training tokens, about.")] = 16_384,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    scaffold: Annotated[
+        ScaffoldName, typer.Option(help="What stands around the organ while it learns.")
+    ] = ScaffoldName.IN_SITU,
+    rank: Annotated[
+        int, typer.Option(min=0, help="Rank of the factors that learn; 0 trains layers whole.")
+    ] = 16,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Training tokens, about; default: 16384.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(min=0, help="Passes over the records, instead of tokens.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time to take, such as 90s, 5m or 2h, instead of tokens.")
+    ] = None,
+    validation: Annotated[
+        float,
+        typer.Option(min=0, max=0.5, help="Part of the records kept back to stop in time."),
+    ] = 0.0,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak; default: 2e-3 for factors, 1e-3 for whole layers.")
+    ] = None,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Type that the frozen model computes in.")
+    ] = PrecisionName.AUTO,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+    ] = False,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Private folder to go on from, should the process die."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same records: same organ.")] = 0,
     name: Annotated[str, typer.Option(help="The organ's name.")] = "organ",
     domain: Annotated[str, typer.Option(help="What its records are about.")] = "unspecified",
@@ -42,7 +92,7 @@ def train(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Train an organ in place on private records: the model around it stays frozen.
+    """Train an organ on private records: the model around it stays frozen.
 
     There is no differential privacy: the organ may memorise records.
 
@@ -50,8 +100,8 @@ def train(
     """
     new_place(out)
     wanted = span(span_) if span_ else None
-    from not_core.learning.records import read_records
-    from not_core.learning.training import Recipe, default_span
+    from not_core.learning.recipe import Recipe, default_span
+    from not_core.learning.records import read_records, split_part
     from not_core.learning.training import train as train_organ
     from not_core.manifest import Span
     from not_core.surgery import organ as organs
@@ -59,17 +109,35 @@ def train(
 
     try:
         recipe = Recipe(
-            tokens=tokens, learning_rate=learning_rate, seed=seed, device=device, threads=threads
+            scaffold=scaffold.value,
+            rank=rank or None,
+            tokens=tokens if tokens or epochs or budget else 16_384,
+            epochs=epochs,
+            seconds=seconds(budget) if budget else None,
+            learning_rate=learning_rate,
+            precision=precision.value,
+            gradient_checkpointing=gradient_checkpointing,
+            seed=seed,
+            device=device,
+            threads=threads,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     label = organs.make_label(name=name, domain=domain, licence=licence, version=version)
     host = open_checkpoint(model)
-    texts = read_records(data, text_field)
-    cut = Span(start=wanted[0], stop=wanted[1]) if wanted else default_span(host.layers)
-    with progress("training", tokens, "tokens") as bar:
+    parts = split_part(read_records(data, text_field), validation, seed)
+    cut = default_span(host.layers, recipe.rank)
+    if wanted:
+        cut = Span(start=wanted[0], stop=wanted[1])
+    with progress("training", recipe.tokens, "tokens") as bar:
         trained = train_organ(
-            host, cut, texts, recipe, advance=lambda n, loss: bar(n, f"loss {loss:.3f}")
+            host,
+            cut,
+            parts.train,
+            recipe,
+            validation=parts.held_out,
+            work=work,
+            advance=lambda n, loss: bar(n, f"loss {loss:.3f}"),
         )
     manifest = organs.describe(host, cut, trained.tensors, label, training=trained.facts)
     organs.write_organ(out, trained.tensors, manifest)
@@ -82,6 +150,7 @@ def train(
             "steps": trained.facts.steps,
             "loss_first": trained.losses[0],
             "loss_last": trained.losses[-1],
+            "validation": list(trained.validation),
             "privacy": manifest.privacy.mechanism,
         },
         as_json,

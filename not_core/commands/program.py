@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 refused or failed, 2 usage, 130 interrupted. Reports go to
 progress and errors to standard error.
 """
 
+import math
 import os
 import re
 import sys
@@ -126,14 +127,14 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str) -> Iterator[Advance]:
+def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
     """A bar with rate and remaining time on standard error; nothing when that is no terminal."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
+        TextColumn("{task.completed:.0f}" + (f"/{total} " if total else " ") + unit),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=errors,
@@ -154,6 +155,17 @@ def span(value: str) -> tuple[int, int]:
     if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
         raise typer.BadParameter(f"expected START:STOP with START < STOP, such as 2:4, got {value}")
     return int(start), int(stop)
+
+
+def seconds(value: str) -> float:
+    """Parse a time such as ``90s``, ``5m`` or ``2h``; a usage error otherwise."""
+    number, unit = value[:-1], {"s": 1, "m": 60, "h": 3600}.get(value[-1:])
+    try:
+        if unit and (found := float(number) * unit) > 0 and math.isfinite(found):
+            return found
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"expected a time such as 90s, 5m or 2h, got {value}")
 
 
 def new_place(out: Path) -> Path:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from not_core.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def pick(name: str = "auto") -> "torch.device":
@@ -50,3 +52,17 @@ def threads(count: int | None) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+def precision(wanted: Precision, device: "torch.device") -> Literal["float32", "bfloat16"]:
+    """Resolve ``auto``: ``bfloat16`` where the device multiplies it natively."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        able = torch.cpu.get_capabilities()
+        native = device.type == "cpu" and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return "bfloat16" if native else "float32"

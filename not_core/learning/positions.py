@@ -113,7 +113,7 @@ def scan(
             for position, plan in plans.items():
                 if position:
                     stage.replay(outputs[position - 1])
-                stage.stack(plan.layers[position:], below[position - 1] if position else None)
+                stage.stack(plan.layers[position:], replayed=position > 0)
                 tallies[position].add(batch, token_nats(stage.model, blocks))
                 advance(tokens)
     after = {position: tally.reading() for position, tally in tallies.items()}

@@ -133,6 +133,23 @@ def split(
     )
 
 
+def split_part(texts: Sequence[str], part: float, seed: int) -> Split:
+    """Hold out about a part of the documents; 0 holds out none.
+
+    Raises:
+        RecordsError: Nothing would be left on one side.
+    """
+    if not part:
+        return Split(train=tuple(texts), held_out=())
+    found = split(texts, max(1, round(part * len(texts))), seed)
+    if not found.train:
+        raise RecordsError(
+            f"of {len(texts)} documents none is left to train on; "
+            "keep back a smaller part or bring more records"
+        )
+    return found
+
+
 def text_digest(text: str) -> str:
     """What a document is remembered by."""
     return canonical.sha256(text.encode())

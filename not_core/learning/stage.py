@@ -58,21 +58,20 @@ class Stage:
         """One layer's module."""
         return self._modules[layer.source, layer.index]
 
-    def stack(self, layers: Sequence[Layer], below: Layer | None = None) -> None:
+    def stack(self, layers: Sequence[Layer], *, replayed: bool = False) -> None:
         """Make the model one of ``layers``, first to last.
 
         Args:
             layers: Some that the stage holds.
-            below: The layer whose output, given by ``replay``, they stand on; None for the
-                embeddings.
+            replayed: Whether they stand on what ``replay`` was given, not on the embeddings.
         """
         import torch
 
         modules = [self.module(layer) for layer in layers]
         entries = [self._entry(layer) for layer in layers]
-        if below:
+        if replayed:
             modules.insert(0, self._replay)
-            entries.insert(0, self._entry(below))
+            entries.insert(0, entries[0])  # read by nobody, but the config must have one
         setattr(self._parent, self._name, torch.nn.ModuleList(modules))
         host = self._host
         config = with_layers(
@@ -108,6 +107,12 @@ class Stage:
     def _entry(self, layer: Layer) -> dict[str, Any]:
         source = self._host.source if layer.source == HOST else self._sources[layer.source]
         return source.entry(layer.index)
+
+
+def hidden_of(output: Any) -> "torch.Tensor":
+    """The hidden states in what a layer puts out: it, or the first of a tuple."""
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
 
 
 def _replay() -> Any:

@@ -1,60 +1,39 @@
-"""Training of an organ in place: the whole frozen model around it, only its layers learning.
+"""Training of an organ: its layers learn, all that stands around them is frozen.
 
-The scaffold is the host itself, so what stands above the organ in training is what stands above
-it in the recipient (``docs/decisions``).
+The frozen layers below run once for each block; only the organ and what stands above it are in
+memory while it learns, in the type that the device multiplies fastest, beside float32 copies of
+what learns.
 """
 
+import itertools
 import math
-import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from not_core.errors import RecordsError, TrainingError
+from not_core import canonical
+from not_core.errors import TrainingError
 from not_core.learning import device as devices
-from not_core.learning.text_blocks import Block, document_blocks, token_nats
+from not_core.learning.lessons import Budget, Lessons
+from not_core.learning.recipe import Recipe
+from not_core.learning.scaffold import Standing, standing
 from not_core.manifest import Span, TrainingFacts
-from not_core.surgery.assemble import assemble
+from not_core.surgery import compact
 from not_core.surgery.checkpoint import Checkpoint
-from not_core.surgery.plan import cut, identity
-from not_core.surgery.tensors import Held
+from not_core.surgery.tensors import Held, Tensors
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
 
+    from not_core.learning.masters import Masters
+    from not_core.learning.resumption import Progress, Resumption
+    from not_core.learning.scene import Scene
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How an organ is trained.
-
-    Attributes:
-        tokens: Training tokens, about; records are repeated only when there are fewer.
-        learning_rate: Peak, reached after ``warmup`` of the steps, then cosine to a tenth.
-        block_tokens: Longest block, in tokens.
-        batch_blocks: Blocks in one step.
-        warmup: Fraction of the steps.
-        clip: Largest L2 norm of one step's gradient.
-        seed: Of the order of the blocks; nothing else is random.
-        threads: CPU threads; None for torch's choice. Equal digests need equal threads.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-    """
-
-    tokens: int = 16_384
-    learning_rate: float = 1e-3
-    block_tokens: int = 256
-    batch_blocks: int = 1
-    warmup: float = 0.05
-    clip: float = 1.0
-    seed: int = 0
-    threads: int | None = None
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if min(self.tokens, self.batch_blocks) < 1 or self.block_tokens < 2 or self.seed < 0:
-            raise ValueError("expected tokens, batch_blocks >= 1, block_tokens >= 2, seed >= 0")
-        if not (0 < self.learning_rate < 1 and 0 <= self.warmup < 1 and self.clip > 0):
-            raise ValueError("expected 0 < learning_rate < 1, 0 <= warmup < 1, clip > 0")
+READINGS = 10
+"""Readings on validation documents in a budget."""
+BEST = "best:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +41,18 @@ class TrainedOrgan:
     """What training made.
 
     Attributes:
-        tensors: The organ's, on the CPU, in the host's type.
+        tensors: The organ's, in the host's type.
+        factors: What they differ by from the host's, if they were trained by factors.
         facts: For the manifest.
         losses: Mean loss of each step, in nats a token; they never leave the site.
+        validation: Perplexities on the validation documents, in order.
     """
 
-    tensors: Held
+    tensors: Tensors
+    factors: Held | None
     facts: TrainingFacts
     losses: tuple[float, ...]
-
-
-def default_span(layers: int) -> Span:
-    """Three layers, a third of the way up; see ``docs/decisions/0001-train-in-place.md``."""
-    start = layers // 3
-    return Span(start=start, stop=min(start + 3, layers))
+    validation: tuple[float, ...]
 
 
 Advance = Callable[[int, float], None]
@@ -88,137 +65,222 @@ def train(
     texts: Sequence[str],
     recipe: Recipe,
     *,
+    validation: Sequence[str] = (),
+    work: Path | None = None,
     advance: Advance = lambda tokens, loss: None,
 ) -> TrainedOrgan:
-    """Train the layers of ``span`` on documents, in place.
+    """Train the layers of ``span`` on documents.
+
+    Args:
+        host: The base model.
+        span: The organ's layers in it.
+        texts: Documents.
+        recipe: How.
+        validation: Documents to read while training; the best organ on them is kept.
+        work: Private folder for activations and for a state to go on from should the process die;
+            None for the system's temporary one, and no state.
+        advance: Told of progress.
 
     Raises:
         PlanError: The span reaches past the model.
         RecordsError: The documents hold no text to learn from.
-        TrainingError: The loss is no longer finite.
+        TrainingError: The loss is no longer finite, or the recipe does not suit the family.
 
-    Source: Neural Organ Transplantation, arXiv:2601.13580, with the whole host as scaffold.
+    Source: Neural Organ Transplantation, arXiv:2601.13580; low-rank factors from Hu et al. (2021),
+        LoRA, arXiv:2106.09685.
     """
     import torch
     import transformers
 
-    cut(host.layers, span)
-    schedule = _schedule(host.tokenizer, texts, recipe)
+    from not_core.learning.masters import Masters
+    from not_core.learning.resumption import Resumption
+    from not_core.learning.scene import Scene
+
+    started = time.monotonic()
     device = devices.pick(recipe.device)
-    with devices.threads(recipe.threads) as threads:
+    dtype = devices.precision(recipe.precision, device)
+    layers = standing(host, span, recipe)
+    lessons = Lessons(host.tokenizer, texts, validation, recipe)
+    libraries = {"torch": torch.__version__, "transformers": transformers.__version__}
+    with (
+        devices.threads(recipe.threads) as threads,
+        Scene(
+            host,
+            layers,
+            lessons.blocks,
+            device=device,
+            dtype=dtype,
+            folder=work,
+            gradient_checkpointing=recipe.gradient_checkpointing,
+        ) as scene,
+    ):
         torch.manual_seed(recipe.seed)
-        model = assemble(identity(host.layers), host, {}).to(device)
-        parameters = _trainable(model, host, span)
-        losses = _descend(model, list(parameters.values()), schedule, recipe, advance)
-    weights = _as_stored(model, host, span, parameters)
+        if recipe.scaffold == "inserted":
+            scene.prepare([0])
+            scene.check_silent(0)
+        masters = Masters(_parameters(scene, recipe), recipe.clip)
+        kept = Resumption(
+            work,
+            canonical.digest(
+                {
+                    "recipe": asdict(recipe),
+                    "span": str(span),
+                    "base": host.weights_digest,
+                    "blocks": canonical.sha256(repr(lessons.blocks).encode()),
+                    "run": [device.type, dtype, threads, libraries],
+                }
+            ),
+        )
+        course = _Course(scene, masters, lessons, recipe, kept, advance)
+        progress = course.run(started)
+        tensors, factors = _result(host, layers, scene, masters.values())
+        kept.clear()
     facts = TrainingFacts(
-        scaffold="in-situ",
-        tokens=sum(len(block) for batch in schedule for block in batch),
-        steps=len(schedule),
+        scaffold=recipe.scaffold,
+        rank=recipe.rank,
+        tokens=progress.tokens,
+        steps=len(progress.losses),
         seed=recipe.seed,
-        learning_rate=recipe.learning_rate,
+        learning_rate=recipe.peak,
         block_tokens=recipe.block_tokens,
-        batch_blocks=recipe.batch_blocks,
+        step_tokens=recipe.step_tokens,
+        precision=dtype,
         device=device.type,
         threads=threads,
-        libraries={"torch": torch.__version__, "transformers": transformers.__version__},
+        libraries=libraries,
     )
-    return TrainedOrgan(Held(weights), facts, tuple(losses))
+    return TrainedOrgan(tensors, factors, facts, tuple(progress.losses), tuple(progress.readings))
 
 
-def _schedule(tokenizer: Any, texts: Sequence[str], recipe: Recipe) -> list[list[Block]]:
-    """Batches of about ``recipe.tokens`` tokens: first blocks of all documents, then second, ...
+class _Course:
+    """One run of training."""
 
-    Many documents a little teach more than few documents whole.
-    """
-    documents = document_blocks(tokenizer, texts, recipe.block_tokens, None)
-    rng = random.Random(recipe.seed)  # noqa: S311 - an order, not a secret
-    rng.shuffle(documents)
-    deepest = max(map(len, documents), default=0)
-    blocks = [parts[i] for i in range(deepest) for parts in documents if i < len(parts)]
-    if not blocks:
-        raise RecordsError("no document has two tokens; bring longer records")
-    chosen: list[Block] = []
-    total = 0
-    while total < recipe.tokens:
-        for block in blocks:
-            chosen.append(block)
-            total += len(block)
-            if total >= recipe.tokens:
+    def __init__(
+        self,
+        scene: "Scene",
+        masters: "Masters",
+        lessons: Lessons,
+        recipe: Recipe,
+        kept: "Resumption",
+        advance: Advance,
+    ) -> None:
+        self._scene, self._masters, self._lessons = scene, masters, lessons
+        self._recipe, self._kept, self._advance = recipe, kept, advance
+        self._best: dict[str, torch.Tensor] = {}
+
+    def run(self, started: float) -> "Progress":
+        """Learn until the budget is used up, or validation has got no better for long.
+
+        Goes on from where an earlier process was cut off.
+        """
+        from not_core.learning.resumption import Progress
+
+        progress = Progress()
+        if found := self._kept.load():
+            progress, state = found
+            self._masters.load(state)
+            self._best = {
+                name.removeprefix(BEST): value
+                for name, value in state.items()
+                if name.startswith(BEST)
+            }
+            self._advance(progress.tokens, progress.losses[-1])
+        self._progress, done = progress, len(progress.losses)
+        budget = Budget(self._recipe, self._lessons.there, started - progress.seconds)
+        for section in self._lessons.sections(budget):
+            self._scene.prepare(itertools.chain(*section))  # as before it was cut off, bit for bit
+            section, done = section[done:], max(0, done - len(section))
+            for pack in section:
+                used = budget.used(progress.tokens)
+                if self._lessons.validation and used * READINGS >= len(progress.readings) + 1:
+                    self._read()
+                if used >= 1 or self._stale:
+                    break
+                after = budget.used(progress.tokens + self._lessons.tokens(pack))
+                self._step(pack, self._recipe.peak * self._recipe.pace(after))
+                progress.seconds = budget.seconds
+                if self._kept.due:
+                    best = {BEST + name: value for name, value in self._best.items()}
+                    self._kept.save(progress, self._masters.state() | best)
+            if budget.used(progress.tokens) >= 1 or self._stale:
                 break
-    size = recipe.batch_blocks
-    return [chosen[i : i + size] for i in range(0, len(chosen), size)]
+        if self._lessons.validation:
+            self._read()
+            self._masters.load(self._best)
+        return progress
+
+    def _step(self, pack: Sequence[int], learning_rate: float) -> None:
+        size = self._lessons.tokens(pack)
+        loss = self._scene.nats(pack).sum() / (size - len(pack))
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is not finite at step {len(self._progress.losses) + 1}; "
+                "lower the learning rate"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._masters.step(learning_rate)
+        self._progress.tokens += size
+        self._progress.losses.append(value)
+        self._advance(size, value)
+
+    @property
+    def _stale(self) -> bool:
+        """Whether the last readings were all worse than one before them."""
+        readings, patience = self._progress.readings, self._recipe.patience
+        return len(readings) > patience and min(readings[-patience:]) > min(readings)
+
+    def _read(self) -> None:
+        import torch
+
+        held, readings = self._lessons.validation, self._progress.readings
+        self._scene.prepare(held)
+        with torch.no_grad():
+            nats = sum(float(self._scene.nats([number]).sum()) for number in held)
+        readings.append(math.exp(nats / (self._lessons.tokens(held) - len(held))))
+        if readings[-1] == min(readings):
+            self._best = self._masters.values()
 
 
-def _trainable(
-    model: "PreTrainedModel", host: Checkpoint, span: Span
-) -> "dict[str, torch.nn.Parameter]":
-    """Freeze all but copies of the span's parameters; these by their names."""
-    model.requires_grad_(False)
-    chosen = {}
-    for name, parameter in model.named_parameters():
-        part = host.anatomy.layer_of(name)
-        if part and span.start <= part[0] < span.stop:
-            parameter.data = parameter.data.clone()  # shared with the host's file until now
-            parameter.requires_grad_(True)
-            chosen[name] = parameter
-    return chosen
+def _parameters(scene: "Scene", recipe: Recipe) -> "dict[str, torch.nn.Parameter]":
+    """What learns, by its name in the organ."""
+    import torch
 
+    from not_core.learning.low_rank import add_factors
 
-def _as_stored(
-    model: "PreTrainedModel",
-    host: Checkpoint,
-    span: Span,
-    parameters: "dict[str, torch.nn.Parameter]",
-) -> "dict[str, torch.Tensor]":
-    """The trained tensors under an organ's names, in the form that checkpoints store.
-
-    The class may hold what a checkpoint stores as many tensors, such as experts, as one.
-    """
-    from transformers.core_model_loading import revert_weight_conversion
-
-    held = {name: parameter.detach().to("cpu") for name, parameter in parameters.items()}
-    stored = revert_weight_conversion(model, held)
+    generator = torch.Generator().manual_seed(recipe.seed)
     return {
-        f"{part[0] - span.start}.{part[1]}": tensor.contiguous()
-        for name, tensor in stored.items()
-        if (part := host.anatomy.layer_of(name))
+        f"{index}.{name}": parameter
+        for index, layer in enumerate(scene.trained)
+        for name, parameter in (
+            layer.named_parameters()
+            if recipe.rank is None
+            else add_factors(layer, recipe.rank, generator)
+        )
     }
 
 
-def _descend(
-    model: "PreTrainedModel",
-    parameters: "list[torch.nn.Parameter]",
-    schedule: Sequence[Sequence[Block]],
-    recipe: Recipe,
-    advance: Advance,
-) -> list[float]:
+def _result(
+    host: Checkpoint, layers: Standing, scene: "Scene", learned: "Mapping[str, torch.Tensor]"
+) -> tuple[Tensors, Held | None]:
+    """The organ's tensors in the form that checkpoints store, and its factors if it has any."""
     import torch
 
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
-    losses = []
-    for step, batch in enumerate(schedule):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _pace(step, len(schedule), recipe.warmup)
-        predicted = sum(len(block) - 1 for block in batch)
-        loss = token_nats(model, batch).sum() / predicted
-        if not math.isfinite(loss.item()):
-            raise TrainingError(
-                f"the loss is not finite at step {step + 1}; lower the learning rate"
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-        advance(sum(map(len, batch)), losses[-1])
-    return losses
+    base = layers.tensors(host)
+    if any(name.endswith(compact.LEFT) for name in learned):
+        factors = Held({name: value.to(torch.float16) for name, value in learned.items()})
+        return compact.Expanded(base, factors), factors
+    from transformers.core_model_loading import revert_weight_conversion
 
-
-def _pace(step: int, steps: int, warmup: float) -> float:
-    """Learning rate at a step as a fraction of its peak: linear up, cosine down to a tenth."""
-    rise = max(1, round(warmup * steps))
-    if step < rise:
-        return (step + 1) / rise
-    along = (step - rise) / max(1, steps - rise)
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * along))
+    # The class may hold what a checkpoint stores as many tensors, such as experts, as one.
+    stack = host.anatomy.layers
+    stored = revert_weight_conversion(
+        scene.model, {stack + name: value for name, value in learned.items()}
+    )
+    found = {name.removeprefix(stack): value for name, value in stored.items()}
+    return Held(
+        {
+            name: value.to(getattr(torch, base.form(name).dtype)).contiguous()
+            for name, value in found.items()
+        }
+    ), None

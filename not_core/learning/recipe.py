@@ -1,0 +1,102 @@
+"""How an organ is trained, as a value."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from not_core.learning.device import Precision
+from not_core.manifest import Span
+
+Scaffold = Literal["in-situ", "alone", "emulator", "inserted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How an organ is trained; the defaults are those that measured best (``docs/results``).
+
+    Attributes:
+        scaffold: What stands around the organ in training. ``in-situ``: the whole frozen model.
+            ``alone``: nothing, as in the paper. ``emulator``: the model's first and last
+            ``context`` layers. ``inserted``: the whole model, the organ between its layers, at
+            first changing nothing.
+        context: Layers below and above the organ in an emulator.
+        rank: Of the factors that learn in every linear module; None to train the layers whole.
+        tokens: Training tokens, about; records repeat when there are fewer.
+        epochs: Passes over the records, instead of ``tokens``.
+        seconds: Time to take, set-up included, instead of ``tokens``.
+        learning_rate: Peak, reached after ``warmup``, then falling as a cosine to a tenth; None
+            for 2e-3 with factors, 1e-3 for whole layers.
+        warmup: Fraction of the budget.
+        clip: Largest L2 norm of one step's gradient.
+        block_tokens: Longest block, in tokens.
+        step_tokens: Room of one step, in tokens; shorter blocks share a step.
+        patience: Readings on validation documents without a new best after which training stops;
+            there are ten readings in a budget.
+        precision: Type that the frozen model computes in; ``auto`` for bfloat16 where the device
+            multiplies it natively. What learns is kept in float32.
+        gradient_checkpointing: Compute activations again instead of keeping them: less memory,
+            more time.
+        seed: Of the order of the records and of the factors' first values.
+        threads: CPU threads; None for torch's choice. Equal digests need equal threads.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    """
+
+    scaffold: Scaffold = "in-situ"
+    context: int = 2
+    rank: int | None = 16
+    tokens: int | None = None
+    epochs: float | None = None
+    seconds: float | None = None
+    learning_rate: float | None = None
+    warmup: float = 0.05
+    clip: float = 1.0
+    block_tokens: int = 256
+    step_tokens: int = 256
+    patience: int = 2
+    precision: Precision = "auto"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    threads: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        budgets = [one for one in (self.tokens, self.epochs, self.seconds) if one is not None]
+        if len(budgets) != 1 or not 0 < budgets[0] < math.inf:
+            raise ValueError("expected one of tokens, epochs and seconds, above 0")
+        if (
+            min(
+                self.context, self.step_tokens, self.patience, 1 if self.rank is None else self.rank
+            )
+            < 1
+        ):
+            raise ValueError("expected context, rank, step_tokens and patience >= 1")
+        if self.block_tokens < 2 or self.seed < 0:
+            raise ValueError("expected block_tokens >= 2, seed >= 0")
+        if not (0 < self.peak < 1 and 0 <= self.warmup < 1 and self.clip > 0):
+            raise ValueError("expected 0 < learning_rate < 1, 0 <= warmup < 1, clip > 0")
+
+    @property
+    def peak(self) -> float:
+        """The peak learning rate."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 2e-3 if self.rank else 1e-3
+
+    def pace(self, progress: float) -> float:
+        """Learning rate as a fraction of its peak when ``progress`` of the budget is used."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        along = min(1.0, (progress - self.warmup) / (1 - self.warmup))
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * along))
+
+
+def default_span(layers: int, rank: int | None) -> Span:
+    """The layers to train where none are named; see ``docs/results``.
+
+    Factors reach over all layers but the lowest sixth; whole layers, being large, are three, a
+    third of the way up.
+    """
+    if rank is not None:
+        return Span(start=layers // 6, stop=layers)
+    start = layers // 3
+    return Span(start=start, stop=min(start + 3, layers))

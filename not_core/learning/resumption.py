@@ -1,0 +1,80 @@
+"""Training that goes on after its process died: its state, kept in a private folder as it runs.
+
+The file holds what was learned from private records so far: it is readable by its owner only, and
+removed when training ends.
+
+Imported by what trains, inside its functions, because it needs torch to be imported.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from not_core import atomic
+
+SAVE_SECONDS = 60.0
+"""Work that is lost at most."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far training is.
+
+    Attributes:
+        tokens: Read so far.
+        seconds: Taken so far.
+        losses: Of each step.
+        readings: On validation documents.
+    """
+
+    tokens: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    readings: list[float] = field(default_factory=list)
+
+
+class Resumption:
+    """The kept state of one training.
+
+    Args:
+        folder: Private folder; None keeps nothing.
+        key: Digest of all that decides the outcome, so that no other training goes on from it.
+    """
+
+    def __init__(self, folder: Path | None, key: str) -> None:
+        self._path = folder / f"training-{key[:32]}.safetensors" if folder else None
+        self._saved = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return self._path is not None and time.monotonic() - self._saved >= SAVE_SECONDS
+
+    def save(self, progress: Progress, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keep a state, in place of an earlier one."""
+        if self._path:
+            words = {"progress": json.dumps(asdict(progress))}
+            atomic.write(self._path, save(dict(tensors), words), mode=0o600)
+            self._saved = time.monotonic()
+
+    def load(self) -> tuple[Progress, dict[str, torch.Tensor]] | None:
+        """What was kept; None if nothing was, or if it is damaged."""
+        if not self._path or not self._path.is_file():
+            return None
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                progress = Progress(**json.loads((file.metadata() or {})["progress"]))
+                return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return None
+
+    def clear(self) -> None:
+        """Remove what was kept."""
+        if self._path:
+            self._path.unlink(missing_ok=True)
