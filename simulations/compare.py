@@ -1,0 +1,178 @@
+"""Which way to fit a model to private records is worth it; for ``make bench-quality``.
+
+One file a measurement, in a folder that is kept; what is there is not measured again. Every
+measurement runs in a process of its own, on one thread, so that its memory and time are its own.
+"""
+
+import json
+import platform
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from not_core import atomic, canonical
+from not_core.errors import ExchangeError
+from not_core.learning.evaluation import DocumentLoss, Reading, read_losses
+from simulations import domains
+from simulations.bench import peak_bytes
+from simulations.contestants import Contestant, fit
+from simulations.sources import Report, quiet
+
+TEST, VALIDATION, GENERAL = 80, 40, 32
+"""Documents to report on, to choose by, and to measure forgetting on."""
+SPLIT_SEED = 20_261_124
+BLOCK_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One measurement.
+
+    Attributes:
+        domain: One of ``domains.BUILTIN``.
+        contestant: One of ``CONTESTANTS``, or a variant of one for a search.
+        name: What the contestant is called.
+        budget: ``tokens`` or ``seconds``.
+        seed: Of order and first values.
+        part: Documents to measure on: ``test``, or ``validation`` while choosing.
+    """
+
+    domain: str
+    name: str
+    contestant: Contestant
+    budget: tuple[str, float]
+    seed: int
+    part: str = "test"
+
+    @property
+    def file(self) -> str:
+        """Name of its result."""
+        kind, size = self.budget
+        key = canonical.digest(json.loads(json.dumps(asdict(self.contestant))))[:8]
+        return f"{self.domain}-{self.name}-{kind}{size:g}-seed{self.seed}-{self.part}-{key}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A domain's documents."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def parts(domain: str, report: Report = quiet) -> Parts:
+    """Split a domain's documents, near-duplicates on one side, the same for everybody."""
+    records = domains.BUILTIN[domain](report)
+    groups = sorted({record.group for record in records})
+    random.Random(SPLIT_SEED).shuffle(groups)  # noqa: S311 - a split, not a secret
+    members: dict[str, list[str]] = {}
+    for record in records:
+        members.setdefault(record.group, []).append(record.text)
+    # Groups of one first: many near-duplicates are one opinion.
+    order = sorted(groups, key=lambda group: len(members[group]) > 1)
+    texts = [members[group] for group in order]
+    test = [text for one in texts[:TEST] for text in one]
+    validation = [text for one in texts[TEST : TEST + VALIDATION] for text in one]
+    train = [text for one in texts[TEST + VALIDATION :] for text in one]
+    return Parts(tuple(train), tuple(validation), tuple(test))
+
+
+def measure(case: Case, model: str) -> dict[str, Any]:
+    """Fit and measure; in this process, which should do nothing else."""
+    import resource
+
+    from not_core.surgery.checkpoint import open_checkpoint
+
+    documents = parts(case.domain)
+    host = open_checkpoint(model)
+    _ = host.tokenizer, host.weights_digest  # read once on any site, whatever it does
+    imports = peak_bytes()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    began, cpu = time.monotonic(), usage.ru_utime + usage.ru_stime
+    fitted = fit(case.contestant, host, documents.train, dict([case.budget]), case.seed)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    row: dict[str, Any] = {
+        "tokens": fitted.tokens,
+        "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime - cpu, 1),
+        "peak_mb": round(peak_bytes() / 1e6),
+        "imports_mb": round(imports / 1e6),
+        "trainable": fitted.trainable,
+        "artefact_bytes": fitted.artefact_bytes,
+    }
+    body = fitted.model()
+    general = [record.text for record in domains.general()[:GENERAL]]
+    for name, texts in (("domain", getattr(documents, case.part)), ("general", general)):
+        reading = read_losses(body, host.tokenizer, texts, block_tokens=BLOCK_TOKENS)
+        row[f"{name}_perplexity"] = round(reading.perplexity, 4)
+        row[f"{name}_losses"] = [(round(one.nats, 4), one.tokens) for one in reading.losses]
+    return row
+
+
+def reading(row: dict[str, Any], name: str) -> Reading:
+    """Losses by document of one measurement: of ``domain`` or ``general``."""
+    return Reading(tuple(DocumentLoss(*one) for one in row[f"{name}_losses"]))
+
+
+def run(
+    cases: Sequence[Case], model: str, out: Path, say: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    """Measurements of cases, in order: kept ones are read, others made and kept.
+
+    Raises:
+        ExchangeError: A measurement failed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for case in cases:
+        kept = out / case.file
+        if not kept.is_file():
+            say(f"measuring {kept.stem}")
+            done = subprocess.run(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-m", "simulations.compare", json.dumps(asdict(case)), model],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise ExchangeError(f"{kept.stem} failed: {done.stderr[-2000:]}")
+            row = json.loads(done.stdout.splitlines()[-1])
+            atomic.write(kept, json.dumps({**_about(case), **row}, indent=1).encode())
+        yield json.loads(kept.read_bytes())
+
+
+def _about(case: Case) -> dict[str, Any]:
+    return {
+        "case": json.loads(json.dumps(asdict(case))),
+        "machine": _machine(),
+        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "peft")},
+    }
+
+
+def _machine() -> str:
+    """What the processor is and whether it multiplies bfloat16 natively."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    kinds = [kind for kind in ("avx512_bf16", "amx_bf16") if able.get(kind)]
+    return " ".join([platform.machine(), str(able.get("cpu_name", "")).strip(), *kinds])
+
+
+def _case(text: str) -> Case:
+    given = json.loads(text)
+    contestant = given.pop("contestant")
+    for name in ("targets", "span"):
+        if isinstance(contestant[name], list):
+            contestant[name] = tuple(contestant[name])
+    budget = given.pop("budget")
+    return Case(**given, contestant=Contestant(**contestant), budget=(budget[0], budget[1]))
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(_case(sys.argv[1]), sys.argv[2])))

@@ -1,0 +1,212 @@
+"""Ways to fit a model to private records, side by side on equal terms.
+
+All learn from the same packs of the same blocks in the same order, with AdamW, the same warm-up,
+cosine and clipping; what differs is what learns, and in which precision the rest computes.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from not_core.learning.device import Precision
+from not_core.learning.lessons import Budget, Lessons
+from not_core.learning.recipe import Recipe, default_span
+from not_core.manifest import Span
+from not_core.surgery.assemble import assemble
+from not_core.surgery.checkpoint import Checkpoint
+from not_core.surgery.organ import Label, Organ, describe
+from not_core.surgery.plan import identity, transplant
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What fitting made and what it took, up to here.
+
+    Attributes:
+        model: To measure: in float32, any factors merged.
+        tokens: Training tokens.
+        trainable: Parameters that learned.
+        artefact_bytes: What would be shared.
+    """
+
+    model: "Callable[[], PreTrainedModel]"
+    tokens: int
+    trainable: int
+    artefact_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contestant:
+    """One way to fit a model.
+
+    Attributes:
+        kind: ``none`` leaves it as it is; ``organ`` is ours; ``lora`` is PEFT's; ``full`` trains
+            every parameter.
+        recipe: Scaffold and precision; of an organ, all.
+        targets: Of LoRA: PEFT's ``target_modules``.
+        span: Of an organ: its layers; None for the default.
+    """
+
+    kind: Literal["none", "organ", "lora", "full"]
+    rank: int | None = 16
+    learning_rate: float | None = None
+    precision: Precision = "auto"
+    scaffold: Literal["in-situ", "alone", "emulator", "inserted"] = "in-situ"
+    targets: str | tuple[str, ...] = "all-linear"
+    span: tuple[int, int] | None = None
+
+
+CONTESTANTS: dict[str, Contestant] = {
+    "stock": Contestant(kind="none"),
+    "lora": Contestant(kind="lora", learning_rate=2e-3, precision="float32"),
+    "lora-bf16": Contestant(kind="lora", learning_rate=2e-3, precision="bfloat16"),
+    "lora-attention": Contestant(
+        kind="lora",
+        learning_rate=2e-3,
+        precision="float32",
+        targets=("q_proj", "k_proj", "v_proj", "o_proj"),
+    ),
+    "full": Contestant(kind="full", rank=None, learning_rate=2e-4, precision="float32"),
+    "paper": Contestant(kind="organ", rank=None, scaffold="alone", learning_rate=5e-4),
+    "organ-whole": Contestant(kind="organ", rank=None),
+    "organ": Contestant(kind="organ"),
+}
+
+
+def fit(
+    contestant: Contestant,
+    host: Checkpoint,
+    texts: Sequence[str],
+    budget: dict[str, Any],
+    seed: int,
+) -> Fitted:
+    """Fit the model to documents.
+
+    Args:
+        contestant: How.
+        host: The model.
+        texts: Documents.
+        budget: ``tokens`` or ``seconds`` of a ``Recipe``.
+        seed: Of the order of the documents and of first values.
+    """
+    started = time.monotonic()
+    recipe = Recipe(
+        scaffold=contestant.scaffold,
+        rank=contestant.rank,
+        learning_rate=contestant.learning_rate,
+        precision=contestant.precision,
+        seed=seed,
+        threads=1,
+        device="cpu",
+        **budget,
+    )
+    if contestant.kind == "none":
+        return Fitted(lambda: assemble(identity(host.layers), host, {}), 0, 0, 0)
+    if contestant.kind == "organ":
+        return _organ(contestant, host, texts, recipe)
+    return _plain(contestant, host, texts, recipe, started)
+
+
+def _organ(
+    contestant: Contestant, host: Checkpoint, texts: Sequence[str], recipe: Recipe
+) -> Fitted:
+    from not_core.learning.training import train
+
+    span = default_span(host.layers, recipe.rank)
+    if contestant.span:
+        span = Span(start=contestant.span[0], stop=contestant.span[1])
+    trained = train(host, span, texts, recipe)
+    shared = trained.factors or trained.tensors
+    forms = [shared.form(name) for name in shared.names()]
+
+    def model() -> "PreTrainedModel":
+        manifest = describe(host, span, trained.tensors, Label(name="o"), training=trained.facts)
+        mode: Literal["insert", "replace"] = (
+            "insert" if recipe.scaffold == "inserted" else "replace"
+        )
+        plan = transplant(host.layers, "o", len(span), mode=mode, position=span.start)
+        return assemble(plan, host, {"o": Organ(manifest, trained.tensors).source})
+
+    return Fitted(
+        model,
+        trained.facts.tokens,
+        sum(form.parameters for form in forms),
+        sum(form.bytes for form in forms),
+    )
+
+
+def _plain(
+    contestant: Contestant,
+    host: Checkpoint,
+    texts: Sequence[str],
+    recipe: Recipe,
+    started: float,
+) -> Fitted:
+    """LoRA by PEFT, or every parameter, in a plain loop with the class's own loss."""
+    import torch
+
+    from not_core.learning.device import threads
+    from not_core.learning.packing import Rows
+
+    with threads(recipe.threads):
+        torch.manual_seed(recipe.seed)
+        model: Any = assemble(identity(host.layers), host, {}, dtype=recipe.precision)
+        if contestant.kind == "lora":
+            model = _with_lora(model, contestant)
+        model.train()
+        learning = [one for one in model.parameters() if one.requires_grad]
+        optimizer = torch.optim.AdamW(learning, lr=recipe.peak, weight_decay=0.0, foreach=True)
+        lessons = Lessons(host.tokenizer, texts, (), recipe)
+        budget = Budget(recipe, lessons.there, started)
+        # Blocks are shorter than a step only at documents' ends: side by side, as trainers do.
+        rows, tokens = Rows(packed=True), 0
+        for pack in (pack for section in lessons.sections(budget) for pack in section):
+            if budget.used(tokens) >= 1:
+                break
+            inputs, labels = rows.inputs([lessons.blocks[n] for n in pack], model.device)
+            logits = model(**inputs, use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(logits[0].float(), labels[0])
+            if not math.isfinite(loss.item()):
+                break
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(learning, recipe.clip)
+            tokens += lessons.tokens(pack)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.peak * recipe.pace(budget.used(tokens))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def merged() -> "PreTrainedModel":
+        found = model.to(torch.float32)
+        if contestant.kind == "lora":
+            found = found.merge_and_unload()
+        fitted: PreTrainedModel = found.eval()
+        return fitted
+
+    return Fitted(
+        merged,
+        tokens,
+        sum(one.numel() for one in learning),
+        sum(one.numel() * one.element_size() for one in learning),
+    )
+
+
+def _with_lora(model: Any, contestant: Contestant) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    rank = contestant.rank or 16
+    targets = contestant.targets
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
