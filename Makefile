@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench bench-memory fetch clean
+.PHONY: demo test check bench bench-memory bench-quality fetch clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -23,6 +23,9 @@ bench: $(READY) fetch
 
 bench-memory: $(READY)
 	$(BIN)/organ-simulate bench-memory --out runs/bench-memory
+
+bench-quality: $(READY) fetch
+	$(BIN)/organ-simulate compare --out docs/results/quality $(FLAGS)
 
 fetch: $(READY)
 	$(BIN)/organ-simulate fetch
