@@ -166,6 +166,19 @@ def test_the_table_of_families_in_the_docs_is_what_the_command_says(organ: Call)
     assert table[2 : 2 + len(rows)] == lines
 
 
+def test_a_family_is_listed_with_all_its_parts() -> None:
+    rows = {row["family"]: row for row in family_rows()}
+    parts = ("trunk", "layers", "embedding", "positions and norms", "head")
+    assert [rows["gpt2"][name] for name in parts] == [
+        "transformer.",
+        "h.",
+        "wte",
+        "wpe, ln_f",
+        "lm_head",
+    ]
+    assert all(row[name] for row in rows.values() for name in parts)
+
+
 def test_families_are_listed(call: Call) -> None:
     code, text, _ = call("families", "--json")
     assert code == 0

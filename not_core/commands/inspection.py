@@ -105,6 +105,8 @@ def diff(
 def families(as_json: Json = False) -> None:
     """List the model families that surgery supports, and where their parts are.
 
+    Layers, embedding, positions and norms lie in the trunk, the head beside it.
+
     Example: organ families
     """
     listing(family_rows(), as_json)
@@ -119,13 +121,23 @@ def family_rows() -> list[dict[str, str]]:
         {
             "family": part.family,
             "class": part.architecture,
-            "layers": part.layers,
+            "trunk": part.trunk,
+            "layers": part.layers.removeprefix(part.trunk),
+            "embedding": _modules(part, part.embedding),
+            "positions and norms": _modules(part, *part.frame),
+            "head": _modules(part, part.head),
             "one entry a layer": ", ".join((*part.per_layer, *(part.row.listed or ())[:1])),
             "stated, not found": "; ".join(part.row.stated()),
             "GGUF": "yes" if part.row.gguf else "",
         }
         for part in parts
     ]
+
+
+def _modules(part: Any, *tensors: str) -> str:
+    """The modules that tensors belong to, as they are called in the trunk if they are in it."""
+    modules = (name.removeprefix(part.trunk).rpartition(".")[0] for name in tensors)
+    return ", ".join(dict.fromkeys(modules))
 
 
 def _sealed(path: Path) -> dict[str, Any]:
