@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from surgeries import cut_of
 
 from not_core import canonical
 from not_core.errors import FormatError, OrganError, OutputExistsError
@@ -16,10 +17,8 @@ from not_core.surgery.tensors import Held
 
 @pytest.fixture
 def folder(models: dict[str, Path], tmp_path: Path) -> Path:
-    host, span = open_checkpoint(models["llama"]), Span(start=2, stop=4)
-    weights = organs.extract(host, span)
-    manifest = organs.describe(host, span, weights, organs.Label(name="o"), training=None)
-    organs.write_organ(tmp_path / "organ", weights, manifest)
+    organ = cut_of(open_checkpoint(models["llama"]), 2, 4)
+    organs.write_organ(tmp_path / "organ", organ.tensors, organ.manifest)
     return tmp_path / "organ"
 
 
