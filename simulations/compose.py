@@ -6,11 +6,12 @@ documents of both domains and on general text, beside the host and each organ al
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from not_core import atomic
+from not_core import atomic, canonical
 from not_core.learning.evaluation import DocumentLoss, Reading, compare, read_losses
 from not_core.learning.recipe import Recipe
 from not_core.learning.records import Split, split
@@ -18,6 +19,7 @@ from not_core.learning.training import train
 from not_core.manifest import Span
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
+from not_core.surgery.layer_config import fitting_fields
 from not_core.surgery.merge import Average, Method, Ties, merge
 from not_core.surgery.organ import Label, Organ, describe, read_organ, write_organ
 from not_core.surgery.plan import Graft, Mode, compose
@@ -28,6 +30,7 @@ LOW, HIGH = Span(start=10, stop=13), Span(start=20, stop=23)
 HELD_OUT = 32
 GENERAL = 24
 BLOCK_TOKENS = 256
+THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,9 @@ def experiment(
 ) -> list[dict[str, Any]]:
     """Train, compose and measure; what is done is kept, and a second call goes on.
 
+    What is kept lies under a digest of all that decides it, so that a call with another model,
+    other texts or another number of tokens does it anew.
+
     Returns:
         One row a composition and seed: perplexities and their changes against the host.
     """
@@ -77,9 +83,9 @@ def experiment(
     rows = []
     for seed in range(seeds):
         organs = dict(_organs(host, texts, out, tokens, seed, say))
-        base = _measure(COMPOSITIONS[0], host, organs, held_out, out, seed, say)
+        base = _measure(COMPOSITIONS[0], host, organs, held_out, out, say)
         for composition in COMPOSITIONS:
-            found = _measure(composition, host, organs, held_out, out, seed, say)
+            found = _measure(composition, host, organs, held_out, out, say)
             row: dict[str, Any] = {"composition": composition.name, "seed": seed}
             for name, reading in found.items():
                 change = compare(base[name], reading, seed)
@@ -96,6 +102,18 @@ def _texts(records: Sequence[domains.Record]) -> list[str]:
     return [record.text for record in records]
 
 
+def _key(host: Checkpoint, decides: dict[str, Any]) -> str:
+    """Beginning of a digest over the model, the libraries and what else decides a result."""
+    model = {
+        "weights": host.weights_digest,
+        "tokenizer": host.tokenizer_digest,
+        "config": fitting_fields(host.config, host.anatomy),
+        "layers": host.source.entries,
+    }
+    libraries = [metadata.version(name) for name in ("torch", "transformers")]
+    return canonical.digest([model, libraries, decides])[:16]
+
+
 def _organs(
     host: Checkpoint, texts: dict[str, Split], out: Path, tokens: int, seed: int, say: Report
 ) -> Iterator[tuple[str, Organ]]:
@@ -105,12 +123,18 @@ def _organs(
         ("law", "law", LOW),
         ("law-high", "law", HIGH),
     ):
-        folder = out / f"organs-{seed}" / key
+        recipe = Recipe(
+            rank=None,
+            tokens=tokens,
+            learning_rate=1e-3,
+            seed=seed,
+            threads=THREADS,
+            device="cpu",
+        )
+        decides = {"span": str(span), "recipe": asdict(recipe), "texts": texts[domain].train}
+        folder = out / "organs" / f"{key}-{_key(host, decides)}"
         if not folder.is_dir():
             say(f"seed {seed}: training {key} at {span}")
-            recipe = Recipe(
-                rank=None, tokens=tokens, learning_rate=1e-3, seed=seed, threads=2, device="cpu"
-            )
             made = train(host, span, texts[domain].train, recipe)
             label = Label(name=key, domain=domain)
             manifest = describe(host, span, made.tensors, label, training=made.facts)
@@ -129,12 +153,19 @@ def _measure(
     organs: dict[str, Organ],
     held_out: dict[str, tuple[str, ...]],
     out: Path,
-    seed: int,
     say: Report,
 ) -> dict[str, Reading]:
-    kept = out / f"readings-{seed}" / f"{composition.name.replace(' ', '-')}.json"
+    decides = {
+        "grafts": [
+            (organs[key].manifest.digest, mode, position)
+            for key, mode, position in composition.grafts
+        ],
+        "texts": held_out,
+        "block_tokens": BLOCK_TOKENS,
+    }
+    kept = out / "readings" / f"{_key(host, decides)}.json"
     if not kept.is_file():
-        say(f"seed {seed}: measuring {composition.name}")
+        say(f"measuring {composition.name}")
         plan = compose(
             host.layers,
             [

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import make_model, sentences, write_jsonl
+from safetensors.torch import load_file, save_file
 
 from not_core.commands.inspection import family_rows
 from not_core.surgery.anatomy import FAMILIES
@@ -40,17 +41,39 @@ def test_put_in_look_take_out(
     put = organ(
         "transplant", cut, "--into", model, "--mode", "insert", "--position", 6, "--out", out
     )
-    assert (put["positions"], put["layers"]) == ([6], 8)
+    assert (put["modes"], put["positions"], put["layers"]) == (["insert"], [6], 8)
     seen = organ("inspect", out)
     assert seen["weights"] == put["weights"] != base["weights"]
     assert seen["organs"] == {"unclaimed/organ": {"digest": put["organs"][0], "layers": [6, 7]}}
     told = organ("diff", model, out)
     assert (told["same"], told["added"], told["changed"], told["frame"]) == (6, 2, 0, "same")
     assert [row["organ"] for row in told["layers"]] == [None] * 6 + ["unclaimed/organ"] * 2
+    assert [row["kind"] for row in told["layers"]] == ["same"] * 6 + ["added"] * 2
     code, text, _ = call("diff", model, out)
     assert (code, text.count("added")) == (0, 3)
     back = organ("excise", out, "--organ", "unclaimed/organ", "--out", tmp_path / "back")
     assert (back["weights"], back["organs"]) == (base["weights"], [])
+
+
+def test_a_graft_that_was_edited_since_is_shown_and_not_operated_on(
+    organ: Organ, call: Call, models: dict[str, Path], cut: Path, tmp_path: Path
+) -> None:
+    """A fine-tuned graft is what somebody wants to look at."""
+    model, out = models["llama"], tmp_path / "grafted"
+    organ("transplant", cut, "--into", model, "--mode", "insert", "--out", out)
+    assert organ("inspect", model)["lineage"] == organ("diff", out, model)["lineage"] == "none"
+    assert organ("inspect", out)["lineage"] == organ("diff", model, out)["lineage"] == "current"
+    stored = load_file(out / "model.safetensors")
+    stored["model.layers.3.mlp.up_proj.weight"][0, 0] += 1
+    save_file(stored, out / "model.safetensors", metadata={"format": "pt"})
+    seen = organ("inspect", out)
+    assert (seen["lineage"], seen["organs"], seen["layers"]) == ("stale", "unknown", 8)
+    told = organ("diff", model, out)
+    assert (told["lineage"], told["same"], told["added"]) == ("stale", 6, 2)
+    assert {row["organ"] for row in told["layers"]} == {None}
+    assert "stale" in call("diff", model, out)[1]
+    code, _, err = call("excise", out, "--organ", "unclaimed/organ", "--out", tmp_path / "x")
+    assert (code, "was changed after organs.json" in " ".join(err.split())) == (1, True)
 
 
 def test_two_organs_are_merged_and_two_are_put_in(
@@ -72,13 +95,40 @@ def test_two_organs_are_merged_and_two_are_put_in(
         *("transplant", tmp_path / "m", cut, "--into", model, "--mode", "insert"),
         *("--position", 0, "--position", 0, "--out", tmp_path / "both"),
     )
-    assert (both["positions"], both["layers"]) == ([0, 0], 10)
+    assert (both["modes"], both["positions"]) == (["insert", "insert"], [0, 0])
+    assert both["layers"] == 10
     code, _, err = call(
         *("transplant", trained, cut, "--into", model, "--out", tmp_path / "x"),
     )
     assert code == 1
     assert "merge organs of one span first" in " ".join(err.split())
     assert not (tmp_path / "x").exists()
+
+
+def test_each_organ_can_have_a_mode_of_its_own(
+    organ: Organ, call: Call, models: dict[str, Path], cut: Path, tmp_path: Path
+) -> None:
+    model = models["llama"]
+    organ("extract", "--model", model, "--span", "0:1", "--name", "b", "--out", tmp_path / "b")
+    words = ("transplant", cut, tmp_path / "b", "--into", model, "--position", 3, "--position", 3)
+    out = tmp_path / "out"
+    put = organ(*words, "--mode", "replace", "--mode", "insert", "--out", out)
+    assert (put["modes"], put["positions"], put["layers"]) == (["replace", "insert"], [3, 3], 7)
+    organs = organ("inspect", out)["organs"]
+    # An organ inserted where another replaces stands before it.
+    assert {name: facts["layers"] for name, facts in organs.items()} == {
+        "unclaimed/b": [3],
+        "unclaimed/organ": [4, 5],
+    }
+    host, made = (open_checkpoint(folder) for folder in (model, out))
+    plan = [0, 1, 2, 0, 2, 3, 5]
+    for place, index in enumerate(plan):
+        ours, theirs = made.source.layer(place), host.source.layer(index)
+        assert {rest: made.tensor_digests[name] for rest, name in ours.items()} == {
+            rest: host.tensor_digests[name] for rest, name in theirs.items()
+        }
+    code, _, err = call(*words, *["--mode", "insert"] * 3, "--out", tmp_path / "x")
+    assert (code, "3 modes for 2 organs" in " ".join(err.split())) == (2, True)
 
 
 def test_auto_takes_the_best_position_and_prints_all(
@@ -91,7 +141,7 @@ def test_auto_takes_the_best_position_and_prints_all(
     assert [row["position"] for row in rows] == list(range(7))
     lowest = min(rows, key=lambda row: row["perplexity"])
     assert found["positions"] == [lowest["position"]]
-    assert [row["position"] for row in rows if row[""] == "best"] == [lowest["position"]]
+    assert [row["position"] for row in rows if row["best"]] == [lowest["position"]]
     assert found["documents"] == 5
     beaten = found["without_organ"] <= lowest["perplexity"]
     assert ("no position beats" in found["note"]) == beaten
@@ -164,6 +214,19 @@ def test_the_table_of_families_in_the_docs_is_what_the_command_says(organ: Call)
     lines = ["| " + " | ".join(row.values()) + " |" for row in rows]
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert table[2 : 2 + len(rows)] == lines
+
+
+def test_a_family_is_listed_with_all_its_parts() -> None:
+    rows = {row["family"]: row for row in family_rows()}
+    parts = ("trunk", "layers", "embedding", "positions and norms", "head")
+    assert [rows["gpt2"][name] for name in parts] == [
+        "transformer.",
+        "h.",
+        "wte",
+        "wpe, ln_f",
+        "lm_head",
+    ]
+    assert all(row[name] for row in rows.values() for name in parts)
 
 
 def test_families_are_listed(call: Call) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model
 from safetensors.torch import load_file, save_file
 
 from not_core.errors import CheckpointError, UnknownFamilyError
@@ -57,29 +56,6 @@ def test_a_folder_without_weights_is_refused(copy: Path) -> None:
         open_checkpoint(copy)
 
 
-def test_pickled_weights_are_never_opened(copy: Path) -> None:
-    (copy / "model.safetensors").unlink()
-    (copy / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    with pytest.raises(CheckpointError, match="pickled"):
-        open_checkpoint(copy)
-
-
-def test_a_truncated_file_is_refused(copy: Path) -> None:
-    whole = (copy / "model.safetensors").read_bytes()
-    (copy / "model.safetensors").write_bytes(whole[:-10])
-    with pytest.raises(CheckpointError, match="safetensors"):
-        open_checkpoint(copy)
-
-
-@pytest.mark.parametrize("shard", ["../secret.safetensors", "absent.safetensors"])
-def test_an_index_cannot_lead_outside_or_nowhere(copy: Path, shard: str) -> None:
-    (copy / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"model.norm.weight": shard}})
-    )
-    with pytest.raises(CheckpointError, match=r"shard|outside"):
-        open_checkpoint(copy)
-
-
 @pytest.mark.parametrize(
     ("family", "reason"),
     [
@@ -103,11 +79,10 @@ def test_other_families_are_refused_by_name(copy: Path, family: Any, reason: str
     assert reason in str(caught.value)
 
 
-def test_an_encoder_decoder_is_refused_with_the_reason(copy: Path) -> None:
+def test_a_decoder_that_says_it_reads_an_encoder_is_refused(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
-    config |= {"model_type": "t5", "is_encoder_decoder": True}
-    (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UnknownFamilyError, match="encoder-decoder"):
+    (copy / "config.json").write_text(json.dumps(config | {"is_encoder_decoder": True}))
+    with pytest.raises(UnknownFamilyError, match="llama is an encoder-decoder"):
         open_checkpoint(copy)
 
 
@@ -121,8 +96,3 @@ def test_a_hub_cache_is_read_by_id(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: models["llama"])
     assert open_checkpoint("somebody/tiny").layers == 6
-
-
-def test_seeds_make_different_models(tmp_path: Path, models: dict[str, Path]) -> None:
-    other = make_model(tmp_path / "other", "llama", seed=1)
-    assert open_checkpoint(other).weights_digest != open_checkpoint(models["llama"]).weights_digest

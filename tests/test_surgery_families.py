@@ -5,16 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from families import LAYERS, all_families, family_model
-from surgeries import generated, layers_run, logits
-from transformers import AutoModelForCausalLM
+from surgeries import cut_of, generated, layers_run, logits
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from not_core.manifest import Span
 from not_core.surgery import graft
 from not_core.surgery import plan as plans
 from not_core.surgery.assemble import assemble
-from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
+from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.compatibility import check
-from not_core.surgery.organ import Label, Organ, describe, extract, read_organ, write_organ
+from not_core.surgery.organ import read_organ, write_organ
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +22,30 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: family_model(base / family, family) for family in all_families()}
 
 
-def cut_organ(host: Checkpoint, folder: Path, start: int, stop: int) -> Organ:
-    span = Span(start=start, stop=stop)
-    tensors = extract(host, span)
-    write_organ(folder, tensors, describe(host, span, tensors, Label(name="o"), training=None))
-    return read_organ(folder)
+def test_windows_are_narrower_than_the_text_in_every_family_that_has_them(
+    hosts: dict[str, Path],
+) -> None:
+    """Else the cache and the order of the layers' kinds would be tested in name only."""
+    slide = [f for f in all_families() if "sliding_window" in CONFIG_MAPPING[f]().to_dict()]
+    assert len(slide) == 11
+    for family in slide:
+        model = AutoModelForCausalLM.from_pretrained(hosts[family]).eval()
+        config = model.config.to_dict()
+        if "layer_types" in open_checkpoint(hosts[family]).source.entries:
+            kinds = config["layer_types"]
+            assert set(kinds) == {"sliding_attention", "full_attention"}, family
+            assert len(set(kinds[2:4])) == 2, "the organ holds one of each"
+        wide = AutoModelForCausalLM.from_pretrained(hosts[family], sliding_window=64).eval()
+        assert not torch.equal(logits(model), logits(wide)), family
 
 
 @pytest.mark.parametrize("family", all_families())
 def test_surgery_keeps_every_invariant(family: str, hosts: dict[str, Path], tmp_path: Path) -> None:
     host = open_checkpoint(hosts[family])
     stock = AutoModelForCausalLM.from_pretrained(hosts[family]).eval()
-    organ = cut_organ(host, tmp_path / "organ", 2, 4)
+    cut = cut_of(host, 2, 4)
+    write_organ(tmp_path / "organ", cut.tensors, cut.manifest)
+    organ = read_organ(tmp_path / "organ")
     check(organ.manifest, host)
     name = organ.manifest.digest
 

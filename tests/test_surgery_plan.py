@@ -14,7 +14,9 @@ def test_replace_keeps_the_length_and_every_other_layer(layers: int, data: st.Da
     position = data.draw(st.integers(0, layers - count))
     plan = plans.transplant(layers, "o", count, mode="replace", position=position)
     assert len(plan.layers) == layers
-    assert plan.places("o") == tuple(range(position, position + count))
+    assert plan.layers[position : position + count] == tuple(
+        Layer("o", i, over=position + i) for i in range(count)
+    )
     assert [layer for layer in plan.layers if layer.source == HOST] == [
         Layer(HOST, i) for i in range(layers) if not position <= i < position + count
     ]
@@ -26,7 +28,7 @@ def test_insert_keeps_all_host_layers_in_order(
 ) -> None:
     position = data.draw(st.integers(0, layers))
     plan = plans.transplant(layers, "o", count, mode="insert", position=position)
-    assert plan.places("o") == tuple(range(position, position + count))
+    assert plan.layers[position : position + count] == plans.whole("o", count)
     assert [layer for layer in plan.layers if layer.source == HOST] == list(
         plans.whole(HOST, layers)
     )
@@ -39,10 +41,6 @@ def test_insert_keeps_all_host_layers_in_order(
 def test_a_plan_past_the_host_is_refused(mode: plans.Mode, position: int, count: int) -> None:
     with pytest.raises(PlanError, match="host"):
         plans.transplant(6, "o", count, mode=mode, position=position)
-
-
-def test_the_paper_wrapper_holds_the_organ_alone() -> None:
-    assert plans.alone("o", 2).layers == (Layer("o", 0), Layer("o", 1))
 
 
 def test_a_span_past_the_model_is_refused() -> None:

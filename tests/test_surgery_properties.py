@@ -10,10 +10,11 @@ from families import all_families, family_model
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from surgeries import generated, layers_run, logits, organ_of, shifted
-from transformers import AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from not_core.errors import PlanError
 from not_core.surgery import graft
+from not_core.surgery.anatomy import anatomy
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.plan import HOST, Graft, compose
@@ -43,21 +44,26 @@ SHAPES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     ),
     "smollm3": st.fixed_dictionaries({"no_rope_layer_interval": st.integers(1, 4)}),
     "qwen2": st.fixed_dictionaries({"max_window_layers": st.integers(0, 6)}),
+    "qwen3": st.fixed_dictionaries({"max_window_layers": st.integers(0, 6)}),
 }
 
 
 @st.composite
 def shapes(draw: st.DrawFn, family: str) -> tuple[int, dict[str, Any]]:
     """A number of layers, and config changes."""
+    fields, part = CONFIG_MAPPING[family]().to_dict(), anatomy({"model_type": family})
     count = draw(st.integers(2, 5))
     changes = draw(SHAPES.get(family, st.just({})))
-    if family not in {"bloom", "falcon", "gpt2", "gpt_neox", "opt"}:
+    if "num_key_value_heads" in fields:
         changes |= {"num_key_value_heads": draw(st.sampled_from([1, 2, 4]))}
-    if family in {"gemma2", "gemma3_text", "gpt_oss"}:
-        kinds = st.sampled_from(["sliding_attention", "full_attention"])
-        changes["layer_types"] = draw(st.lists(kinds, min_size=count, max_size=count))
+    if "layer_types" in part.per_layer:
+        if draw(st.booleans()):
+            kinds = st.sampled_from(["sliding_attention", "full_attention"])
+            changes["layer_types"] = draw(st.lists(kinds, min_size=count, max_size=count))
+    elif "sliding_window" in fields:
+        changes["sliding_window"] = draw(st.sampled_from([None, 4]))
     changes["tie_word_embeddings"] = draw(st.booleans())
-    return count, changes
+    return count, changes | {part.layer_count: count}
 
 
 @st.composite
@@ -86,8 +92,7 @@ def test_random_surgery_keeps_every_invariant(family: str, data: st.DataObject) 
     count, changes = data.draw(shapes(family))
     with TemporaryDirectory() as place:
         base = Path(place)
-        layers = {"bloom": "n_layer", "gpt2": "n_layer"}.get(family, "num_hidden_layers")
-        host = open_checkpoint(family_model(base / "host", family, **{layers: count}, **changes))
+        host = open_checkpoint(family_model(base / "host", family, **changes))
         drawn = data.draw(surgeries(count))
         organs = [
             organ_of(host, start, stop, change=shifted(shift)) for start, stop, _, _, shift in drawn

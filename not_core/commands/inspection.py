@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from not_core.commands.program import Json, listing, report
-from not_core.errors import OrganError
+from not_core.errors import CheckpointError, OrganError
 
 Either = Annotated[str, typer.Argument(help="Model folder, .gguf file or hub id.")]
 
@@ -49,8 +49,8 @@ def diff(
 ) -> None:
     """Say which layers of two models differ, and by how much; layers are paired by content.
 
-    `relative` is the L2 norm of the difference over that of the first. The exit code is 0 whether
-    they differ or not.
+    `relative` is the L2 norm of the difference over that of the first; organs and lineage are the
+    second's. The exit code is 0 whether they differ or not.
 
     Example: organ diff SmolLM2/ grafted/
     """
@@ -59,16 +59,18 @@ def diff(
 
     ours, theirs = open_checkpoint(first), open_checkpoint(second)
     found = difference(ours, theirs)
-    names = _origins(theirs)
+    lineage = _lineage(theirs)
+    names = lineage.organs() if lineage else {}
+    organs = [names.get(at.source) for at in lineage.layers] if lineage else [None] * theirs.layers
     rows = [
         {
             "first": pair.first,
             "second": pair.second,
-            "": pair.kind,
+            "kind": pair.kind,
             "relative": pair.distance.relative if pair.distance else None,
             "largest": pair.distance.largest if pair.distance else None,
             "tensors changed": pair.distance.changed if pair.distance else None,
-            "organ": None if pair.second is None else names.get(pair.second),
+            "organ": None if pair.second is None else organs[pair.second],
         }
         for pair in found.layers
     ]
@@ -88,6 +90,7 @@ def diff(
             "unlike": list(frame.unlike),
         },
         "config": {name: list(values) for name, values in found.config.items()} or "same",
+        "lineage": _state(lineage),
     }
     if as_json:
         report({"layers": rows, **facts}, as_json)
@@ -95,7 +98,7 @@ def diff(
     shown = [
         {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in row.items()}
         for row in rows
-        if row[""] != "same"
+        if row["kind"] != "same"
     ]
     if shown:
         listing(shown, as_json)
@@ -104,6 +107,8 @@ def diff(
 
 def families(as_json: Json = False) -> None:
     """List the model families that surgery supports, and where their parts are.
+
+    Layers, embedding, positions and norms lie in the trunk, the head beside it.
 
     Example: organ families
     """
@@ -119,13 +124,23 @@ def family_rows() -> list[dict[str, str]]:
         {
             "family": part.family,
             "class": part.architecture,
-            "layers": part.layers,
+            "trunk": part.trunk,
+            "layers": part.layers.removeprefix(part.trunk),
+            "embedding": _modules(part, part.embedding),
+            "positions and norms": _modules(part, *part.frame),
+            "head": _modules(part, part.head),
             "one entry a layer": ", ".join((*part.per_layer, *(part.row.listed or ())[:1])),
             "stated, not found": "; ".join(part.row.stated()),
             "GGUF": "yes" if part.row.gguf else "",
         }
         for part in parts
     ]
+
+
+def _modules(part: Any, *tensors: str) -> str:
+    """The modules that tensors belong to, as they are called in the trunk if they are in it."""
+    modules = (name.removeprefix(part.trunk).rpartition(".")[0] for name in tensors)
+    return ", ".join(dict.fromkeys(modules))
 
 
 def _sealed(path: Path) -> dict[str, Any]:
@@ -155,12 +170,11 @@ def _organ(path: Path, as_json: bool) -> dict[str, Any]:
 def _model(path: Path) -> dict[str, Any]:
     """What a model's config and the headers of its files say; digests read it once."""
     from not_core.surgery.checkpoint import open_checkpoint
-    from not_core.surgery.lineage import lineage_of
 
     host = open_checkpoint(str(path))
     part = host.anatomy
     forms = [host.tensors.form(name) for name in host.names]
-    lineage = lineage_of(host)
+    lineage = _lineage(host)
     return {
         "model": str(path),
         "family": part.family,
@@ -179,27 +193,39 @@ def _model(path: Path) -> dict[str, Any]:
         "one_entry_a_layer": sorted(host.source.entries),
         "weights": host.weights_digest,
         "vocabulary": host.tokenizer_digest,
-        "organs": {
-            name: {
-                "digest": digest,
-                "layers": [i for i, at in enumerate(lineage.layers) if at.source == digest],
-            }
-            for digest, name in lineage.organs().items()
-        }
-        or "none",
+        "lineage": _state(lineage),
+        "organs": "unknown" if lineage is None else _organs(lineage) or "none",
     }
 
 
-def _origins(host: Any) -> dict[int, str]:
-    """The organ that each layer of a graft comes from."""
+def _lineage(host: Any) -> Any:
+    """A model's lineage; None when its weights were changed after that was written.
+
+    Surgery refuses such a model, whose layers are no longer what the lineage says. To look at it
+    is what shows the difference.
+    """
     from not_core.surgery.lineage import lineage_of
 
-    lineage = lineage_of(host)
-    names = lineage.organs()
+    host.weights_digest  # noqa: B018 - weights that cannot be read are an error even here
+    try:
+        return lineage_of(host)
+    except CheckpointError:
+        return None
+
+
+def _state(lineage: Any) -> str:
+    """What can be said of a lineage in a word."""
+    return "stale" if lineage is None else "current" if lineage.organs() else "none"
+
+
+def _organs(lineage: Any) -> dict[str, Any]:
+    """The organs in a graft, and where they stand."""
     return {
-        index: names[origin.source]
-        for index, origin in enumerate(lineage.layers)
-        if origin.source in names
+        name: {
+            "digest": digest,
+            "layers": [i for i, at in enumerate(lineage.layers) if at.source == digest],
+        }
+        for digest, name in lineage.organs().items()
     }
 
 

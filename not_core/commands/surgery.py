@@ -13,6 +13,9 @@ from not_core.commands.program import Json, listing, new_place, progress, report
 Out = Annotated[Path, typer.Option(help="Folder to make; it must not exist yet.")]
 Model = Annotated[str, typer.Option(help="Model folder, .gguf file or hub id.")]
 
+AUTO = ["auto"]
+"""What ``--position`` is given to try all."""
+
 
 class ModeName(StrEnum):
     """How an organ is put in."""
@@ -76,9 +79,13 @@ def transplant(
     organs: Annotated[list[Path], typer.Argument(metavar="ORGAN...", help="Organ folders.")],
     into: Annotated[str, typer.Option(help="Recipient: model folder, .gguf file or hub id.")],
     out: Out,
-    mode: Annotated[ModeName, typer.Option(help="Take the host's layers' place, or add.")] = (
-        ModeName.REPLACE
-    ),
+    mode: Annotated[
+        list[ModeName] | None,
+        typer.Option(
+            help="Take the host's layers' place, or add: once for all organs, or once for each; "
+            "default: replace."
+        ),
+    ] = None,
     position: Annotated[
         list[str] | None,
         typer.Option(
@@ -110,6 +117,8 @@ def transplant(
     verify signatures: use `organ verify` or `organ open` first.
 
     Example: organ transplant opened/ --into SmolLM2/ --mode replace --position 10 --out grafted/
+
+    Example: organ transplant a/ b/ --into SmolLM2/ --mode replace --mode insert --out grafted/
     """
     new_place(out)
     from not_core.surgery import graft
@@ -118,7 +127,7 @@ def transplant(
     from not_core.surgery.organ import read_manifest, read_organ
     from not_core.surgery.plan import Graft, compose
 
-    places = _places(position, organs, data)
+    places, modes = _places(position, organs, data), _modes(mode, organs)
     host = open_checkpoint(into)
     manifests = [read_manifest(folder) for folder in organs]
     for manifest in manifests:
@@ -130,16 +139,16 @@ def transplant(
     trials: dict[str, Any] = {}
     if places == AUTO and data is not None:
         (organ,) = read.values()
-        trials, best = _try_positions(host, organ, mode, data, text_field, documents, device)
+        trials, best = _try_positions(host, organ, modes[0], data, text_field, documents, device)
         places = [best]
     grafts = [
         Graft(
             organ=manifest.digest,
             count=len(manifest.span),
-            mode=mode.value,
+            mode=how.value,
             position=place if isinstance(place, int) else manifest.span.start,
         )
-        for manifest, place in zip(manifests, places, strict=True)
+        for manifest, how, place in zip(manifests, modes, places, strict=True)
     ]
     written = graft.transplant(
         compose(host.layers, grafts),
@@ -150,14 +159,14 @@ def transplant(
         keep_replaced=keep_replaced,
     )
     if trials and not as_json:
-        listing(trials["tried"], as_json)
+        listing([row | {"best": "best" if row["best"] else ""} for row in trials["tried"]], as_json)
         trials = {name: value for name, value in trials.items() if name != "tried"}
     report(
         {
             "grafted": str(out),
-            "organs": [graft.organ for graft in grafts],
-            "mode": mode.value,
-            "positions": [graft.position for graft in grafts],
+            "organs": [one.organ for one in grafts],
+            "modes": [one.mode for one in grafts],
+            "positions": [one.position for one in grafts],
             "layers": written.layers,
             "weights": written.weights,
             **trials,
@@ -166,7 +175,12 @@ def transplant(
     )
 
 
-AUTO = ["auto"]
+def _modes(given: list[ModeName] | None, organs: list[Path]) -> Sequence[ModeName]:
+    """The mode of each organ; a usage error when they are neither one nor as many."""
+    modes = given or [ModeName.REPLACE]
+    if len(modes) not in {1, len(organs)}:
+        raise typer.BadParameter(f"{len(modes)} modes for {len(organs)} organs")
+    return modes * len(organs) if len(modes) == 1 else modes
 
 
 def _places(
@@ -225,7 +239,7 @@ def _try_positions(
                 "perplexity": round(reading.perplexity, 3),
                 "change": f"{change.change:+.1%}",
                 "95% interval": f"{change.low:+.1%} to {change.high:+.1%}",
-                "": "best" if position == found.best else "",
+                "best": position == found.best,
             }
         )
     before = found.before.perplexity

@@ -1,7 +1,8 @@
 """Where each model family keeps its layers, embeddings, norms and head, as data.
 
 The transformers class of a family is built without weights and looked at; a row here says only
-what looking cannot tell. No other module names a family.
+what looking cannot tell, or tells wrongly. No other module names a family, but some name its config
+fields and files: ``docs/families.md`` lists what a new one may need.
 """
 
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ class Row:
         family: ``model_type`` of the Hugging Face config.
         ignored: Endings of tensor names that old checkpoints hold and current classes recompute.
         former_head: Name that old checkpoints give the output projection.
+        sample: Config fields without which the class cannot be built to be looked at.
+        per_layer: Config fields with one entry a layer that the class leaves empty by default.
+        not_per_layer: Config fields that are as long as there are layers only by chance.
         listed: Config field with the indices of the layers that are unlike the others, and the
-            field with an interval that makes more of them so: all but each n-th layer.
+            field with an interval that makes more of them so, all but each n-th layer, or None.
         filled_from: Config fields that only serve to fill in a field with one entry a layer that
             is left out; every config read here has that field filled in.
         gguf: Whether its GGUF files are read, which ``permuted`` and ``transposed`` are about.
@@ -32,7 +36,10 @@ class Row:
     family: str
     ignored: tuple[str, ...] = ()
     former_head: str | None = None
-    listed: tuple[str, str] | None = None
+    sample: tuple[tuple[str, Any], ...] = ()
+    per_layer: tuple[str, ...] = ()
+    not_per_layer: tuple[str, ...] = ()
+    listed: tuple[str, str | None] | None = None
     filled_from: tuple[str, ...] = ()
     gguf: bool = False
     permuted: tuple[tuple[str, str], ...] = ()
@@ -43,8 +50,14 @@ class Row:
         said = [f"{name[1:]} is recomputed" for name in self.ignored]
         if self.former_head:
             said.append(f"{self.former_head} was the head's name")
+        said += [f"looked at with {name} = {value}" for name, value in self.sample]
+        said += [f"{name} has one entry a layer" for name in self.per_layer]
+        said += [f"{name} says nothing of single layers" for name in self.not_per_layer]
         if self.listed:
-            said.append(f"{self.listed[0]} and {self.listed[1]} list layers")
+            name, interval = self.listed
+            said.append(
+                f"{name} and {interval} list layers" if interval else f"{name} lists layers"
+            )
         return said + [f"{name} only fills in others" for name in self.filled_from]
 
 
@@ -180,23 +193,41 @@ def _reason(family: str, encoder_decoder: bool) -> str:
 
 @cache
 def _inspect(row: Row) -> Anatomy:
-    """Build a family's class with three layers on the meta device, and look."""
+    """Build a family's class with three layers on the meta device, and look.
+
+    Raises:
+        UnknownFamilyError: It cannot be built so, or does not have one run of layers.
+    """
     import torch
 
-    config_class, model_class = classes(row.family)
-    layer_count = config_class.attribute_map.get("num_hidden_layers", "num_hidden_layers")
-    three, five = (config_class(**{layer_count: count}) for count in (3, 5))
-    with torch.device("meta"):
-        model = model_class(three)
+    try:
+        config_class, model_class = classes(row.family)
+        layer_count = config_class.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+        given = dict(row.sample)
+        three, five = (config_class(**given, **{layer_count: count}) for count in (3, 5))
+        with torch.device("meta"):
+            model = model_class(three)
+    except Exception as error:  # the class raises whatever its checks raise
+        said = " ".join(str(error).split())[:200]
+        raise _odd(row, f"cannot be built ({type(error).__name__}: {said})") from error
     modules = {module: name for name, module in model.named_modules()}
-    (stack,) = (
+    stacks = [
         name
         for module, name in modules.items()
         if isinstance(module, torch.nn.ModuleList) and len(module) == 3
-    )
-    embedding = f"{modules[model.get_input_embeddings()]}.weight"
-    head = f"{modules[model.get_output_embeddings()]}.weight"
+    ]
+    if len(stacks) != 1:
+        raise _odd(row, f"has {len(stacks)} lists of three modules ({', '.join(stacks)})")
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    if any(end not in modules for end in ends):
+        raise _odd(row, "does not tell its embedding and its head")
+    (stack,), (embedding, head) = stacks, (f"{modules[end]}.weight" for end in ends)
     few, more = three.to_dict(), five.to_dict()
+    found = {
+        name
+        for name, value in more.items()
+        if isinstance(value, list) and len(value) == 5 and len(few[name] or ()) == 3
+    }
     return Anatomy(
         row=row,
         architecture=model_class.__name__,
@@ -212,10 +243,17 @@ def _inspect(row: Row) -> Anatomy:
         layer_count=layer_count,
         width=config_class.attribute_map.get("hidden_size", "hidden_size"),
         per_layer=tuple(
-            name
-            for name, value in sorted(more.items())
-            if isinstance(value, list) and len(value) == 5 and len(few[name] or ()) == 3
+            sorted((found | {*row.per_layer}) - {*row.not_per_layer, *(row.listed or ())})
         ),
+    )
+
+
+def _odd(row: Row, found: str) -> UnknownFamilyError:
+    """A class that inspection cannot make out, with the row that would have to tell."""
+    return UnknownFamilyError(
+        f"the class of model family {row.family} {found}, expected a decoder of one run of layers, "
+        "here of three; state what it needs in its row in not_core/surgery/anatomy.py, or install "
+        "the transformers that constraints.txt names"
     )
 
 

@@ -73,7 +73,7 @@ def layer_entries(config: Mapping[str, Any], part: Anatomy) -> dict[str, list[An
         found[name] = list(values)
     if part.row.listed:
         name, interval = part.row.listed
-        among, step = config.get(name) or (), config.get(interval) or 1
+        among, step = config.get(name) or (), (interval and config.get(interval)) or 1
         found[name] = [index in among or (index + 1) % step != 0 for index in range(count)]
     return found
 
@@ -86,14 +86,15 @@ def with_layers(
     if part.row.listed:
         name, interval = part.row.listed
         new[name] = [index for index, odd in enumerate(entries[name]) if odd]
-        new[interval] = 1
+        if interval:
+            new[interval] = 1
     return new
 
 
 def fitting_fields(config: Mapping[str, Any], part: Anatomy) -> dict[str, Any]:
     """The config fields that must be equal for an organ to fit: all that are not known not to."""
     dropped = {*_INCIDENTAL, part.layer_count, *part.per_layer, *part.row.filled_from}
-    dropped |= set(part.row.listed or ())
+    dropped |= set(filter(None, part.row.listed or ()))
     return {
         name: value
         for name, value in sorted(config.items())

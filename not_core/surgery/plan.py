@@ -37,10 +37,6 @@ class Plan:
         if not self.layers:
             raise PlanError("a plan without layers makes no model; keep at least one")
 
-    def places(self, source: str) -> tuple[int, ...]:
-        """Indices in the new model of the layers that come from ``source``."""
-        return tuple(i for i, layer in enumerate(self.layers) if layer.source == source)
-
 
 def whole(source: str, count: int) -> tuple[Layer, ...]:
     """All ``count`` layers of one source in order."""
@@ -50,14 +46,6 @@ def whole(source: str, count: int) -> tuple[Layer, ...]:
 def identity(layers: int) -> Plan:
     """The host as it is."""
     return Plan(whole(HOST, layers))
-
-
-def alone(organ: str, count: int) -> Plan:
-    """The paper's wrapper: the organ between the host's embeddings and head.
-
-    Source: Neural Organ Transplantation, arXiv:2601.13580.
-    """
-    return Plan(whole(organ, count))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
