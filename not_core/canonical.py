@@ -5,13 +5,13 @@ bytes that are not canonical: nobody can give one value two digests.
 """
 
 import hashlib
-import json
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import rfc8785
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from not_core.errors import FormatError
 
@@ -93,12 +93,31 @@ def plain(data: bytes, what: str) -> Any:
     """Parse ordinary JSON from a file that others write, such as a model's ``config.json``.
 
     Raises:
-        FormatError: Not JSON.
+        FormatError: Not JSON in UTF-8, NaN or half a character in it, nested more than 200 deep, or
+            an integer of thousands of digits.
     """
     try:
-        return json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise FormatError(f"{what} is not JSON") from error
+        return from_json(data, allow_inf_nan=False)
+    except ValueError:  # its message may quote the data
+        raise FormatError(f"{what} is not JSON; get an undamaged copy") from None
+
+
+def read_bounded(path: Path, limit: int = DEFAULT_LIMIT) -> bytes:
+    """Read a file that others write, and never more of it than it may hold.
+
+    Raises:
+        FormatError: Larger than ``limit`` bytes, or unreadable.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise FormatError(
+            f"{path} cannot be read ({error.strerror}); expected a regular file of this user's"
+        ) from None
+    if len(data) > limit:
+        raise FormatError(f"{path} has more than {limit} bytes; get the unedited file")
+    return data
 
 
 def sha256(data: bytes) -> str:

@@ -141,7 +141,7 @@ def test_a_mistake_is_one_clear_error_and_nothing_is_written(
         if mistake == "family":
             config["model_type"] = "mamba"
         elif mistake == "config":
-            config["num_hidden_layers"] = "x"
+            config["hidden_size"] = "x"
         (model / "config.json").write_text(json.dumps(config))
     elif mistake == "taken":
         out.mkdir()

@@ -62,9 +62,9 @@ def test_what_another_run_left_is_not_passed_off(
 ) -> None:
     monkeypatch.setattr(compose, "COMPOSITIONS", (*COMPOSITIONS[:2], *COMPOSITIONS[5:6]))
     _, said = run(model, tmp_path)
-    more, again = run(model, tmp_path, tokens=128)
+    more, again = run(model, tmp_path, tokens=1024)  # more than one step
     # All but the host's own readings, which training does not touch.
     assert [line for line in said if line not in again] == ["measuring host"]
-    assert more == run(model, tmp_path / "fresh", tokens=128)[0]
+    assert more == run(model, tmp_path / "fresh", tokens=1024)[0]
     other = str(make_model(tmp_path / "other", "llama", HIGH.stop, width=16, seed=1))
     assert run(other, tmp_path)[1] == said

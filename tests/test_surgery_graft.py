@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from not_core.surgery import plan as plans
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.organ import (
     Label,
+    Organ,
     describe,
     extract,
     read_organ,
@@ -73,9 +75,6 @@ def test_what_a_graft_needs_comes_along_and_nothing_else(
     folder = Path(shutil.copytree(models["llama"], tmp_path / "host"))
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     (folder / "records.jsonl").write_text("private")
-    config = json.loads((folder / "config.json").read_text())
-    config["auto_map"] = {"AutoModelForCausalLM": "evil.Model"}
-    (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text('{"temperature": 0.7, "do_sample": true}')
     host = open_checkpoint(folder)
     out = put(host, tmp_path / "out", (organ_of(host, 1, 2), "insert", 0))
@@ -89,9 +88,7 @@ def test_what_a_graft_needs_comes_along_and_nothing_else(
         "tokenizer_config.json",
     }
     assert "0.7" in (out / "generation_config.json").read_text()
-    written = (out / "config.json").read_text()
-    assert "auto_map" not in written
-    assert str(tmp_path) not in written
+    assert str(tmp_path) not in (out / "config.json").read_text()
 
 
 def test_an_organ_that_changes_while_it_is_grafted_leaves_nothing(
@@ -285,6 +282,34 @@ def test_layers_of_a_mixture_keep_their_kind(tmp_path: Path) -> None:
     assert [index for index, kind in enumerate(kinds) if kind == "Qwen3MoeMLP"] == [0, 2, 3, 5, 7]
 
 
+def test_an_organ_whose_entries_say_otherwise_than_its_tensors_is_refused(tmp_path: Path) -> None:
+    """Dense tensors under the entry of a sparse layer: the class would make up the experts."""
+    host = open_checkpoint(family_model(tmp_path / "host", "qwen3_moe", mlp_only_layers=[0, 1]))
+    organ = cut_of(host, 1, 2)
+    base = replace(organ.manifest.base, layer_config={"mlp_only_layers": [False]})
+    lying = Organ(replace(organ.manifest, base=base), organ.tensors)
+    with pytest.raises(
+        CheckpointError, match=r"layers\.4\.mlp\.\S+ is there, which the class does"
+    ):
+        put(host, tmp_path / "out", (lying, "insert", 4))
+    assert not (tmp_path / "out").exists()
+
+
+def test_layer_types_that_a_class_does_without_move_along(tmp_path: Path) -> None:
+    """Any config may hold them; transformers counts them and goes by them in its caches."""
+    kinds = ["full_attention", "sliding_attention"] * 3
+    folder = family_model(tmp_path / "host", "llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"layer_types": kinds, "sliding_window": 4})
+    )
+    host = open_checkpoint(folder)
+    out = put(host, tmp_path / "out", (cut_of(host, 1, 2), "insert", 3))
+    written = json.loads((out / "config.json").read_text())["layer_types"]
+    assert written == [*kinds[:3], kinds[1], *kinds[3:]]
+    assert len(AutoModelForCausalLM.from_pretrained(out).model.layers) == 7
+
+
 def test_a_quantized_mixture_is_cut_and_grafted_as_it_is_stored(tmp_path: Path) -> None:
     """GPT-OSS ships its experts as packed 4-bit blocks; surgery copies their bytes."""
     folder = family_model(tmp_path / "host", "gpt_oss", intermediate_size=32)
@@ -322,6 +347,13 @@ def test_a_quantized_mixture_is_cut_and_grafted_as_it_is_stored(tmp_path: Path) 
     counted = open_checkpoint(folder)
     with pytest.raises(PlanError, match=r"names layers by number \(model\.layers\.3\.self_attn\)"):
         put(counted, tmp_path / "counted", (cut_of(counted, 1, 3), "insert", 5))
+
+    # What is not packed can be compared with the class, and that each pack is there.
+    for name in ("model.layers.2.input_layernorm.weight", "model.layers.2.mlp.experts."):
+        part = {key: tensor for key, tensor in stored.items() if not key.startswith(name)}
+        save_file(part, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(CheckpointError, match=rf"{name}\S* is missing"):
+            cut_of(open_checkpoint(folder), 1, 3)
 
 
 def test_an_organ_of_another_type_is_rounded_only_when_that_is_allowed(

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from families import family_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from surgeries import cut_of
 
-from not_core.errors import CheckpointError, NotError, OrganError
+from not_core.errors import CheckpointError, FormatError, NotError, OrganError
 from not_core.manifest import Span
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.organ import Label, describe, extract, read_organ, write_organ
@@ -260,28 +262,207 @@ def test_the_hub_caches_own_links_are_followed_and_no_others(model: Path, tmp_pa
 
 @pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", "a/b", "..", ""])
 def test_an_index_cannot_lead_outside(model: Path, shard: str) -> None:
-    (model / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"model.norm.weight": shard}})
-    )
-    with pytest.raises(CheckpointError, match=r"outside the folder|missing from"):
+    index(model, {"model.norm.weight": shard})
+    with pytest.raises(CheckpointError, match=r"missing from the folder or outside it"):
         open_checkpoint(model)
 
 
-def test_an_index_that_promises_too_much_is_refused(model: Path) -> None:
-    held = load_file(model / "model.safetensors")
-    table = dict.fromkeys([*held, "model.layers.6.extra"], "model.safetensors")
-    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
-    with pytest.raises(CheckpointError, match=r"names model\.layers\.6\.extra, which"):
+def index(model: Path, change: dict[str, str | None]) -> None:
+    """Make a model one of one shard with an index, which is then changed; None removes."""
+    shard = (model / "model.safetensors").rename(model / "model-00001-of-00001.safetensors")
+    table = dict.fromkeys(read_names(shard), shard.name) | change
+    kept = {name: file for name, file in table.items() if file is not None}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": kept}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model.layers.6.extra": "model-00001-of-00001.safetensors"}, "not hold model.layers.6.e"),
+        ({"model.norm.weight": None}, "holds beside what it names model.norm.weight"),
+    ],
+)
+def test_an_index_that_says_otherwise_than_its_shards_is_refused(
+    model: Path, change: dict[str, str | None], message: str
+) -> None:
+    """transformers loads all that a shard holds, whatever the index says."""
+    index(model, change)
+    with pytest.raises(CheckpointError, match=message):
         open_checkpoint(model)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "x.pkl", "training_args.bin"])
+def test_weights_of_which_programs_load_one_or_the_other_are_refused(model: Path) -> None:
+    path = model / "model.safetensors"
+    stored = load_file(path)
+    index(model, {})
+    save_file(stored, path)
+    with pytest.raises(
+        CheckpointError, match=r"both model\.safetensors and model\.safetensors\.in"
+    ):
+        open_checkpoint(model)
+
+
+def test_a_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
+    folder = family_model(tmp_path / "model", "gpt_neox", tie_word_embeddings=False)
+    stored = load_file(folder / "model.safetensors")
+    head = next(iter(stored.keys() & {"lm_head.weight", "embed_out.weight"}))
+    stored |= {"lm_head.weight": stored[head] + 1, "embed_out.weight": stored[head].clone()}
+    save_file(stored, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"hold both .* which are one tensor"):
+        open_checkpoint(folder)
+
+
+def lacks(name: str) -> Callable[[Header, dict[str, torch.Tensor]], None]:
+    return lambda config, stored: stored.__delitem__(name)
+
+
+def says(**fields: Any) -> Callable[[Header, dict[str, torch.Tensor]], None]:
+    return lambda config, stored: config.update(fields)
+
+
+def holds(name: str) -> Callable[[Header, dict[str, torch.Tensor]], None]:
+    return lambda config, stored: stored.update({name: torch.ones(1)})
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        ("llama", lacks("model.norm.weight"), "model.norm.weight is missing; 1 "),
+        (
+            "llama",
+            lacks("model.layers.2.mlp.up_proj.weight"),
+            "2.mlp.up_proj.weight is missing; 1 ",
+        ),
+        ("llama", says(tie_word_embeddings=False), "lm_head.weight is missing; 1 "),
+        ("llama", says(attention_bias=True), "0.self_attn.k_proj.bias is missing; 24 "),
+        ("llama", says(head_dim=16), r"k_proj.weight is float32 16x32, expected float32 32x32"),
+        ("llama", says(hidden_size=64), r"embed_tokens.weight is float32 64x32, expected .* 64x64"),
+        ("llama", holds("model.evil"), "model.evil is there, which the class does not know"),
+        ("llama", holds("model.layers.1.\x1b[31mx"), r"'model.layers.1.\\x1b\[31mx' is there"),
+        ("llama", holds("model.layers.\u0661.x"), "is there, which the class does not know"),
+        ("llama", holds("model.layers.01.x"), "01.x is there, which the class does not know"),
+        ("llama", holds(f"model.layers.{'9' * 5000}.x"), "is there, which the class does not know"),
+        ("mixtral", says(num_local_experts=5), "experts.4.w1.weight is missing; 24 "),
+        (
+            "mixtral",
+            lacks("model.layers.1.block_sparse_moe.experts.3.w2.weight"),
+            "1.block_sparse_moe.experts.3.w2.weight is missing; 1 ",
+        ),
+        ("qwen3_moe", says(mlp_only_layers=[2]), "1.mlp.down_proj.weight is there, which"),
+        ("gpt2", says(add_cross_attention=True), "crossattention"),
+    ],
+)
+def test_tensors_that_the_class_would_make_up_or_drop_are_refused(
+    tmp_path: Path,
+    family: str,
+    change: Callable[[Header, dict[str, torch.Tensor]], None],
+    message: str,
+) -> None:
+    folder = family_model(tmp_path / "model", family, tie_word_embeddings=True)
+    config = json.loads((folder / "config.json").read_text())
+    stored = load_file(folder / "model.safetensors")
+    change(config, stored)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(stored, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        cut_of(open_checkpoint(folder), 1, 3)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "generation_config.json"])
+@pytest.mark.parametrize("field", ["auto_map", "configuration_files"])
+def test_nothing_leads_to_code(
+    model: Path, monkeypatch: pytest.MonkeyPatch, file: str, field: str
+) -> None:
+    """transformers would ask whether to run it, and take an answer from standard input."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    ran = model / "ran"
+    (model / "evil.py").write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n")
+    code = {"AutoConfig": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}
+    (model / "config.4.0.0.json").write_text(json.dumps({"model_type": "evil", "auto_map": code}))
+    said = json.loads((model / file).read_text()) | {"tokenizer_class": "Evil"}
+    said[field] = code if field == "auto_map" else ["config.4.0.0.json"]
+    (model / file).write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match=f"{file} in .* has {field}, which leads"):
+        open_checkpoint(model)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '"num_hidden_layers": 1000000000',
+            "num_hidden_layers in config.json is 1000000000, expec",
+        ),
+        (f'"num_hidden_layers": {2**70}', "expected a number from 1 to 4096"),
+        ('"num_hidden_layers": "6"', "expected a number from 1 to 4096"),
+        ('"x": ' + "1" * 5000, "not JSON"),
+        ('"x": NaN', "not JSON"),
+        ('"x": "\\ud800"', "not JSON"),
+        ('"x": ' + "[" * 300 + "]" * 300, "not JSON"),
+        ('"x": 1e400', "RFC 8785 cannot write"),
+        (f'"x": {2**60}', "RFC 8785 cannot write"),
+        ('"dtype": -1', "dtype in config.json is -1, expected one of float64"),
+        ('"dtype": "load"', "dtype in config.json is 'load'"),
+        ('"layer_types": "full_attention"', "layer_types is not a list of 6|not a valid llama"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_a_config_with_values_of_no_model_is_refused(model: Path, text: str, message: str) -> None:
+    path = model / "config.json"
+    raw = json.loads(path.read_text())
+    del raw["dtype"], raw["num_hidden_layers"]
+    path.write_text(json.dumps(raw).replace("{", "{" + text + ",", 1))
+    with pytest.raises(NotError, match=message):
+        cut_of(open_checkpoint(model), 1, 3)
+
+
+@pytest.mark.parametrize("field", ["mlp_only_layers", "decoder_sparse_step"])
+@pytest.mark.parametrize("value", ["x", [None], {"a": 1}])
+def test_a_list_of_layers_that_is_none_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+    folder = family_model(tmp_path / "model", "qwen3_moe")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: value}))
+    with pytest.raises(CheckpointError, match=r"no list of layers|not a valid|cannot be built"):
+        open_checkpoint(folder).source.layers  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("config.json", '"tokenizer_class": 5'), ("tokenizer.json", "junk"), ("tokenizer.json", "[]")],
+)
+def test_a_tokenizer_that_cannot_be_loaded_is_not_taken_for_none(
+    model: Path, file: str, text: str
+) -> None:
+    if file == "config.json":
+        (model / "tokenizer_config.json").unlink()
+        text = (model / file).read_text().replace("{", "{" + text + ",", 1)
+    (model / file).write_text(text)
+    with pytest.raises(CheckpointError, match=r"the tokenizer in .* cannot be loaded"):
+        open_checkpoint(model).tokenizer_digest  # noqa: B018
+
+
+def test_a_tokenizer_too_large_to_be_one_is_refused(model: Path) -> None:
+    with (model / "tokenizer.json").open("wb") as file:
+        file.truncate(40 << 30)  # sparse
+    with pytest.raises(CheckpointError, match="more than 268435456 bytes"):
+        open_checkpoint(model)
+
+
+def test_a_manifest_too_large_to_be_one_is_not_read(organ: Path) -> None:
+    with (organ / "manifest.json").open("wb") as file:
+        file.truncate(40 << 30)
+    with pytest.raises(FormatError, match="more than 4194304 bytes"):
+        read_organ(organ)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.BIN", "weights.pt", "x.pkl", "a.pth.tar"])
 def test_a_pickle_beside_the_weights_is_refused(model: Path, organ: Path, name: str) -> None:
     ran = model / "ran"
     command = f"import pathlib; pathlib.Path({str(ran)!r}).touch()"
     opening = b"cbuiltins\nexec\n(S" + repr(command).encode() + b"\ntR."
     (model / name).write_bytes(opening)
-    with pytest.raises(CheckpointError, match=f"pickled weights .{name}"):
+    with pytest.raises(CheckpointError, match=f"{name} in .* is a pickle"):
         open_checkpoint(model)
     (organ / name).write_bytes(opening)
     with pytest.raises(OrganError, match=f"{name} in .* is a pickle"):
@@ -296,7 +477,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(model: Path, organ: Path) ->
         open_checkpoint(model)
     (organ / "organ.safetensors").unlink()
     os.mkfifo(organ / "organ.safetensors")  # opening it would wait for ever
-    with pytest.raises(OrganError, match=r"no organ\.safetensors"):
+    with pytest.raises(OrganError, match=r"organ\.safetensors in .* is neither file nor folder"):
         read_organ(organ)
 
 

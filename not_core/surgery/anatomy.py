@@ -5,11 +5,14 @@ what looking cannot tell, or tells wrongly. No other module names a family, but 
 fields and files: ``docs/families.md`` lists what a new one may need.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from not_core.errors import UnknownFamilyError
+
+_INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +102,8 @@ class Anatomy:
         if not name.startswith(self.layers):
             return None
         index, dot, rest = name[len(self.layers) :].partition(".")
-        return (int(index), rest) if dot and index.isdecimal() else None
+        number = _INDEX.fullmatch(index)  # one spelling each: the class knows no other
+        return (int(index), rest) if dot and number else None
 
     def layer_tensor(self, index: int, rest: str) -> str:
         """Name of tensor ``rest`` of layer ``index`` in a whole model."""

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from not_core.errors import CheckpointError, PlanError
 from not_core.surgery.anatomy import classes
+from not_core.surgery.blueprint import build, check_tensors, check_traits, layer_traits
 from not_core.surgery.checkpoint import Checkpoint
-from not_core.surgery.layer_config import check_traits, layer_traits, with_layers
+from not_core.surgery.layer_config import with_layers
 from not_core.surgery.plan import HOST, Layer, Plan
 from not_core.surgery.source import Source
 from not_core.surgery.tensors import Form, Tensors
@@ -47,6 +48,7 @@ def plan_config(plan: Plan, host: Checkpoint, sources: Sources) -> dict[str, Any
     Raises:
         PlanError: The plan names a source or layer that is not there, or its class would build a
             layer otherwise than where the layer was made.
+        CheckpointError: The plan's tensors are not those that the class loads.
     """
     taken = [_source(layer, host, sources) for layer in plan.layers]
     columns = [source.entry(layer.index) for source, layer in zip(taken, plan.layers, strict=True)]
@@ -61,11 +63,14 @@ def plan_config(plan: Plan, host: Checkpoint, sources: Sources) -> dict[str, Any
             f"quantization_config names layers by number ({counted}), which surgery would make "
             "wrong; use the model as it was before it was quantized"
         )
-    found = layer_traits(config, host.anatomy)
+    model = build(config, host.anatomy)
+    found = layer_traits(model, host.anatomy)
     by_name = {layer.source: source for layer, source in zip(plan.layers, taken, strict=True)}
     expected = {name: source.traits(host.config, host.anatomy) for name, source in by_name.items()}
     for place, layer in enumerate(plan.layers):
         check_traits(found[place], expected[layer.source][layer.index], f"layer {place}")
+    tensors = plan_tensors(plan, host, sources)
+    check_tensors(tensors, tensors.names(), model, host.anatomy)
     return config
 
 

@@ -11,19 +11,48 @@ from pathlib import Path
 from typing import Any
 
 from not_core import canonical
-from not_core.errors import CheckpointError
+from not_core.errors import CheckpointError, FormatError, NotError
+from not_core.manifest import MOST_LAYERS
 from not_core.surgery import digests
 from not_core.surgery.anatomy import Anatomy, anatomy
+from not_core.surgery.blueprint import build, check_tensors
 from not_core.surgery.layer_config import layer_entries
 from not_core.surgery.source import Source
-from not_core.surgery.tensors import SafetensorsFiles, Tensors, read_names, table_digest
+from not_core.surgery.tensors import (
+    FLOATS,
+    SafetensorsFiles,
+    Tensors,
+    read_names,
+    shown,
+    table_digest,
+)
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-JSON_BYTES = 64 * 1024 * 1024
+JSON_BYTES = 16 * 1024 * 1024
 """Largest config or shard index that is read."""
-PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+TOKENIZER_BYTES = 256 * 1024 * 1024
+"""Largest file of a tokenizer that is read."""
+TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
+TOKENIZERS = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    TOKENIZER_CONFIG,
+    "vocab.json",
+    "vocab.txt",
+)
+"""Files of a tokenizer."""
+PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".pth.tar")
+# Fields with which a file leads transformers to code, or to another config than itself.
+_ELSEWHERE = ("auto_map", "configuration_files")
 
 
 @dataclass(frozen=True)
@@ -56,9 +85,7 @@ class Checkpoint:
     def names(self) -> tuple[str, ...]:
         """Names that make up the model: no recomputed buffers, no copy of a tied head."""
         part = self.anatomy
-        kept = tuple(
-            name for name in self.tensors.names() if not name.endswith(part.row.ignored or ("\0",))
-        )
+        kept = tuple(name for name in self.tensors.names() if not name.endswith(part.row.ignored))
         if not self.tied or part.head not in kept:
             return kept
         head, embedding = (digests.read_digest(self, name) for name in (part.head, part.embedding))
@@ -71,7 +98,11 @@ class Checkpoint:
 
     @cached_property
     def source(self) -> Source:
-        """All layers, for a plan to take from."""
+        """All layers, for a plan to take from.
+
+        Raises:
+            CheckpointError: The tensors are not those that the class loads.
+        """
         layers: dict[int, dict[str, str]] = {}
         for name in self.names:
             if part := self.anatomy.layer_of(name):
@@ -81,6 +112,8 @@ class Checkpoint:
                 f"the weights hold {len(layers)} layers, config.json says {self.layers}; "
                 "get an undamaged copy"
             )
+        model = build(self.config, self.anatomy)
+        check_tensors(self.tensors, self.names, model, self.anatomy)
         return Source(
             tensors=self.tensors, layers=layers, entries=layer_entries(self.config, self.anatomy)
         )
@@ -107,30 +140,42 @@ class Checkpoint:
         """The Hugging Face tokenizer.
 
         Raises:
-            CheckpointError: The checkpoint holds none.
+            CheckpointError: The checkpoint holds none, or one that cannot be loaded.
         """
         from transformers import AutoTokenizer
 
-        try:
-            if self.origin.is_file():
-                return AutoTokenizer.from_pretrained(
-                    self.origin.parent, gguf_file=self.origin.name, local_files_only=True
-                )
-            return AutoTokenizer.from_pretrained(self.origin, local_files_only=True)
-        except (OSError, ValueError) as error:
+        if not self.has_tokenizer:
             raise CheckpointError(
                 f"no tokenizer in {self.origin}; "
                 "copy the model's tokenizer files (tokenizer.json and its config) there"
+            )
+        single = self.origin.is_file()
+        try:
+            return AutoTokenizer.from_pretrained(
+                self.origin.parent if single else self.origin,
+                gguf_file=self.origin.name if single else None,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+        except Exception as error:  # the library raises whatever its parsers raise
+            raise CheckpointError(
+                f"the tokenizer in {self.origin} cannot be loaded ({type(error).__name__}); "
+                "get undamaged copies of tokenizer.json and its config"
             ) from error
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there are files of a tokenizer; a GGUF file is taken to hold one."""
+        return self.origin.is_file() or any((self.origin / name).is_file() for name in TOKENIZERS)
 
     @cached_property
     def tokenizer_digest(self) -> str | None:
-        """SHA-256 of the vocabulary (token -> id); None for a checkpoint without a tokenizer."""
-        try:
-            vocabulary = self.tokenizer.get_vocab()
-        except CheckpointError:
-            return None
-        return canonical.digest(vocabulary)
+        """SHA-256 of the vocabulary (token -> id); None for a checkpoint without a tokenizer.
+
+        Raises:
+            CheckpointError: It cannot be loaded.
+        """
+        return canonical.digest(self.tokenizer.get_vocab()) if self.has_tokenizer else None
 
 
 def open_checkpoint(source: str | Path) -> Checkpoint:
@@ -151,43 +196,89 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         return open_gguf(path)
     if not path.is_dir():
         path = _from_hub(str(source))
-    _refuse_strays(path)
+    refuse_strays(path, CheckpointError)
     config = _config(path)
     part = anatomy(config)
     where = _locate(path)
     return Checkpoint(path, config, part, SafetensorsFiles(_canonical_names(where, part)))
 
 
-def _refuse_strays(folder: Path) -> None:
-    """Refuse files that lead out of the folder, and pickles, which run code when opened."""
+def refuse_strays(folder: Path, error: type[NotError]) -> None:
+    """Refuse files that lead out of a folder, and pickles, which run code when opened.
+
+    Args:
+        folder: Of a model or an organ.
+        error: What to raise.
+    """
     # The hub client's cache keeps a snapshot as links to files beside it, in the same repository.
-    snapshot = folder.resolve().parent
-    store = snapshot.parent / "blobs" if snapshot.name == "snapshots" else None
+    snapshots = next((up for up in folder.resolve().parents if up.name == "snapshots"), None)
+    store = snapshots.parent / "blobs" if snapshots else None
     for file in sorted(folder.iterdir()):
         if file.is_symlink() and (store is None or file.resolve().parent != store):
-            raise CheckpointError(
+            raise error(
                 f"{file.name} in {folder} is a link that leads elsewhere; copy the file there"
             )
         if not file.is_file() and not file.is_dir():
-            raise CheckpointError(
+            raise error(
                 f"{file.name} in {folder} is neither file nor folder; get an undamaged copy"
             )
-        if file.suffix in PICKLES:
-            raise CheckpointError(
-                f"{folder} holds pickled weights ({file.name}), which run code when they are "
-                "opened; remove them, and convert the model to safetensors if it has none"
+        if file.name.lower().endswith(PICKLES):
+            raise error(
+                f"{file.name} in {folder} is a pickle, which runs code when it is opened; remove "
+                "it, and convert the weights to safetensors if there are no others"
             )
+        if file.name in TOKENIZERS and file.stat().st_size > TOKENIZER_BYTES:
+            raise error(
+                f"{file.name} in {folder} has more than {TOKENIZER_BYTES} bytes; "
+                "get an undamaged copy"
+            )
+
+
+def check_config(raw: Mapping[str, Any]) -> None:
+    """Refuse a config that no class should be built from.
+
+    Raises:
+        UnknownFamilyError: The family is not supported, or is no decoder.
+        CheckpointError: The number of layers, the type of the weights, or a value that cannot be
+            hashed.
+    """
+    part = anatomy(dict(raw))
+    for field in (part.layer_count, "num_hidden_layers"):
+        count = raw.get(field, 1)
+        if type(count) is not int or not 1 <= count <= MOST_LAYERS:
+            raise CheckpointError(
+                f"{field} in config.json is {ascii(count)[:40]}, expected a number from 1 to "
+                f"{MOST_LAYERS}; get an undamaged copy"
+            )
+    for field in ("dtype", "torch_dtype"):
+        dtype = raw.get(field)
+        if dtype is not None and str(dtype).removeprefix("torch.") not in FLOATS:
+            raise CheckpointError(
+                f"{field} in config.json is {ascii(dtype)[:40]}, expected one of "
+                f"{', '.join(FLOATS)}; get an undamaged copy"
+            )
+    try:
+        canonical.encode(dict(raw))
+    except ValueError:
+        raise CheckpointError(
+            "config.json holds a number that RFC 8785 cannot write, such as infinity or an integer "
+            "beyond 2**53; get an undamaged copy"
+        ) from None
 
 
 def _config(folder: Path) -> dict[str, Any]:
     raw = _json(folder, CONFIG, "expected a Hugging Face model folder")
-    anatomy(raw)  # refuses encoders and unknown families before transformers sees the file
+    check_config(raw)
+    for name in (CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG):
+        _refuse_elsewhere(folder, name)
     from transformers import AutoConfig
 
     # Defaults that the file leaves out are filled in by the class, so that two files for one
     # model compare equal.
     try:
-        config: dict[str, Any] = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+        config: dict[str, Any] = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        ).to_dict()
     except Exception as error:  # the library raises whatever its validators raise
         raise CheckpointError(
             f"config.json in {folder} is not a valid {raw['model_type']} config "
@@ -197,48 +288,67 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def _refuse_elsewhere(folder: Path, name: str) -> None:
+    """Refuse a file that leads transformers to code, which it would offer to run."""
+    if not (folder / name).exists():
+        return
+    said = _json(folder, name, "get an undamaged copy")
+    if found := [field for field in _ELSEWHERE if said.get(field)]:
+        raise CheckpointError(
+            f"{name} in {folder} has {found[0]}, which leads transformers to code or to another "
+            "config; remove that field to use the class that transformers has for the family"
+        )
+
+
 def _json(folder: Path, name: str, expected: str) -> dict[str, Any]:
     if not (folder / name).is_file():
         raise CheckpointError(f"no {name} in {folder}; {expected}")
-    with (folder / name).open("rb") as file:
-        data = file.read(JSON_BYTES + 1)
-    if len(data) > JSON_BYTES:
-        raise CheckpointError(f"{name} in {folder} has more than {JSON_BYTES} bytes; {expected}")
-    raw = canonical.plain(data, name)
+    try:
+        raw = canonical.plain(canonical.read_bounded(folder / name, JSON_BYTES), name)
+    except FormatError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
     if not isinstance(raw, dict):
         raise CheckpointError(f"{name} in {folder} is not a JSON object; {expected}")
     return raw
 
 
 def _locate(folder: Path) -> dict[str, Path]:
-    if (folder / INDEX).is_file():
-        table = _json(folder, INDEX, "get an undamaged copy").get("weight_map")
-        if not isinstance(table, dict) or not table:
-            raise CheckpointError(f"{INDEX} in {folder} has no weight_map; get an undamaged copy")
-        where = {}
-        for name, file in table.items():
-            if not isinstance(file, str) or Path(file).name != file:
-                raise CheckpointError(f"{INDEX} in {folder} names a file outside the folder")
-            if not (folder / file).is_file():
-                raise CheckpointError(f"shard {file} is missing from {folder}; download it again")
-            where[str(name)] = folder / file
-        _agree(folder, where)
-        return where
-    single = folder / SINGLE
+    """Where each tensor lies, as transformers would find it."""
+    single, index = folder / SINGLE, folder / INDEX
+    if index.exists():
+        if single.exists():
+            raise CheckpointError(
+                f"{folder} holds both {SINGLE} and {INDEX}, of which programs load one or the "
+                "other; remove what is not the model"
+            )
+        return _indexed(folder)
     if single.is_file():
         return dict.fromkeys(read_names(single), single)
     raise CheckpointError(f"no weights in {folder}; expected {SINGLE} or {INDEX}")
 
 
-def _agree(folder: Path, where: Mapping[str, Path]) -> None:
-    """Refuse an index that names tensors which its shards do not hold."""
-    held = {file: set(read_names(file)) for file in set(where.values())}
-    absent = sorted(name for name, file in where.items() if name not in held[file])
-    if absent:
-        raise CheckpointError(
-            f"{INDEX} in {folder} names {absent[0]}, which {where[absent[0]].name} does not hold; "
-            "download the model again"
-        )
+def _indexed(folder: Path) -> dict[str, Path]:
+    """Where each tensor lies by the index, which must say the same as the shards."""
+    table = _json(folder, INDEX, "get an undamaged copy").get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise CheckpointError(f"{INDEX} in {folder} has no weight_map; get an undamaged copy")
+    files = {file.name: file for file in folder.iterdir() if file.is_file()}
+    named: dict[str, set[str]] = {}
+    for name, file in table.items():
+        if not isinstance(file, str) or file not in files:
+            raise CheckpointError(
+                f"{INDEX} in {folder} names {ascii(file)[:80]}, which is missing from the folder "
+                "or outside it; download it again"
+            )
+        named.setdefault(file, set()).add(name)
+    for file, names in sorted(named.items()):
+        if odd := sorted(names ^ set(read_names(files[file]))):
+            holds = "does not hold" if odd[0] in names else "holds beside what it names"
+            raise CheckpointError(
+                f"{INDEX} in {folder} disagrees with {file}, which {holds} {shown(odd[0])}; "
+                "download the model again"
+            )
+    return {name: files[file] for name, file in table.items()}
 
 
 def _canonical_names(where: Mapping[str, Path], part: Anatomy) -> dict[str, tuple[Path, str]]:
@@ -249,9 +359,16 @@ def _canonical_names(where: Mapping[str, Path], part: Anatomy) -> dict[str, tupl
     bare = part.layers.removeprefix(part.trunk)
     trunk = part.trunk if any(name.startswith(bare) for name in where) else ""
     heads = {part.head, part.row.former_head}
-    return {
-        part.head if name in heads else trunk + name: (path, name) for name, path in where.items()
-    }
+    found: dict[str, tuple[Path, str]] = {}
+    for name, path in where.items():
+        known = part.head if name in heads else trunk + name
+        if known in found:
+            raise CheckpointError(
+                f"the weights hold both {shown(name)} and {shown(found[known][1])}, which are one "
+                "tensor; remove what is not the model's"
+            )
+        found[known] = (path, name)
+    return found
 
 
 def _from_hub(name: str) -> Path:

@@ -10,9 +10,7 @@ from not_core.surgery.layer_config import fitting_fields
 from not_core.surgery.lineage import lineage_of
 from not_core.surgery.organ import Organ
 from not_core.surgery.source import Source
-from not_core.surgery.tensors import Form
-
-FLOATS = ("float64", "float32", "bfloat16", "float16")
+from not_core.surgery.tensors import FLOATS, Form
 
 # Config fields with which an organ still runs though they differ, by the word that allows it.
 _MATTER_LESS = {

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from not_core.errors import CheckpointError, UnknownFamilyError
 from not_core.surgery.anatomy import Anatomy, anatomy
-from not_core.surgery.checkpoint import Checkpoint
+from not_core.surgery.checkpoint import Checkpoint, check_config
+from not_core.surgery.layer_config import fitting_fields
 from not_core.surgery.tensors import Form
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def open_gguf(path: Path) -> Checkpoint:
     try:
         reader = GGUFReader(path)
         raw = AutoConfig.from_pretrained(
-            path.parent, gguf_file=path.name, local_files_only=True
+            path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False
         ).to_dict()
     except (ValueError, IndexError, KeyError, OSError) as error:
         raise CheckpointError(
@@ -76,6 +77,7 @@ def open_gguf(path: Path) -> Checkpoint:
     config = {key: value for key, value in raw.items() if key not in dropped}
     config["dtype"] = "float32"
     part = anatomy(config)
+    check_config(fitting_fields(config, part) | {part.layer_count: config[part.layer_count]})
     if not part.row.gguf:
         raise UnknownFamilyError(
             f"GGUF files of family {part.family} are not read; use the model's safetensors"
@@ -96,7 +98,9 @@ def _names(reader: Any, config: dict[str, Any], part: Anatomy) -> dict[str, Any]
     table = get_tensor_name_map(architectures[part.family], config[part.layer_count])
     there = {entry.name: entry for entry in reader.tensors}
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**config), trust_remote_code=False
+        )
     where = {}
     for name in model.state_dict():
         stem, dot, kind = name.rpartition(".")

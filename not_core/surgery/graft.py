@@ -16,7 +16,7 @@ from not_core.errors import CheckpointError, OrganError
 from not_core.surgery import lineage as lineages
 from not_core.surgery.anatomy import anatomy
 from not_core.surgery.assemble import Joined, plan_config, plan_tensors
-from not_core.surgery.checkpoint import INDEX, SINGLE, Checkpoint
+from not_core.surgery.checkpoint import GENERATION_CONFIG, INDEX, SINGLE, TOKENIZERS, Checkpoint
 from not_core.surgery.compatibility import check, fitted
 from not_core.surgery.lineage import LINEAGE, ROOT, Lineage
 from not_core.surgery.organ import Organ
@@ -35,21 +35,6 @@ SHARD_BYTES = 5 * 1000 * 1000 * 1000
 REPLACED = "replaced"
 """Folder in a graft, apart from its weights, for the layers that organs replaced."""
 SET_ASIDE = "layers.safetensors"
-COPIED = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
-"""Files of a host that its grafts need as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +201,7 @@ def _source(name: str, lineage: Lineage, there: There) -> Source:
 def _write_config(config: Mapping[str, Any], work: Path) -> None:
     from transformers import AutoConfig
 
-    made = AutoConfig.for_model(**{key: v for key, v in config.items() if key != "auto_map"})
+    made = AutoConfig.for_model(**config)
     made.architectures = [anatomy(dict(config)).architecture]
     made.save_pretrained(work)
 
@@ -256,6 +241,6 @@ def _copy_rest(host: Checkpoint, work: Path) -> None:
     if host.origin.is_file():
         host.tokenizer.save_pretrained(work)
         return
-    for name in COPIED:
+    for name in (GENERATION_CONFIG, *TOKENIZERS):
         if (host.origin / name).is_file():
             shutil.copyfile(host.origin / name, work / name)

@@ -1,20 +1,20 @@
 """A config as the layers of a model see it: what each layer has of its own, what all share.
 
 Fields with one entry a layer are cut and joined with the layers. That the result builds every
-layer as it was where it came from is not assumed: the class is built and looked at.
+layer as it was where it came from is not assumed: see ``blueprint``.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from not_core.errors import CheckpointError, PlanError
-from not_core.surgery.anatomy import Anatomy, classes
+from not_core.errors import CheckpointError
+from not_core.surgery.anatomy import Anatomy
 
 Entries = Mapping[str, Sequence[Any]]
 """Config field -> what it says of each layer."""
 
-Traits = Mapping[str, Any]
-"""What a layer was built with: classes, shapes and plain attributes of its modules."""
+# A field that any config of transformers may hold: caches go by it even where layers do not.
+_LAYER_TYPES = "layer_types"
 
 # Fields of a config that say nothing about whether an organ fits.
 _INCIDENTAL = frozenset(
@@ -47,8 +47,6 @@ _INCIDENTAL = frozenset(
 )
 # Dropout acts in training only; summary_* belong to GPT-2's classification head.
 _INCIDENTAL_PARTS = ("pdrop", "dropout", "summary_", "token_id")
-# Attributes that count a layer's place, which surgery changes on purpose.
-_PLACE = frozenset({"layer_idx", "layer_id", "layer_index", "layer_number"})
 
 
 def layer_entries(config: Mapping[str, Any], part: Anatomy) -> dict[str, list[Any]]:
@@ -57,33 +55,48 @@ def layer_entries(config: Mapping[str, Any], part: Anatomy) -> dict[str, list[An
     A field that lists layers by index, such as ``mlp_only_layers``, becomes one truth a layer.
 
     Raises:
-        CheckpointError: A field does not have one entry a layer.
+        CheckpointError: A field does not have one entry a layer, or lists no layers.
     """
     count = config[part.layer_count]
     found = {}
-    for name in part.per_layer:
+    for name in (*part.per_layer, _LAYER_TYPES):
         values = config.get(name)
         if values is None:
             continue
-        if len(values) != count:
+        if not isinstance(values, list) or len(values) != count:
             raise CheckpointError(
-                f"config field {name} has {len(values)} entries for {count} layers; "
+                f"config field {name} is not a list of {count} entries, one a layer; "
                 "get an undamaged copy"
             )
         found[name] = list(values)
     if part.row.listed:
-        name, interval = part.row.listed
-        among, step = config.get(name) or (), (interval and config.get(interval)) or 1
-        found[name] = [index in among or (index + 1) % step != 0 for index in range(count)]
+        found[part.row.listed[0]] = _listed(config, *part.row.listed, count)
     return found
+
+
+def _listed(config: Mapping[str, Any], name: str, interval: str | None, count: int) -> list[bool]:
+    """For each layer, whether a list of indices or an interval tells it from the others."""
+    among, step = config.get(name) or [], (interval and config.get(interval)) or 1
+    indices = isinstance(among, list) and all(isinstance(index, int) for index in among)
+    if not indices or not isinstance(step, int):
+        raise CheckpointError(
+            f"config field {name} is no list of layers, or {interval} no number; "
+            "get an undamaged copy"
+        )
+    odd = set(among)
+    return [index in odd or (index + 1) % step != 0 for index in range(count)]
 
 
 def with_layers(
     config: Mapping[str, Any], part: Anatomy, entries: Entries, count: int
 ) -> dict[str, Any]:
-    """A config for ``count`` layers of which ``entries`` tells."""
-    new = {**config, **entries, part.layer_count: count}
-    if part.row.listed:
+    """A config for ``count`` layers of which ``entries`` tells.
+
+    Fields that list layers by index stay worded as they are where they say the same already.
+    """
+    new = {**config, part.layer_count: count}
+    new |= {name: values for name, values in entries.items() if name not in listed_fields(part)}
+    if part.row.listed and _listed(new, *part.row.listed, count) != entries[part.row.listed[0]]:
         name, interval = part.row.listed
         new[name] = [index for index, odd in enumerate(entries[name]) if odd]
         if interval:
@@ -91,10 +104,15 @@ def with_layers(
     return new
 
 
+def listed_fields(part: Anatomy) -> tuple[str, ...]:
+    """Config fields that list layers by index; none for most families."""
+    return tuple(field for field in part.row.listed or () if field)
+
+
 def fitting_fields(config: Mapping[str, Any], part: Anatomy) -> dict[str, Any]:
     """The config fields that must be equal for an organ to fit: all that are not known not to."""
-    dropped = {*_INCIDENTAL, part.layer_count, *part.per_layer, *part.row.filled_from}
-    dropped |= set(filter(None, part.row.listed or ()))
+    dropped = {*_INCIDENTAL, part.layer_count, *part.per_layer, _LAYER_TYPES}
+    dropped |= {*part.row.filled_from, *listed_fields(part)}
     return {
         name: value
         for name, value in sorted(config.items())
@@ -102,51 +120,3 @@ def fitting_fields(config: Mapping[str, Any], part: Anatomy) -> dict[str, Any]:
         and not name.startswith("_")
         and not any(word in name for word in _INCIDENTAL_PARTS)
     }
-
-
-def layer_traits(config: Mapping[str, Any], part: Anatomy) -> list[Traits]:
-    """Build the class of a config without weights and list what each layer was built with.
-
-    Raises:
-        CheckpointError: The class refuses the config.
-    """
-    import torch
-    from transformers import AutoConfig
-
-    _, model_class = classes(part.family)
-    try:
-        with torch.device("meta"):
-            model = model_class(AutoConfig.for_model(**config))
-    except Exception as error:  # the class raises whatever its checks raise
-        raise CheckpointError(
-            f"{part.architecture} cannot be built from this config ({type(error).__name__}); "
-            "get an undamaged copy"
-        ) from error
-    return [_traits(layer) for layer in model.get_submodule(part.layers.removesuffix("."))]
-
-
-def check_traits(found: Traits, expected: Traits, layer: str) -> None:
-    """Refuse a layer that would run otherwise than where it came from.
-
-    Raises:
-        PlanError: It would.
-    """
-    for name in sorted(found.keys() | expected.keys()):
-        if found.get(name) != expected.get(name):
-            raise PlanError(
-                f"{layer} would run with {name} = {found.get(name)!r} here, it was made with "
-                f"{expected.get(name)!r}; put it where its family's class builds it alike"
-            )
-
-
-def _traits(layer: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for path, module in layer.named_modules():
-        found[f"{path}.class" if path else "class"] = type(module).__name__
-        for name, value in vars(module).items():
-            plain = isinstance(value, bool | int | float | str | tuple | None)
-            if plain and not name.startswith("_") and name not in _PLACE:
-                found[f"{path}.{name}" if path else name] = value
-    for name, parameter in layer.named_parameters():
-        found[f"{name}.shape"] = tuple(parameter.shape)
-    return found

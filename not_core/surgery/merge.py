@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from not_core.errors import IncompatibleOrganError, OrganError
 from not_core.manifest import Manifest, MergeFacts
 from not_core.surgery.checkpoint import Checkpoint
-from not_core.surgery.compatibility import FLOATS
 from not_core.surgery.organ import Label, Organ, describe, extract
-from not_core.surgery.tensors import Form, Held, Tensors, finite
+from not_core.surgery.tensors import FLOATS, Form, Held, Tensors, finite
 
 if TYPE_CHECKING:
     import torch

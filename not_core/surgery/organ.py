@@ -27,7 +27,7 @@ from not_core.manifest import (
     TrainingFacts,
 )
 from not_core.surgery.card import card
-from not_core.surgery.checkpoint import PICKLES, Checkpoint
+from not_core.surgery.checkpoint import Checkpoint, refuse_strays
 from not_core.surgery.layer_config import fitting_fields
 from not_core.surgery.plan import cut
 from not_core.surgery.source import Source
@@ -245,7 +245,7 @@ def read_manifest(folder: Path) -> Manifest:
     if path.is_symlink() or not path.is_file():
         raise OrganError(f"no {MANIFEST} in {folder}; expected an organ folder")
     try:
-        return canonical.decode(Manifest, path.read_bytes(), MANIFEST)
+        return canonical.decode(Manifest, canonical.read_bounded(path), MANIFEST)
     except FormatError as error:
         raise FormatError(f"{folder}: {error}") from None
 
@@ -258,12 +258,7 @@ def read_organ(folder: Path) -> Organ:
             or the folder holds links or pickles.
     """
     manifest = read_manifest(folder)
-    for file in sorted(folder.iterdir()):
-        if file.is_symlink() or file.suffix in PICKLES:
-            what = "a link that leads elsewhere" if file.is_symlink() else "a pickle"
-            raise OrganError(
-                f"{file.name} in {folder} is {what}; an organ folder holds safetensors and text"
-            )
+    refuse_strays(folder, OrganError)
     path = folder / TENSORS
     if not path.is_file():
         raise OrganError(f"no {TENSORS} in {folder}; expected an organ folder")

@@ -6,7 +6,8 @@ from typing import Any
 
 from not_core.errors import PlanError
 from not_core.surgery.anatomy import Anatomy
-from not_core.surgery.layer_config import Entries, Traits, layer_traits, with_layers
+from not_core.surgery.blueprint import Traits, build, layer_traits
+from not_core.surgery.layer_config import Entries, with_layers
 from not_core.surgery.tensors import Cast, Tensors
 
 
@@ -56,7 +57,9 @@ class Source:
         entries = {
             name: [values[0]] * self.start + list(values) for name, values in self.entries.items()
         }
-        return layer_traits(with_layers(config, part, entries, count), part)[self.start :]
+        return layer_traits(build(with_layers(config, part, entries, count), part), part)[
+            self.start :
+        ]
 
     def cast(self, dtypes: Mapping[str, str]) -> "Source":
         """These layers with their tensors in other types: name within the layer -> type."""

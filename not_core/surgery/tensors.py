@@ -45,6 +45,9 @@ _TYPES = {
 _CODES = {name: code for code, (name, _) in _TYPES.items()}
 _ITEM = dict(_TYPES.values())
 
+FLOATS = ("float64", "float32", "bfloat16", "float16")
+"""Types in which a model can be computed, and which can be rounded to each other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -237,6 +240,11 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{path.name} cannot be read as safetensors ({error}); get an undamaged copy"
     )
+
+
+def shown(name: str) -> str:
+    """A tensor's name as a message may show it: no control characters, at most one line."""
+    return name if name.isprintable() and len(name) <= 200 else ascii(name[:200])
 
 
 def form_of(tensor: "torch.Tensor") -> Form:

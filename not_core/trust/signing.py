@@ -127,7 +127,7 @@ def sign_folder(folder: Path, identity: Identity) -> None:
 
     Raises:
         OrganError: A file is missing, extra or not regular, or the manifest names another donor.
-        FormatError: The manifest is damaged.
+        FormatError: The manifest is damaged, or a file too large to be what it is named.
     """
     from model_signing import hashing
     from model_signing.signing import Config
@@ -136,7 +136,7 @@ def sign_folder(folder: Path, identity: Identity) -> None:
     missing, extra = UNSIGNED_FILES - found, found - SIGNED_FILES
     if missing or extra:
         raise OrganError(_wrong_files(folder, missing, extra))
-    manifest = _read_manifest(folder)
+    manifest = canonical.decode(Manifest, canonical.read_bounded(folder / MANIFEST), "manifest")
     if manifest.donor != identity.site:
         raise OrganError(
             f"manifest names donor {manifest.donor}, this identity is {identity.site}; a site "
@@ -163,20 +163,22 @@ def verify_folder(folder: Path, root: Root, *, now: float | None = None) -> Sign
         OrganError: Missing, extra, linked or nested files, or the manifest names another donor.
         CertificateError: ``signer.pem`` does not chain to ``root``.
         SignatureError: ``model.sig`` does not cover these files under that certificate's key.
-        FormatError: The manifest is damaged.
+        FormatError: The manifest is damaged, or a file too large to be what it is named.
     """
     found = _files(folder)
     if found != SIGNED_FILES:
         raise OrganError(_wrong_files(folder, SIGNED_FILES - found, found - SIGNED_FILES))
-    admission = verify_chain(_chain(read_small(folder / SIGNER)), root, now=now)
-    bundle = read_small(folder / SIGNATURE)
+    admission = verify_chain(
+        _chain(canonical.read_bounded(folder / SIGNER, SMALL_LIMIT)), root, now=now
+    )
+    bundle = canonical.read_bounded(folder / SIGNATURE, SMALL_LIMIT)
     signed = _signed_digests(bundle)
     if signed.keys() != SIGNED_FILES - {SIGNATURE}:
         raise SignatureError(
             f"{SIGNATURE} covers other files than the organ has; get the organ again from its donor"
         )
     _verify_bundle(folder, bundle, signed, admission.public_key)
-    manifest = _read_manifest(folder)
+    manifest = canonical.decode(Manifest, canonical.read_bounded(folder / MANIFEST), "manifest")
     if manifest.donor != admission.site:
         raise OrganError(
             f"manifest names donor {manifest.donor}, the signer is {admission.site}; a site signs "
@@ -185,26 +187,6 @@ def verify_folder(folder: Path, root: Root, *, now: float | None = None) -> Sign
     return SignedOrgan(
         path=folder, manifest=manifest, site=admission.site, public_key=admission.public_key
     )
-
-
-def read_small(path: Path) -> bytes:
-    """Read one of an organ's small files, at most ``SMALL_LIMIT`` bytes.
-
-    Raises:
-        OrganError: Larger, or unreadable.
-    """
-    return _read(path, SMALL_LIMIT)
-
-
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise OrganError(f"{path} cannot be read ({error.strerror})") from None
-    if len(data) > limit:
-        raise OrganError(f"{path} is larger than {limit} bytes; get the unedited organ")
-    return data
 
 
 def _files(folder: Path) -> frozenset[str]:
@@ -227,11 +209,6 @@ def _wrong_files(folder: Path, missing: frozenset[str], extra: frozenset[str]) -
     if extra:
         parts.append(f"has unexpected {', '.join(ascii(name) for name in sorted(extra))}")
     return f"organ folder {folder} {' and '.join(parts)}; add or remove exactly these"
-
-
-def _read_manifest(folder: Path) -> Manifest:
-    data = _read(folder / MANIFEST, canonical.DEFAULT_LIMIT)
-    return canonical.decode(Manifest, data, "manifest")
 
 
 def _chain(pem: bytes) -> list[str]:
