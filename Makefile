@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench bench-memory bench-quality fetch clean
+.PHONY: demo test check bench-speed bench-memory bench-quality fetch clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -18,8 +18,8 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) fetch
-	$(BIN)/organ-simulate bench --out runs/bench
+bench-speed: $(READY) fetch
+	$(BIN)/organ-simulate bench-speed --out runs/bench-speed
 
 bench-memory: $(READY)
 	$(BIN)/organ-simulate bench-memory --out runs/bench-memory

@@ -84,6 +84,7 @@ class TrainingFacts:
     learning_rate: float
     block_tokens: Positive
     step_tokens: Positive
+    head_sample: Count | None
     precision: Literal["float32", "bfloat16"]
     device: Line
     threads: Positive

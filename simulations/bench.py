@@ -1,4 +1,4 @@
-"""Speed and memory of what a site does, beside the plain way of doing the same; for ``make bench``.
+"""Speed and memory of what a site does, beside others doing the same; for ``make bench-speed``.
 
 Every measurement runs in a process of its own, so that peak memory is its own; contestants take
 turns, so that a drift of the machine's speed hits all alike.
@@ -14,14 +14,28 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from not_core import atomic
 from not_core.errors import ExchangeError
-from not_core.manifest import Span
+
+if TYPE_CHECKING:
+    from not_core.learning.recipe import Recipe
 
 SEED = 0
 BLOCK_TOKENS = 256
+ORGANS = 4
+"""Organs that are measured together."""
+SHAPES = ((256, 576, 1536), (256, 1536, 576), (1024, 1024, 1024), (256, 576, 49_152))
+"""Products by whose fastest the machine's arithmetic is known."""
+SHARES = {
+    "matrix products": ("mm", "bmm", "addmm", "linear"),
+    "attention": ("scaled_dot_product", "softmax"),
+    "optimizer": ("adamw", "foreach"),
+    "copies and fills": ("copy_", "fill_", "cat", "clone", "index"),
+}
+Work = Callable[[], int]
+"""What is timed; returns the tokens it went through."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,88 +47,207 @@ class Run:
     peak_mb: float
 
 
-def _texts(count: int) -> list[str]:
+def _texts() -> list[str]:
     from simulations import domains
 
-    return [record.text for record in domains.abstracts()[:count]]
+    return [record.text for record in domains.abstracts()[:100]]
 
 
-def _train(model: str, tokens: int, whole: bool) -> Callable[[], int]:
-    from not_core.learning.recipe import Recipe, default_span
+def _recipe(tokens: int, rank: int | None) -> "Recipe":
+    from not_core.learning.recipe import Recipe
+
+    return Recipe(rank=rank, tokens=tokens, seed=SEED, threads=1, device="cpu")
+
+
+def _ours(model: str, tokens: int, rank: int | None) -> Work:
+    from not_core.learning.recipe import default_span
     from not_core.learning.training import train
     from not_core.surgery.checkpoint import open_checkpoint
 
-    host = open_checkpoint(model)
-    span = Span(start=0, stop=host.layers) if whole else default_span(host.layers, None)
-    recipe = Recipe(
-        rank=None,
-        tokens=tokens,
-        learning_rate=2e-4 if whole else 1e-3,
-        precision="float32",
+    host, texts = open_checkpoint(model), _texts()
+    _ = host.tokenizer, host.weights_digest  # read once on any site, whatever it does
+    span = default_span(host.layers, rank)
+    return lambda: train(host, span, texts, _recipe(tokens, rank)).facts.tokens
+
+
+def _trainer(model: str, tokens: int, rank: int | None) -> Work:
+    """The same layers or factors of the same layers, the same blocks and steps, by the Trainer."""
+    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+    from not_core.learning.device import threads
+    from not_core.learning.lessons import Budget, Lessons
+    from not_core.learning.recipe import default_span
+    from not_core.surgery.checkpoint import open_checkpoint
+
+    host, recipe = open_checkpoint(model), _recipe(tokens, rank)
+    span = default_span(host.layers, rank)
+    lessons = Lessons(host.tokenizer, _texts(), (), recipe)
+    sections = lessons.sections(Budget(recipe, lessons.there, time.monotonic()))
+    blocks = [lessons.blocks[n] for section in sections for pack in section for n in pack]
+
+    def work() -> int:
+        with tempfile.TemporaryDirectory() as folder, threads(1):
+            body: Any = AutoModelForCausalLM.from_pretrained(model)
+            if rank is None:
+                body.requires_grad_(False)
+                stack = body.get_submodule(host.anatomy.layers.removesuffix("."))
+                for layer in list(stack)[span.start : span.stop]:
+                    layer.requires_grad_(True)
+            else:
+                from peft import LoraConfig, get_peft_model
+
+                wanted = list(range(span.start, span.stop))
+                body = get_peft_model(
+                    body,
+                    LoraConfig(
+                        r=rank,
+                        lora_alpha=rank,
+                        target_modules="all-linear",
+                        layers_to_transform=wanted,
+                        task_type="CAUSAL_LM",
+                    ),
+                )
+            Trainer(
+                model=body,
+                args=_arguments(TrainingArguments, folder, recipe.peak),
+                train_dataset=[{"input_ids": block, "labels": block} for block in blocks],
+            ).train()
+        return sum(map(len, blocks))
+
+    return work
+
+
+def _arguments(kind: Any, folder: str, rate: float) -> Any:
+    return kind(
+        output_dir=folder,
+        per_device_train_batch_size=1,
+        per_device_eval_batch_size=1,
+        num_train_epochs=1,
+        learning_rate=rate,
+        weight_decay=0.0,
+        lr_scheduler_type="cosine",
+        warmup_steps=1,
+        use_cpu=True,
         seed=SEED,
-        threads=1,
-        device="cpu",
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        prediction_loss_only=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
     )
-    texts, _ = _texts(100), host.tokenizer
-    return lambda: train(host, span, texts, recipe).facts.tokens
 
 
-def train_organ(model: str, tokens: int) -> Callable[[], int]:
-    """An organ of three layers, in place."""
-    return _train(model, tokens, whole=False)
+def train_organ(model: str, tokens: int) -> Work:
+    """An organ by factors, with the default recipe."""
+    return _ours(model, tokens, 16)
 
 
-def train_all_layers(model: str, tokens: int) -> Callable[[], int]:
-    """The same loop with every layer learning, as in full fine-tuning."""
-    return _train(model, tokens, whole=True)
+def train_organ_by_trainer(model: str, tokens: int) -> Work:
+    """Factors of the same layers by PEFT and transformers' Trainer."""
+    return _trainer(model, tokens, 16)
 
 
-def evaluate_ours(model: str, tokens: int) -> Callable[[], int]:
+def train_whole_layers(model: str, tokens: int) -> Work:
+    """An organ of three whole layers."""
+    return _ours(model, tokens, None)
+
+
+def train_whole_layers_by_trainer(model: str, tokens: int) -> Work:
+    """The same three layers by transformers' Trainer."""
+    return _trainer(model, tokens, None)
+
+
+def evaluate(model: str, tokens: int) -> Work:
     """Perplexity by document, as recipients measure it."""
-    from not_core.learning import device
+    from not_core.learning.device import threads
     from not_core.learning.evaluation import read_losses
     from not_core.surgery.assemble import assemble
     from not_core.surgery.checkpoint import open_checkpoint
     from not_core.surgery.plan import identity
 
     host = open_checkpoint(model)
-    body, texts, tokenizer = assemble(identity(host.layers), host, {}), _texts(100), host.tokenizer
+    body, texts, tokenizer = assemble(identity(host.layers), host, {}), _texts(), host.tokenizer
 
     def work() -> int:
-        with device.threads(1):
+        with threads(1):
             return read_losses(body, tokenizer, texts[: tokens // BLOCK_TOKENS]).tokens
 
     return work
 
 
-def evaluate_plain(model: str, tokens: int) -> Callable[[], int]:
-    """The same documents through ``from_pretrained`` and ``labels=``, one by one."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def evaluate_by_trainer(model: str, tokens: int) -> Work:
+    """The same documents by ``Trainer.evaluate``."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
-    body, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(model),
-        AutoTokenizer.from_pretrained(model),
-    )
-    texts = _texts(100)
+    from not_core.learning.device import threads
+    from not_core.learning.text_blocks import document_blocks
+
+    body = AutoModelForCausalLM.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    texts = _texts()[: tokens // BLOCK_TOKENS]
+    blocks = [parts[0] for parts in document_blocks(tokenizer, texts, BLOCK_TOKENS, 1)]
 
     def work() -> int:
-        torch.set_num_threads(1)
-        count = 0
-        with torch.inference_mode():
-            for text in texts[: tokens // BLOCK_TOKENS]:
-                ids = torch.tensor([tokenizer(text)["input_ids"][:BLOCK_TOKENS]])
-                body(input_ids=ids, labels=ids)
-                count += ids.shape[1] - 1
-        return count
+        with tempfile.TemporaryDirectory() as folder, threads(1):
+            Trainer(
+                model=body,
+                args=_arguments(TrainingArguments, folder, 1e-3),
+                eval_dataset=[{"input_ids": block, "labels": block} for block in blocks],
+            ).evaluate()
+        return sum(len(block) - 1 for block in blocks)
 
     return work
 
 
-CONTESTS: dict[str, tuple[Callable[[str, int], Callable[[], int]], ...]] = {
-    "training": (train_organ, train_all_layers),
-    "evaluation": (evaluate_ours, evaluate_plain),
+def evaluate_organs(model: str, tokens: int) -> Work:
+    """Four organs of three layers in one host; what lies below each is computed once."""
+    return _organs(model, tokens, shared=True)
+
+
+def evaluate_organs_apart(model: str, tokens: int) -> Work:
+    """The same four organs, a whole model each."""
+    return _organs(model, tokens, shared=False)
+
+
+def _organs(model: str, tokens: int, *, shared: bool) -> Work:
+    from not_core.learning.device import threads
+    from not_core.learning.evaluation import read_blocks
+    from not_core.learning.readings import read_plans
+    from not_core.learning.text_blocks import document_blocks
+    from not_core.surgery.assemble import assemble
+    from not_core.surgery.checkpoint import open_checkpoint
+    from not_core.surgery.plan import transplant
+
+    host = open_checkpoint(model)
+    start = host.layers // 3
+    names = [f"organ-{number}" for number in range(ORGANS)]
+    sources = {name: host.source for name in names}
+    plans = {
+        name: transplant(host.layers, name, 3, mode="replace", position=start) for name in names
+    }
+    documents = document_blocks(host.tokenizer, _texts()[: tokens // BLOCK_TOKENS], BLOCK_TOKENS, 1)
+
+    def work() -> int:
+        with threads(1):
+            if shared:
+                found = list(read_plans(host, sources, plans, documents).after.values())
+            else:
+                found = [
+                    read_blocks(assemble(plan, host, sources), documents) for plan in plans.values()
+                ]
+        return sum(reading.tokens for reading in found)
+
+    return work
+
+
+CONTESTS: dict[str, tuple[Callable[[str, int], Work], Callable[[str, int], Work]]] = {
+    "training by factors": (train_organ, train_organ_by_trainer),
+    "training of whole layers": (train_whole_layers, train_whole_layers_by_trainer),
+    "evaluation": (evaluate, evaluate_by_trainer),
+    "evaluation of four organs": (evaluate_organs, evaluate_organs_apart),
 }
+"""Ours, and another way of doing the same."""
 
 
 def bench(
@@ -127,28 +260,66 @@ def bench(
     """
     out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Run]] = {}
+    rates: list[float] = []
     for number in range(runs):
+        say(f"run {number + 1} of {runs}: the machine's matrix products")
+        rates.append(_child("machine", model, tokens)["gigaflops"])
         for contestants in CONTESTS.values():
             for contestant in contestants:
                 name = contestant.__name__
                 say(f"run {number + 1} of {runs}: {name}")
-                found.setdefault(name, []).append(_measure(name, model, tokens))
+                found.setdefault(name, []).append(Run(**_child(name, model, tokens)))
         rows = {name: [asdict(run) for run in done] for name, done in found.items()}
-        result = {"tokens": tokens, "seed": SEED, "threads": 1, "runs": rows}
-        atomic.write(out / "bench.json", json.dumps(result, indent=2).encode())
-    return {
+        result = {"tokens": tokens, "seed": SEED, "threads": 1, "runs": rows, "gigaflops": rates}
+        atomic.write(out / "bench-speed.json", json.dumps(result, indent=2).encode())
+    say("profile of training")
+    profile = _child("profile", model, tokens)
+    summary = _summary(found, rates, profile)
+    atomic.write(
+        out / "bench-speed.json",
+        json.dumps({**result, "profile": profile, "summary": summary}, indent=2).encode(),
+    )
+    return summary
+
+
+def _summary(
+    found: dict[str, list[Run]], rates: list[float], profile: dict[str, Any]
+) -> dict[str, Any]:
+    table: dict[str, Any] = {
         name: {
             "tokens_a_second": spread([run.tokens / run.seconds for run in done]),
             "peak_mb": spread([run.peak_mb for run in done]),
         }
         for name, done in found.items()
     }
+    for title, (ours, other) in CONTESTS.items():
+        pairs = list(zip(found[ours.__name__], found[other.__name__], strict=True))
+        table[f"{title}, ratio of ours to the other"] = {
+            "tokens_a_second": spread(
+                [a.tokens / a.seconds / (b.tokens / b.seconds) for a, b in pairs], digits=2
+            ),
+            "peak_mb": spread([a.peak_mb / b.peak_mb for a, b in pairs], digits=2),
+        }
+    table["machine.gigaflops"] = spread(rates)
+    flops = profile["flops_a_token"]
+    table["train_organ.arithmetic"] = {
+        "megaflops_a_token": round(flops / 1e6),
+        "part_of_the_machines_rate": spread(
+            [
+                run.tokens / run.seconds * flops / 1e9 / rate
+                for run, rate in zip(found[train_organ.__name__], rates, strict=True)
+            ],
+            digits=2,
+        ),
+    }
+    table["train_organ.profile"] = profile["shares"]
+    return table
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 0) -> str:
     """Median (minimum to maximum)."""
     low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.0f} ({low:.0f} to {high:.0f})"
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def peak_bytes() -> int:
@@ -165,7 +336,49 @@ def peak_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _measure(name: str, model: str, tokens: int) -> Run:
+def machine() -> dict[str, float]:
+    """The most that this machine multiplies, in 10^9 operations a second on one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    best = 0.0
+    for rows, inner, columns in SHAPES:
+        a, b = torch.randn(rows, inner), torch.randn(inner, columns)
+        operations = 2 * rows * inner * columns
+        for _ in range(20):
+            started = time.perf_counter()
+            for _ in range(max(1, int(1e9 / operations))):
+                a @ b
+            done = operations * max(1, int(1e9 / operations))
+            best = max(best, done / (time.perf_counter() - started))
+    return {"gigaflops": best / 1e9}
+
+
+def profile(model: str) -> dict[str, Any]:
+    """Where the time of organ training goes, and how much arithmetic a token takes."""
+    import torch
+    from torch.profiler import ProfilerActivity
+    from torch.utils.flop_counter import FlopCounterMode
+
+    work = train_organ(model, BLOCK_TOKENS * 4)
+    with FlopCounterMode(display=False) as counter:
+        tokens = work()
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as seen:
+        work()
+    times: dict[str, float] = {}
+    for event in seen.key_averages():
+        name = event.key.lower()
+        share = next(
+            (title for title, words in SHARES.items() if any(word in name for word in words)),
+            "all else",
+        )
+        times[share] = times.get(share, 0.0) + event.self_cpu_time_total
+    total = sum(times.values())
+    shares = {name: f"{time / total:.0%}" for name, time in sorted(times.items())}
+    return {"flops_a_token": counter.get_total_flops() / tokens, "shares": shares}
+
+
+def _child(name: str, model: str, tokens: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "simulations.bench", name, model, str(tokens)],
@@ -176,18 +389,22 @@ def _measure(name: str, model: str, tokens: int) -> Run:
         )
     if done.returncode:
         raise ExchangeError(f"measurement {name} failed: {done.stderr.strip()[-300:]}")
-    return Run(**json.loads(done.stdout.splitlines()[-1]))
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def _main(name: str, model: str, tokens: int) -> None:
-    work = next(c for group in CONTESTS.values() for c in group if c.__name__ == name)(
-        model, tokens
-    )
+def _main(name: str, model: str, tokens: int) -> dict[str, Any]:
+    if name == "machine":
+        return machine()
+    if name == "profile":
+        return profile(model)
+    contestants = {one.__name__: one for pair in CONTESTS.values() for one in pair}
+    work = contestants[name](model, tokens)
     started = time.perf_counter()
     count = work()
     seconds = time.perf_counter() - started
-    print(json.dumps(asdict(Run(seconds=seconds, tokens=count, peak_mb=peak_bytes() / 1e6))))
+    return asdict(Run(seconds=seconds, tokens=count, peak_mb=peak_bytes() / 1e6))
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    print(json.dumps(_main(sys.argv[1], sys.argv[2], int(sys.argv[3]))))

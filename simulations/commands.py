@@ -178,17 +178,19 @@ def search(
         raise ExchangeError("the search does not find what is there, so it proves nothing")
 
 
-@app.command()
-def bench(
-    out: Annotated[Path, typer.Option(help="Folder for bench.json.")],
+@app.command("bench-speed")
+def bench_speed(
+    out: Annotated[Path, typer.Option(help="Folder for bench-speed.json.")],
     model: Annotated[str | None, typer.Option(help="Default: the demo's.")] = None,
     tokens: Annotated[int, typer.Option(min=256, help="Tokens a measurement.")] = 2048,
     runs: Annotated[int, typer.Option(min=1, help="Measurements of each contestant.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Measure training and evaluation beside the plain way: tokens a second, peak memory, spread.
+    """Measure training and evaluation beside transformers' Trainer and the machine's arithmetic.
 
-    Example: organ-simulate bench --out runs/bench
+    Tokens a second, peak memory, ratios from one run, and a profile. About eight minutes.
+
+    Example: organ-simulate bench-speed --out runs/bench-speed
     """
     from simulations.bench import bench as measure
     from simulations.model import base_model

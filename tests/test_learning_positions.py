@@ -54,7 +54,7 @@ def test_the_layers_below_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             hook.remove()
         return found
 
-    monkeypatch.setattr("not_core.learning.positions.token_nats", counted)
+    monkeypatch.setattr("not_core.learning.readings.token_nats", counted)
     scan(host, organ.source, "insert", DOCUMENTS)
     batches = 3
     suffixes = sum(2 + LAYERS - position for position in range(LAYERS + 1))

@@ -32,6 +32,9 @@ class Recipe:
         step_tokens: Room of one step, in tokens; shorter blocks share a step.
         patience: Readings on validation documents without a new best after which training stops;
             there are ten readings in a budget.
+        head_sample: The loss sums over the token ids that occur in the records and over so many of
+            the others, drawn anew for each step and weighted to stand for all of them; None sums
+            over the whole vocabulary. Readings always do.
         precision: Type that the frozen model computes in; ``auto`` for bfloat16 where the device
             multiplies it natively. What learns is kept in float32.
         gradient_checkpointing: Compute activations again instead of keeping them: less memory,
@@ -53,6 +56,7 @@ class Recipe:
     block_tokens: int = 256
     step_tokens: int = 256
     patience: int = 2
+    head_sample: int | None = 2048
     precision: Precision = "auto"
     gradient_checkpointing: bool = False
     seed: int = 0
@@ -70,8 +74,8 @@ class Recipe:
             < 1
         ):
             raise ValueError("expected context, rank, step_tokens and patience >= 1")
-        if self.block_tokens < 2 or self.seed < 0:
-            raise ValueError("expected block_tokens >= 2, seed >= 0")
+        if self.block_tokens < 2 or self.seed < 0 or (self.head_sample or 0) < 0:
+            raise ValueError("expected block_tokens >= 2, seed >= 0, head_sample >= 0")
         if not (0 < self.peak < 1 and 0 <= self.warmup < 1 and self.clip > 0):
             raise ValueError("expected 0 < learning_rate < 1, 0 <= warmup < 1, clip > 0")
 

@@ -30,6 +30,8 @@ class Scene:
         dtype: Type of weights and activations.
         folder: Private folder for activations; None for the system's temporary one.
         gradient_checkpointing: Whether layers compute their activations again.
+        sample: Of the token ids that occur in no block, how many an estimate of the loss draws;
+            None makes no estimates.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Scene:
         dtype: str,
         folder: Path | None = None,
         gradient_checkpointing: bool = False,
+        sample: int | None = None,
     ) -> None:
         self._blocks, self._device = blocks, device
         upper = layers.trained + layers.above
@@ -74,7 +77,8 @@ class Scene:
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.trained = [self._stage.module(layer) for layer in layers.trained]
-        self._head = Head(model)
+        occurring = None if sample is None else {token for block in blocks for token in block}
+        self._head = Head(model, occurring, sample or 0)
         self.model = model
 
     def __enter__(self) -> Self:
@@ -89,8 +93,12 @@ class Scene:
         if self._prefix:
             self._prefix.prepare(numbers)
 
-    def nats(self, numbers: Sequence[int]) -> torch.Tensor:
+    def nats(self, numbers: Sequence[int], *, draw: int | None = None) -> torch.Tensor:
         """Negative log-likelihood of every place that predicts, in nats, for blocks as one batch.
+
+        Args:
+            numbers: The blocks.
+            draw: Number of the draw for an estimate; None for the exact loss.
 
         Returns:
             Shape ``(rows, tokens)``, zero where nothing is predicted.
@@ -99,7 +107,7 @@ class Scene:
         inputs, labels = self._rows.inputs(blocks, self._device)
         if self._prefix:
             self._stage.replay(self._prefix.output(numbers))
-        return self._head.nats(labels, **inputs)
+        return self._head.nats(labels, draw=draw, **inputs)
 
     def check_silent(self, number: int) -> None:
         """Make sure that the organ changes nothing yet.

@@ -112,6 +112,7 @@ def train(
             dtype=dtype,
             folder=work,
             gradient_checkpointing=recipe.gradient_checkpointing,
+            sample=recipe.head_sample,
         ) as scene,
     ):
         torch.manual_seed(recipe.seed)
@@ -144,6 +145,7 @@ def train(
         learning_rate=recipe.peak,
         block_tokens=recipe.block_tokens,
         step_tokens=recipe.step_tokens,
+        head_sample=recipe.head_sample,
         precision=dtype,
         device=device.type,
         threads=threads,
@@ -211,7 +213,8 @@ class _Course:
 
     def _step(self, pack: Sequence[int], learning_rate: float) -> None:
         size = self._lessons.tokens(pack)
-        loss = self._scene.nats(pack).sum() / (size - len(pack))
+        draw = self._recipe.seed + len(self._progress.losses)
+        loss = self._scene.nats(pack, draw=draw).sum() / (size - len(pack))
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
