@@ -7,10 +7,11 @@ so neither that nor MedQA is asked.
 The wheel's ``clinical.jsonl`` is MMLU's six medical subjects and is asked as it is. Its
 ``test.jsonl`` mixes fifty questions of each of the 57 subjects and does not say which is which, so
 law, security and finance are those of its questions that hold two words of a fixed list, or one
-that is found in hardly any other subject. That is close to the subjects, not equal to them: a few
-questions are strays, and "security" is security, networks and programming. The lists were written from the questions alone, before any
-model had answered. The wheel's true/false questions on consumer contracts are not asked: they are
-longer, and a model that shifts towards "false" would look as if it knew more law.
+that is found in hardly any other subject. That is close to the subjects, not equal to them: about
+one question in ten is a stray, law is mostly international law and jurisprudence, and security is
+networks and programming too. The lists were written from the questions, not from any method's
+answers. The wheel's true/false questions on consumer contracts are not asked: they are longer, and
+a model that merely shifts towards "false" would look as if it knew more law.
 
 Options are scored by log-likelihood as text ("Question: ... Answer: <option>", lm-eval's
 ``mmlu_continuation``), without examples: small models cannot yet point at a letter. The accuracy is
@@ -52,8 +53,8 @@ buffer bytes cache code compiler computer computers database denial exploits fil
 internet ip memory network processor processors program programmer programmers programming
 programs protocol protocols router scan security server servers software stack user users
 virus vulnerable web"""
-SECURITY_ALONE = """cipher ciphertext compiler cryptographic cryptography darknet decrypt decryption dns
-encrypt encrypted encryption exploit firewall firewalls hacker hackers hexadecimal malware nmap
+SECURITY_ALONE = """cipher ciphertext compiler cryptographic cryptography darknet decrypt decryption
+dns encrypt encrypted encryption exploit firewall firewalls hacker hackers hexadecimal malware nmap
 overflow packet packets password passwords python snmp sql tcp tls trojan unix vulnerabilities
 vulnerability wireless"""
 FINANCE = """account accountant accounting audit auditor balance bank banking bond bonds budget
