@@ -36,5 +36,5 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq --constraint constraints.txt pip
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[simulation]' --group dev
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[comparison]' --group dev
 	touch $(READY)

@@ -244,7 +244,7 @@ def compare_methods(
     out: Annotated[Path, typer.Option(help="Folder for the table and one file a measurement.")],
     model: Annotated[str | None, typer.Option(help="Default: the demo's.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One domain, one seed, few tokens: 15 minutes.")
+        bool, typer.Option("--quick", help="One domain, one seed, few tokens: half an hour.")
     ] = False,
     searching: Annotated[
         bool, typer.Option("--search", help="Choose ranks and learning rates on validation text.")
@@ -253,7 +253,8 @@ def compare_methods(
 ) -> None:
     """Compare organs with LoRA and full fine-tuning on the same records, tokens and seconds.
 
-    Four domains, three seeds; hours on two cores. A run that was cut off goes on.
+    Four domains, three seeds; hours on two cores. A run that was cut off goes on. Every fitted
+    model also answers multiple-choice questions on its domain. Needs organ-exchange[comparison].
 
     Example: organ-simulate compare --quick --out runs/quality
     """

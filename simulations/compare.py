@@ -4,6 +4,7 @@ One file a measurement, in a folder that is kept; what is there is not measured 
 measurement runs in a process of its own, on one thread, so that its memory and time are its own.
 """
 
+import importlib.util
 import json
 import platform
 import random
@@ -19,7 +20,7 @@ from typing import Any
 from not_core import atomic, canonical
 from not_core.errors import ExchangeError
 from not_core.learning.evaluation import DocumentLoss, Reading, read_losses
-from simulations import domains
+from simulations import choices, domains
 from simulations.bench import peak_bytes
 from simulations.contestants import Contestant, fit
 from simulations.sources import Report, quiet
@@ -28,6 +29,8 @@ TEST, VALIDATION, GENERAL = 80, 40, 32
 """Documents to report on, to choose by, and to measure forgetting on."""
 SPLIT_SEED = 20_261_124
 BLOCK_TOKENS = 256
+NEEDED = ("peft", "lm_eval")
+"""Packages of the extra ``comparison``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class Case:
         budget: ``tokens`` or ``seconds``.
         seed: Of order and first values.
         part: Documents to measure on: ``test``, or ``validation`` while choosing.
+        choices: Ask the domain's multiple-choice questions too: two minutes more.
     """
 
     domain: str
@@ -49,13 +53,15 @@ class Case:
     budget: tuple[str, float]
     seed: int
     part: str = "test"
+    choices: bool = False
 
     @property
     def file(self) -> str:
         """Name of its result."""
         kind, size = self.budget
         key = canonical.digest(json.loads(json.dumps(asdict(self.contestant))))[:8]
-        return f"{self.domain}-{self.name}-{kind}{size:g}-seed{self.seed}-{self.part}-{key}.json"
+        words = [self.domain, self.name, f"{kind}{size:g}", f"seed{self.seed}", self.part, key]
+        return "-".join(words + ["choices"] * self.choices) + ".json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,13 @@ def measure(case: Case, model: str) -> dict[str, Any]:
         reading = read_losses(body, host.tokenizer, texts, block_tokens=BLOCK_TOKENS)
         row[f"{name}_perplexity"] = round(reading.perplexity, 4)
         row[f"{name}_losses"] = [(round(one.nats, 4), one.tokens) for one in reading.losses]
+    if case.choices:
+        score = choices.score(body, host.tokenizer, case.domain)
+        row["choices_items"] = len(score.right)
+        row["choices_accuracy"] = round(score.accuracy, 4)
+        row["choices_stderr"] = round(score.stderr, 4)
+        row["choices_raw_accuracy"] = round(score.raw_accuracy, 4)
+        row["choices_right"] = list(score.right)
     return row
 
 
@@ -127,8 +140,13 @@ def run(
     """Measurements of cases, in order: kept ones are read, others made and kept.
 
     Raises:
-        ExchangeError: A measurement failed.
+        ExchangeError: A measurement failed, or PEFT or lm-eval is not installed.
     """
+    for name in NEEDED:
+        if importlib.util.find_spec(name) is None:
+            raise ExchangeError(
+                f"the package {name} is not installed; install organ-exchange[comparison]"
+            )
     out.mkdir(parents=True, exist_ok=True)
     for case in cases:
         kept = out / case.file
@@ -151,7 +169,7 @@ def _about(case: Case) -> dict[str, Any]:
     return {
         "case": json.loads(json.dumps(asdict(case))),
         "machine": _machine(),
-        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "peft")},
+        "versions": {name: metadata.version(name) for name in ("torch", "transformers", *NEEDED)},
     }
 
 

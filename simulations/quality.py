@@ -82,6 +82,7 @@ def _round(
             contestant=CONTESTANTS[contestant],
             budget=budget,
             seed=seed,
+            choices=True,
         )
 
     for name in names:
@@ -167,11 +168,35 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 compare(reading(b, "domain"), reading(a, "domain"), seed=0) for a, b in pairs[:1]
             ]
             entry["by documents, seed 0"] = [round(1 + over[0].low, 4), round(1 + over[0].high, 4)]
+        asked = [row for row in group if "choices_accuracy" in row]
+        if asked:
+            # All seeds answer the same questions, so more of them do not make the error smaller.
+            entry["accuracy"] = round(fmean(row["choices_accuracy"] for row in asked), 4)
+            entry["accuracy error"] = round(fmean(row["choices_stderr"] for row in asked), 4)
+            entry["questions"] = asked[0]["choices_items"]
+        against = [(a, b) for a, b in pairs if "choices_right" in a and "choices_right" in b]
+        if against and name != BASELINE:
+            entry["accuracy less LoRA's"] = _difference(against)
         if same:
             for key, field in (("x cpu", "cpu_seconds"), ("x peak", "peak_mb")):
                 entry[key] = round(fmean(a[field] / b[field] for a, b in same), 3)
         table.append(entry)
     return table
+
+
+def _difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[float]:
+    """Gain in accuracy over the other of each pair, and its standard error over questions.
+
+    Both were asked the same questions, so the error is of the differences by question, each the
+    mean over seeds.
+    """
+    rights = [
+        [x - y for x, y in zip(a["choices_right"], b["choices_right"], strict=True)]
+        for a, b in pairs
+    ]
+    by_question = [fmean(seeds) for seeds in zip(*rights, strict=True)]
+    error = stdev(by_question) / math.sqrt(len(by_question)) if len(by_question) > 1 else math.nan
+    return [round(fmean(by_question), 4), round(error, 4)]
 
 
 def _log(row: dict[str, Any], name: str) -> float:
@@ -197,6 +222,8 @@ def markdown(table: Sequence[dict[str, Any]]) -> str:
         "x LoRA",
         "x LoRA interval",
         "general",
+        "accuracy",
+        "accuracy less LoRA's",
         "cpu seconds",
         "x cpu",
         "peak MB",
@@ -206,12 +233,18 @@ def markdown(table: Sequence[dict[str, Any]]) -> str:
     )
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in sorted(table, key=lambda row: (row["tokens"], row["domain"])):
-        cells = [row.get(name) for name in names]
-        lines.append("| " + " | ".join("" if one is None else _word(one) for one in cells) + " |")
+        lines.append("| " + " | ".join(_cell(row, name) for name in names) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _word(value: Any) -> str:
+def _cell(row: dict[str, Any], name: str) -> str:
+    value = row.get(name)
+    if value is None:
+        return ""
+    if name == "accuracy":
+        return f"{value:.3f} ± {row['accuracy error']:.3f}"
+    if name == "accuracy less LoRA's":
+        return f"{value[0]:+.3f} ± {value[1]:.3f}"
     if isinstance(value, list):
         return f"{value[0]:.3f} to {value[1]:.3f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
