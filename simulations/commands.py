@@ -244,17 +244,21 @@ def compare_methods(
     out: Annotated[Path, typer.Option(help="Folder for the table and one file a measurement.")],
     model: Annotated[str | None, typer.Option(help="Default: the demo's.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One domain, one seed, few tokens: half an hour.")
+        bool, typer.Option("--quick", help="One domain, one seed, few tokens: ten minutes.")
     ] = False,
     searching: Annotated[
         bool, typer.Option("--search", help="Choose ranks and learning rates on validation text.")
+    ] = False,
+    kept_only: Annotated[
+        bool, typer.Option("--kept-only", help="Measure nothing; tell what is measured already.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare organs with LoRA and full fine-tuning on the same records, tokens and seconds.
 
-    Four domains, three seeds; hours on two cores. A run that was cut off goes on. Every fitted
-    model also answers multiple-choice questions on its domain. Needs organ-exchange[comparison].
+    Four domains, three seeds; hours on two cores. A run that was cut off goes on. With the first
+    seed, every fitted model also answers multiple-choice questions on its domain. Needs
+    organ-exchange[comparison].
 
     Example: organ-simulate compare --quick --out runs/quality
     """
@@ -265,7 +269,7 @@ def compare_methods(
     if searching:
         listing(quality.search(base, out, say), as_json)
     else:
-        listing(quality.quality(base, out, say, quick=quick), as_json)
+        listing(quality.quality(base, out, say, quick=quick, kept_only=kept_only), as_json)
 
 
 def main() -> None:

@@ -135,9 +135,14 @@ def reading(row: dict[str, Any], name: str) -> Reading:
 
 
 def run(
-    cases: Sequence[Case], model: str, out: Path, say: Callable[[str], None]
+    cases: Sequence[Case],
+    model: str,
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    kept_only: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Measurements of cases, in order: kept ones are read, others made and kept.
+    """Measurements of cases, in order: kept ones are read, others made and kept, or left out.
 
     Raises:
         ExchangeError: A measurement failed, or PEFT or lm-eval is not installed.
@@ -150,6 +155,8 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     for case in cases:
         kept = out / case.file
+        if kept_only and not kept.is_file():
+            continue
         if not kept.is_file():
             say(f"measuring {kept.stem}")
             done = subprocess.run(  # noqa: S603 - our own interpreter and module

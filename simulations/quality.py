@@ -4,12 +4,14 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from not_core import atomic
+from not_core.learning.device import precision
 from not_core.learning.evaluation import compare
 from simulations.compare import Case, reading, run
 from simulations.contestants import CONTESTANTS
@@ -19,6 +21,9 @@ LONG_DOMAINS = ("abstracts", "cases")
 TOKENS, LONG_TOKENS, QUICK_TOKENS = 32_000, 100_000, 4_096
 SEEDS = 3
 BASELINE = "lora"
+CORE = ("stock", "lora", "organ")
+TIMED = ("lora", "lora-bf16")
+"""Contestants whose time ours is given, too."""
 RANKS, RATES = (16, 8, 32), (2e-3, 1e-3, 4e-3)
 SEARCH_DOMAIN, SEARCH_TOKENS = "abstracts", 16_384
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
@@ -26,7 +31,12 @@ STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
 
 def quality(
-    model: str, out: Path, say: Callable[[str], None], *, quick: bool = False
+    model: str,
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    quick: bool = False,
+    kept_only: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure all cases that are not measured yet, and write what they say together.
 
@@ -34,81 +44,111 @@ def quality(
         model: Folder of the base model.
         out: Folder of results; ``cells`` in it holds one file a measurement.
         say: Told of progress.
-        quick: One domain, one seed, few tokens.
+        quick: One domain, one seed, few tokens, no questions.
+        kept_only: Measure nothing; say what is there.
 
     Returns:
         Rows of the table.
     """
     rows: list[dict[str, Any]] = []
-    for row in _measured(model, out / "cells", say, quick):
-        rows.append(row)
+    measure = partial(run, model=model, out=out / "cells", say=say, kept_only=kept_only)
+    for round_ in _rounds(quick):
+        rows += round_.measure(measure)
         table = summary(rows)
         atomic.write(out / "quality.json", json.dumps(table, indent=1).encode())
         atomic.write(out / "quality.md", markdown(table).encode())
     return summary(rows)
 
 
-def _measured(
-    model: str, cells: Path, say: Callable[[str], None], quick: bool
-) -> Iterator[dict[str, Any]]:
-    """Seed by seed, so that what is there after any time is balanced."""
-    tokens = QUICK_TOKENS if quick else TOKENS
-    names = ("stock", "lora", "lora-bf16", "organ") if quick else tuple(CONTESTANTS)
-    for seed in range(1 if quick else SEEDS):
-        for domain in DOMAINS[:1] if quick else DOMAINS:
-            yield from _round(model, cells, say, domain, names, tokens, seed)
-    if not quick:
-        names = ("stock", "lora", "lora-bf16", "organ")
-        for seed in range(SEEDS):
-            for domain in LONG_DOMAINS:
-                yield from _round(model, cells, say, domain, names, LONG_TOKENS, seed)
+Measure = Callable[[Sequence[Case]], Iterator[dict[str, Any]]]
 
 
-def _round(
-    model: str,
-    cells: Path,
-    say: Callable[[str], None],
-    domain: str,
-    names: Sequence[str],
-    tokens: int,
-    seed: int,
-) -> Iterator[dict[str, Any]]:
-    """All contestants on equal tokens, and ours in the time that each LoRA took."""
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """Some contestants on equal tokens, and ours in the time that each LoRA took."""
 
-    def case(name: str, contestant: str, budget: tuple[str, float], seed: int = seed) -> Case:
+    domain: str
+    names: tuple[str, ...]
+    tokens: int
+    seed: int
+    choices: bool
+
+    def measure(self, measure: Measure) -> Iterator[dict[str, Any]]:
+        for name in self.names:
+            for row in measure([self._case(name)]):
+                yield self._tagged(row, name)
+                if name in TIMED:
+                    title = f"organ in the time of {name}"
+                    for other in measure([self._timed(title, row["cpu_seconds"])]):
+                        yield self._tagged(other, title)
+
+    def _case(self, name: str) -> Case:
+        stock = name == "stock"  # the model as it is has no seed and no budget
         return Case(
-            domain=domain,
+            domain=self.domain,
             name=name,
-            contestant=CONTESTANTS[contestant],
-            budget=budget,
-            seed=seed,
-            choices=True,
+            contestant=CONTESTANTS[name],
+            budget=("tokens", 1 if stock else self.tokens),
+            seed=0 if stock else self.seed,
+            choices=self.choices,
         )
 
-    for name in names:
-        # The model as it is has no seed and no budget.
-        wanted = (
-            case(name, name, ("tokens", 1), 0)
-            if name == "stock"
-            else case(name, name, ("tokens", tokens))
+    def _timed(self, title: str, seconds: float) -> Case:
+        return Case(
+            domain=self.domain,
+            name=title.replace(" ", "-"),
+            contestant=CONTESTANTS["organ"],
+            budget=("seconds", seconds),
+            seed=self.seed,
         )
-        for row in run([wanted], model, cells, say):
-            yield {**row, "domain": domain, "name": name, "budget": tokens, "seed": seed}
-            if name.startswith("lora") and name != "lora-attention":
-                timed = f"organ in the time of {name}"
-                again = case(timed.replace(" ", "-"), "organ", ("seconds", row["cpu_seconds"]))
-                for other in run([again], model, cells, say):
-                    yield {**other, "domain": domain, "name": timed, "budget": tokens, "seed": seed}
+
+    def _tagged(self, row: dict[str, Any], name: str) -> dict[str, Any]:
+        return {
+            **row,
+            "domain": self.domain,
+            "name": name,
+            "budget": self.tokens,
+            "seed": self.seed,
+        }
+
+
+def _rounds(quick: bool) -> Iterator[_Round]:
+    """Who is measured when: the question first, its controls after, so that any stop is balanced.
+
+    Questions cost as much as training and differ little between seeds: the first seed answers them.
+    """
+    if quick:
+        yield _Round(DOMAINS[0], CORE, QUICK_TOKENS, 0, choices=False)
+        return
+    for seed in range(SEEDS):
+        # The stock model is measured once: it has no seed.
+        for names in (CORE[1:] if seed else CORE, controls()):
+            for domain in DOMAINS:
+                yield _Round(domain, names, TOKENS, seed, choices=seed == 0)
+        for domain in LONG_DOMAINS:
+            yield _Round(domain, CORE[1:], LONG_TOKENS, seed, choices=False)
+
+
+def controls() -> tuple[str, ...]:
+    """The other contestants; those in bfloat16 only where the processor multiplies it."""
+    import torch
+
+    native = precision("auto", torch.device("cpu")) == "bfloat16"
+    return tuple(
+        name for name in CONTESTANTS if name not in CORE and (native or "bf16" not in name)
+    )
 
 
 def search(model: str, out: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Choose rank and learning rate by validation documents: as many trials for LoRA as for ours.
 
-    LoRA is searched in bfloat16, which costs it nothing in perplexity and halves its time.
+    Where the processor multiplies bfloat16, LoRA is searched in it: that costs it nothing in
+    perplexity and halves its time.
     """
     rows = []
+    lora = "lora-bf16" if "lora-bf16" in controls() else "lora"
     for rank, rate in itertools.product(RANKS, RATES):
-        for name in ("organ", "lora-bf16"):
+        for name in ("organ", lora):
             contestant = replace(CONTESTANTS[name], rank=rank, learning_rate=rate)
             case = Case(
                 domain=SEARCH_DOMAIN,

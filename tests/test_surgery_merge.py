@@ -40,6 +40,7 @@ TRAINING = TrainingFacts(
     learning_rate=0.001,
     block_tokens=10,
     step_tokens=10,
+    head_sample=None,
     precision="float32",
     device="cpu",
     threads=1,
