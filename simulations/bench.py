@@ -72,6 +72,7 @@ def _ours(model: str, tokens: int, rank: int | None) -> Work:
 
 def _trainer(model: str, tokens: int, rank: int | None) -> Work:
     """The same layers or factors of the same layers, the same blocks and steps, by the Trainer."""
+    import torch
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
     from not_core.learning.device import threads
@@ -88,22 +89,22 @@ def _trainer(model: str, tokens: int, rank: int | None) -> Work:
     def work() -> int:
         with tempfile.TemporaryDirectory() as folder, threads(1):
             body: Any = AutoModelForCausalLM.from_pretrained(model)
+            stack = body.get_submodule(host.anatomy.layers.removesuffix("."))
             if rank is None:
                 body.requires_grad_(False)
-                stack = body.get_submodule(host.anatomy.layers.removesuffix("."))
                 for layer in list(stack)[span.start : span.stop]:
                     layer.requires_grad_(True)
             else:
                 from peft import LoraConfig, get_peft_model
 
-                wanted = list(range(span.start, span.stop))
+                linear = [n for n, one in stack.named_modules() if type(one) is torch.nn.Linear]
                 body = get_peft_model(
                     body,
                     LoraConfig(
                         r=rank,
                         lora_alpha=rank,
-                        target_modules="all-linear",
-                        layers_to_transform=wanted,
+                        target_modules=sorted({name.rpartition(".")[2] for name in linear}),
+                        layers_to_transform=list(range(span.start, span.stop)),
                         task_type="CAUSAL_LM",
                     ),
                 )
