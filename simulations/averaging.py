@@ -61,6 +61,15 @@ def adapted(host: Checkpoint, setting: Setting) -> Any:
     return with_lora(model, Contestant(kind="lora", rank=setting.rank))
 
 
+def factors(model: Any) -> ArrayRecord:
+    """What a site sends: PEFT's state of its adapter."""
+    from peft import get_peft_model_state_dict
+
+    # Left to guess, PEFT asks the hub whether the vocabulary is another one than the base's.
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return ArrayRecord({name: value.detach() for name, value in state.items()})
+
+
 def packs(lessons: Lessons, setting: Setting, number: int) -> list[list[int]]:
     """What a site learns from in a round: the packs after those of the rounds before it."""
     first, last = (setting.round_tokens * count for count in (number - 1, number))
@@ -118,8 +127,6 @@ def site_app(contest: Contest) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         """Learn from the averaged adapter on, and send the site's own."""
-        from peft import get_peft_model_state_dict
-
         number, documents = _place(context), contest.documents_of(_name(contest, context))
         host, model = _stand(contest.model, setting)
         began = time.process_time()
@@ -127,14 +134,13 @@ def site_app(contest: Contest) -> ClientApp:
             _load(model, message)
             round_number = message.content[CONFIG]["server-round"]
             tokens = learn(model, host.tokenizer, documents.train, setting, int(str(round_number)))
-        state = {name: value.detach() for name, value in get_peft_model_state_dict(model).items()}
-        metrics = {
+        metrics: dict[str, Any] = {
             "num-examples": len(documents.train),
             "site": number,
             "tokens": tokens,
             "seconds": time.process_time() - began,
         }
-        return _reply(message, {ARRAYS: ArrayRecord(state), METRICS: MetricRecord(metrics)})
+        return _reply(message, {ARRAYS: factors(model), METRICS: MetricRecord(metrics)})
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -303,12 +309,10 @@ def _path(contest: Contest, number: int) -> Path:
 
 def _adapter(contest: Contest, rounds: Sequence[Round]) -> ArrayRecord:
     """The adapter after the last round; before any, one that changes nothing yet."""
-    from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
     if not rounds:
-        model = adapted(open_checkpoint(contest.model), contest.setting)
-        return ArrayRecord(dict(get_peft_model_state_dict(model)))
+        return factors(adapted(open_checkpoint(contest.model), contest.setting))
     path = _path(contest, len(rounds) - 1)
     if not path.is_file():
         raise ExchangeError(

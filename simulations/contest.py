@@ -4,6 +4,7 @@ The same documents at the same sites, the same tokens; results of one contest li
 all that decides them, so that another contest never goes on with them.
 """
 
+import itertools
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,8 @@ class Setting:
         block_tokens: Longest block, in tokens.
         precision: Type that models compute in, in both methods.
         seed: Of splits, orders and first values.
+        shares: Organs learn from all tokens that averaging took, divided by each of these: the
+            difference shows whether more would still have helped.
     """
 
     rank: int = 16
@@ -53,14 +56,17 @@ class Setting:
     block_tokens: int = 256
     precision: Precision = "float32"
     seed: int = 0
+    shares: tuple[int, ...] = (4, 2, 1)
 
     def __post_init__(self) -> None:
-        least = min(self.rank, self.round_tokens, self.rounds, self.choosing, self.measuring)
-        if least < 1 or not 0 < self.tolerance < 1:
+        least = min(self.rank, self.rounds, self.choosing, self.measuring, *self.shares)
+        if least < 1 or not 0 < self.tolerance < 1 or self.shares[-1:] != (1,):
             raise ValueError(
-                "expected rank, round_tokens, rounds, choosing and measuring >= 1, "
-                "0 < tolerance < 1"
+                "expected rank, rounds, choosing and measuring >= 1, 0 < tolerance < 1, "
+                "shares that end with 1"
             )
+        if self.round_tokens < self.block_tokens:  # a step's room: a round may else be empty
+            raise ValueError("expected round_tokens >= block_tokens")
 
     def recipe(self, tokens: int) -> Recipe:
         """How sites learn, by either method, from so many tokens."""
@@ -69,6 +75,7 @@ class Setting:
             tokens=tokens,
             learning_rate=self.learning_rate,
             block_tokens=self.block_tokens,
+            step_tokens=self.block_tokens,
             precision=self.precision,
             seed=self.seed,
             threads=1,
@@ -191,6 +198,6 @@ def flat(series: Sequence[Mapping[str, float]], tolerance: float, steps: int = 2
     last = series[-steps - 1 :]
     return len(last) == steps + 1 and all(
         abs(after[site] / before[site] - 1) < tolerance
-        for before, after in zip(last, last[1:], strict=False)
+        for before, after in itertools.pairwise(last)
         for site in after
     )

@@ -11,10 +11,7 @@ from simulations import averaging, one_shot
 from simulations.contest import PARTS, Setting, prepare
 from simulations.sites import Federation, load_sites
 
-SHARES = (4, 2, 1)
-"""Organs learn from a quarter, half and all of the tokens that averaging took: each halving shows
-whether more would still have helped."""
-QUICK = Setting(round_tokens=768, rounds=2, choosing=4, measuring=8)
+QUICK = Setting(round_tokens=512, rounds=2, choosing=3, measuring=6, shares=(2, 1))
 QUICK_SITES = 3
 
 
@@ -59,7 +56,7 @@ def experiment(
     tokens = setting.round_tokens * (len(rounds) - 1)
     exchanges = [
         {"tokens": part, "sites": one_shot.run(contest, part, start, say)}
-        for part in (max(1, tokens // share) for share in SHARES)
+        for part in (max(1, tokens // share) for share in setting.shares)
     ]
     found = summary(setting, rounds, exchanges)
     atomic.write(out / "federated.json", json.dumps(found, indent=1).encode())

@@ -34,7 +34,7 @@ def summary(
     curves = {site: _averaged(site, rounds) for site in sites}
     points = {site: [_exchanged(site, one) for one in exchanges] for site in sites}
     last = exchanges[-1]["sites"]
-    # Only two halvings are there: organs are flat when the last doubling changed little.
+    # Organs are flat when the last doubling of their tokens changed little.
     series = [
         {site: reading(one["sites"][site]["choosing"]).perplexity for site in sites}
         for one in exchanges
@@ -258,8 +258,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     axes[0].set(xscale="log", yscale="log", ylabel="perplexity on the site's held-out documents")
     axes[1].legend(frameon=False, fontsize=7.5, ncols=2)
     figure.suptitle(
-        "Organs exchanged once (marks: a quarter, half, all of the tokens; dotted: the base model) "
-        "and federated averaging",
+        "Organs exchanged once (marks: fewer, then all of averaging's tokens; dotted: the base "
+        "model) and federated averaging",
         size=10.5,
     )
     with atomic.file(path) as work, work.open("wb") as out:
