@@ -79,7 +79,7 @@ def summary(
             }
         )
     return {
-        "setting": asdict(setting),
+        "setting": {**asdict(setting), "shares": list(setting.shares)},  # as JSON reads it
         "flat": {
             FEDAVG: flat([perplexities(row, "choosing") for row in rounds], setting.tolerance),
             ORGANS: flat(series, setting.tolerance, steps=1),
