@@ -157,7 +157,7 @@ def _plain(
         torch.manual_seed(recipe.seed)
         model: Any = assemble(identity(host.layers), host, {}, dtype=recipe.precision)
         if contestant.kind == "lora":
-            model = _with_lora(model, contestant)
+            model = with_lora(model, contestant)
         model.train()
         learning = [one for one in model.parameters() if one.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=recipe.peak, weight_decay=0.0, foreach=True)
@@ -196,7 +196,8 @@ def _plain(
     )
 
 
-def _with_lora(model: Any, contestant: Contestant) -> Any:
+def with_lora(model: Any, contestant: Contestant) -> Any:
+    """PEFT's model around a model: factors beside its linear modules learn, nothing else."""
     from peft import LoraConfig, get_peft_model
 
     rank = contestant.rank or 16

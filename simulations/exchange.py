@@ -5,8 +5,6 @@ federation's root and nothing else, they share here.
 """
 
 import json
-import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,7 +13,7 @@ from pathlib import Path
 from client import home as site_home
 from client.policy import Policy
 from not_core import atomic, canonical
-from not_core.errors import ExchangeError, HomeError, OutputExistsError
+from not_core.errors import HomeError, OutputExistsError
 from not_core.protocol import Terms
 from not_core.surgery.plan import Mode
 from not_core.trust import federation as trust
@@ -198,14 +196,11 @@ def run(scenario: Scenario, notify: Callable[[Event], None] = lambda event: None
     Raises:
         ExchangeError: It could not be carried out.
     """
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     from flwr.app import Context
-    from flwr.simulation import run_simulation
 
     from client.app import site_app
     from server.app import coordinator_app
+    from simulations.engine import play
 
     homes = [str(scenario.home(site.name)) for site in scenario.federation.sites]
 
@@ -220,25 +215,13 @@ def run(scenario: Scenario, notify: Callable[[Event], None] = lambda event: None
         keep_messages=scenario.keep_messages,
     )
     coordinator = coordinator_home.load(scenario.coordinator)
-    for name in ("flwr", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        run_simulation(
+        play(
             coordinator_app(lambda context: (coordinator, settings), notify),
             site_app(find_home),
-            num_supernodes=len(homes),
-            backend_config={
-                "client_resources": {"num_cpus": scenario.threads, "num_gpus": 0.0},
-                "init_args": {
-                    "num_cpus": scenario.threads * min(scenario.parallel, len(homes)),
-                    "logging_level": logging.ERROR,
-                    "log_to_driver": False,
-                },
-            },
+            len(homes),
+            threads=scenario.threads,
+            parallel=scenario.parallel,
         )
-    except ExchangeError:
-        raise
-    except RuntimeError as error:
-        raise ExchangeError(f"Flower's simulation engine ended: {error}") from error
     finally:
         coordinator.catalogue.close()

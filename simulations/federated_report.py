@@ -1,0 +1,266 @@
+"""What a contest with federated averaging says, as table, plot and JSON.
+
+Bytes are a site's own, sent and received; both methods' are the tensors' alone. Averaging is
+charged one download and one upload a round and the last average's download: a site that reads an
+average as it arrives needs no copy of it for reading, which Flower's evaluation sends. Seconds are
+of the processor, as if sites worked side by side and nothing was waited for but the slowest.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from not_core import atomic
+from not_core.learning.evaluation import compare
+from simulations.averaging import Round, perplexities
+from simulations.contest import Setting, flat, reading
+
+FEDAVG, ORGANS = "FedAvg, LoRA", "organs"
+COLOURS = ("#1f6fb4", "#d1495b", "#2e8b57", "#8e5ea2", "#c98a1b", "#4a5568")
+
+
+def summary(
+    setting: Setting, rounds: Sequence[Round], exchanges: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Curves, table and comparison.
+
+    Args:
+        setting: The contest's.
+        rounds: Of averaging, from round 0, the base model.
+        exchanges: Of organs, by growing tokens.
+    """
+    sites = list(rounds[0]["sites"])
+    curves = {site: _averaged(site, rounds) for site in sites}
+    points = {site: [_exchanged(site, one) for one in exchanges] for site in sites}
+    last = exchanges[-1]["sites"]
+    # Organs are flat when the last doubling of their tokens changed little.
+    series = [
+        {site: reading(one["sites"][site]["choosing"]).perplexity for site in sites}
+        for one in exchanges
+    ]
+    table, comparison = [], []
+    for site in sites:
+        best = min(rounds, key=lambda row: perplexities(row, "choosing")[site])
+        start, end, final = curves[site][0], curves[site][best["round"]], curves[site][-1]
+        organ = points[site][-1]
+        common = {"site": site, "start": start["perplexity"]}
+        table.append(
+            {
+                **common,
+                "method": FEDAVG,
+                "end": end["perplexity"],
+                "last": final["perplexity"],
+                "kept": f"round {best['round']}",
+                **{name: final[name] for name in ("bytes", "seconds", "tokens")},
+                "rounds": len(rounds) - 1,
+            }
+        )
+        table.append(
+            {
+                **common,
+                "method": ORGANS,
+                "end": organ["perplexity"],
+                "last": organ["perplexity"],
+                "kept": last[site]["kept"],
+                **{name: organ[name] for name in ("bytes", "seconds", "tokens")},
+                "rounds": 1,
+            }
+        )
+        change = compare(
+            reading(best["sites"][site]["measuring"]), reading(last[site]["measuring"]), seed=0
+        )
+        comparison.append(
+            {
+                "site": site,
+                "organs over FedAvg": change.change,
+                "interval": [change.low, change.high],
+                **_reached(curves[site], organ),
+            }
+        )
+    return {
+        "setting": {**asdict(setting), "shares": list(setting.shares)},  # as JSON reads it
+        "flat": {
+            FEDAVG: flat([perplexities(row, "choosing") for row in rounds], setting.tolerance),
+            ORGANS: flat(series, setting.tolerance, steps=1),
+        },
+        "table": table,
+        "comparison": comparison,
+        "curves": curves,
+        "organs": points,
+    }
+
+
+def _averaged(site: str, rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """A site's perplexity after each round, and what it took up to there."""
+    found, wire, seconds, tokens = [], 0, 0.0, 0
+    for row in rounds:
+        own = row["sites"][site]
+        if row["round"]:
+            wire += own["down"] + own["up"]
+            seconds += max(one["seconds"] for one in row["sites"].values())
+            tokens += own["tokens"]
+        found.append(
+            {
+                "round": row["round"],
+                "perplexity": reading(own["measuring"]).perplexity,
+                "bytes": wire + own["evaluate_down"] if row["round"] else 0,
+                "seconds": seconds,
+                "tokens": tokens,
+            }
+        )
+    return found
+
+
+def _exchanged(site: str, exchange: Mapping[str, Any]) -> dict[str, Any]:
+    own = exchange["sites"][site]
+    return {
+        "perplexity": reading(own["measuring"]).perplexity,
+        "bytes": own["up"] + own["down"],
+        "seconds": own["seconds"],
+        "tokens": own["tokens"],
+        "kept": own["kept"],
+    }
+
+
+def _reached(curve: Sequence[Mapping[str, Any]], organ: Mapping[str, Any]) -> dict[str, Any]:
+    """Where averaging first is as good as organs, in rounds, bytes and seconds, and the ratios."""
+    there = next((one for one in curve if one["perplexity"] <= organ["perplexity"]), None)
+    if there is None:
+        return {"round": None, "bytes": None, "x bytes": None, "seconds": None, "x seconds": None}
+    return {
+        "round": there["round"],
+        **{name: there[name] for name in ("bytes", "seconds")},
+        **{f"x {name}": there[name] / organ[name] for name in ("bytes", "seconds")},
+    }
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The tables for people; what loses is said as plainly as what wins."""
+    setting, flats = found["setting"], found["flat"]
+    rounds = max(row["rounds"] for row in found["table"])
+    lines = [
+        "# Organ exchange against federated averaging",
+        "",
+        f"{len(found['comparison'])} sites; rank {setting['rank']}, learning rate "
+        f"{setting['learning_rate']:g}, {setting['precision']}, seed {setting['seed']}. Averaging: "
+        f"{rounds} of at most {setting['rounds']} rounds of {setting['round_tokens']:,} tokens a "
+        "site, Flower's FedAvg. Organs: one exchange after as many tokens. A site keeps the round, "
+        f"or the organ, that its {setting['choosing']} choosing documents find best; perplexity is "
+        f"of {setting['measuring']} others. Bytes are the site's own, sent and received; seconds "
+        "are of one core, sites side by side.",
+        "",
+        *_grid(
+            ("site", "method", "start", "end", "kept", "bytes", "seconds", "rounds"),
+            [
+                (
+                    row["site"],
+                    row["method"],
+                    f"{row['start']:.2f}",
+                    f"{row['end']:.2f}",
+                    row["kept"],
+                    f"{row['bytes']:,}",
+                    f"{row['seconds']:,.0f}",
+                    str(row["rounds"]),
+                )
+                for row in found["table"]
+            ],
+        ),
+        "",
+        "Where FedAvg first is as good as organs. It sends float32; in float16, as organs travel, "
+        "its bytes and the ratio would be half. A ratio below 1 is for FedAvg.",
+        "",
+        *_grid(
+            ("site", "round", "bytes", "x organs' bytes", "seconds", "x organs' seconds"),
+            [_reach(row, rounds) for row in found["comparison"]],
+        ),
+        "",
+        *[f"- {sentence(row)}" for row in found["comparison"]],
+        f"- FedAvg is {'' if flats[FEDAVG] else 'not '}flat: less than "
+        f"{setting['tolerance']:.1%} of change at every site in each of two rounds.",
+        f"- Organs are {'' if flats[ORGANS] else 'not '}flat: less than "
+        f"{setting['tolerance']:.1%} of change at every site from half the tokens to all.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """Who is better at a site, and whether that is sure: 95% over documents."""
+    low, high = row["interval"]
+    change = row["organs over FedAvg"]
+    if low > 0:
+        verdict = "FedAvg is better"
+    elif high < 0:
+        verdict = "organs are better"
+    else:
+        verdict = f"no sure difference, {'FedAvg' if change > 0 else 'organs'} ahead"
+    return (
+        f"{row['site']}: {verdict}; perplexity with organs is {change:+.1%} [{low:+.1%}, "
+        f"{high:+.1%}] of FedAvg's."
+    )
+
+
+def _reach(row: Mapping[str, Any], rounds: int) -> tuple[str, ...]:
+    if row["round"] is None:
+        return (row["site"], f"not in {rounds}", "", "", "", "")
+    return (
+        row["site"],
+        str(row["round"]),
+        f"{row['bytes']:,}",
+        f"{row['x bytes']:.2f}",
+        f"{row['seconds']:,.0f}",
+        f"{row['x seconds']:.2f}",
+    )
+
+
+def _grid(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def draw(found: Mapping[str, Any], path: Path) -> None:
+    """Perplexity over bytes and over seconds: a line a site for averaging, marks for organs.
+
+    Args:
+        found: Of ``summary``.
+        path: The PNG to write; a file that is there is replaced.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.8), dpi=160, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2, sharey=True)
+    for plot, name, label in zip(
+        axes,
+        ("bytes", "seconds"),
+        ("bytes that the site sends and receives", "seconds of one core, sites side by side"),
+        strict=True,
+    ):
+        for number, (site, curve) in enumerate(found["curves"].items()):
+            colour = COLOURS[number % len(COLOURS)]
+            # Nothing was sent before the first round, which no logarithm shows.
+            line = [one for one in curve if one[name] or name == "seconds"]
+            marks = found["organs"][site]
+            plot.plot(
+                [one[name] for one in line], [one["perplexity"] for one in line],
+                color=colour, linewidth=1.6, label=f"{site}: FedAvg",
+            )  # fmt: skip
+            plot.scatter(
+                [one[name] for one in marks], [one["perplexity"] for one in marks],
+                s=[22 * 2**place for place in range(len(marks))], marker="D", color=colour,
+                edgecolor="white", zorder=3, label=f"{site}: organs",
+            )  # fmt: skip
+            plot.axhline(curve[0]["perplexity"], color=colour, linewidth=0.6, linestyle=":")
+        plot.set(xlabel=label)
+        plot.spines[["top", "right"]].set_visible(False)
+        plot.grid(visible=True, which="major", color="#e6e6e3", linewidth=0.6)
+    axes[0].set(xscale="log", yscale="log", ylabel="perplexity on the site's held-out documents")
+    axes[1].legend(frameon=False, fontsize=7.5, ncols=2)
+    figure.suptitle(
+        "Organs exchanged once (marks: fewer, then all of averaging's tokens; dotted: the base "
+        "model) and federated averaging",
+        size=10.5,
+    )
+    with atomic.file(path) as work, work.open("wb") as out:
+        figure.savefig(out, format="png")
