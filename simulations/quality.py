@@ -15,6 +15,7 @@ from not_core.learning.device import precision
 from not_core.learning.evaluation import compare
 from simulations.compare import Case, reading, run
 from simulations.contestants import CONTESTANTS
+from simulations.frontier import draw
 
 DOMAINS = ("abstracts", "cases", "weaknesses", "finance")
 LONG_DOMAINS = ("abstracts", "cases")
@@ -57,7 +58,9 @@ def quality(
         table = summary(rows)
         atomic.write(out / "quality.json", json.dumps(table, indent=1).encode())
         atomic.write(out / "quality.md", markdown(table).encode())
-    return summary(rows)
+    table = summary(rows)
+    draw(table, BASELINE, out / "quality.png")
+    return table
 
 
 Measure = Callable[[Sequence[Case]], Iterator[dict[str, Any]]]
