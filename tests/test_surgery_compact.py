@@ -222,7 +222,7 @@ def test_no_other_base_will_do_and_nothing_allows_it(
     folder: Path, host: Checkpoint, tmp_path: Path
 ) -> None:
     other = open_checkpoint(make_model(tmp_path / "other", "llama", seed=1))
-    with pytest.raises(IncompatibleOrganError, match="expand on their own base only"):
+    with pytest.raises(IncompatibleOrganError, match="it expands on its own base only"):
         expansion.read_expanded(folder, other)
     manifest = organs.read_manifest(folder)
     with pytest.raises(IncompatibleOrganError, match="compact organ expands on its own base only"):

@@ -46,8 +46,8 @@ def expand(organ: Organ | CompactOrgan, base: Checkpoint) -> Organ:
     if manifest.base.weights != lineage.root:
         raise IncompatibleOrganError(
             f"{manifest.organ_id} is compact and grew in base weights "
-            f"{manifest.base.weights[:12]}, {base.origin} has {lineage.root[:12]}; factors expand "
-            "on their own base only: give that base, or choose an organ shipped as layers"
+            f"{manifest.base.weights[:12]}, {base.origin} has {lineage.root[:12]}; it expands on "
+            "its own base only: give that one, or choose an organ shipped as layers"
         )
     return organ.expand(root_tensors(base, lineage, manifest.span))
 
