@@ -71,9 +71,9 @@ class Expanded:
         """
         import torch
 
-        base = self.base.read(name, shared=shared)
         if name + LEFT not in self.factors.names():
-            return base
+            return self.base.read(name, shared=shared)
+        base = self.base.read(name, shared=True)
         left, right = (self.factors.read(name + side, shared=True) for side in (LEFT, RIGHT))
         check_factors(name, left, right, self.form(name))
         expanded = torch.empty_like(base)
