@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from not_core.errors import OrganError
 from not_core.manifest import MANIFEST, Manifest, StoredFactors
-from not_core.surgery.tensors import FLOATS, Form, Tensors, form_of, shown, tensor_facts
+from not_core.surgery.tensors import (
+    FLOATS,
+    Form,
+    Tensors,
+    form_of,
+    shown,
+    tensor_digest,
+    tensor_facts,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -96,12 +104,10 @@ def describe_factors(tensors: Expanded, cut: Tensors) -> StoredFactors:
     Raises:
         ValueError: The organ stands on something that is neither the base's nor zero.
     """
-    import torch
-
     zeroed = []
     for name in tensors.names():
         start, theirs = tensors.base.read(name, shared=True), cut.read(name, shared=True)
-        if torch.equal(start, theirs):
+        if tensor_digest(start) == tensor_digest(theirs):  # bits: 0.0 equals -0.0
             continue
         if bool(start.count_nonzero()):
             raise ValueError(f"{name} does not stand on the base's tensor; ship whole layers")
