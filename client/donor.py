@@ -203,7 +203,14 @@ def _keep(site: Site, host: Checkpoint, terms: Terms, trained: TrainedOrgan) -> 
         domain=settings.domain,
         licence=settings.licence,
     )
-    manifest = organs.describe(host, terms.span, trained.tensors, label, training=trained.facts)
+    manifest = organs.describe(
+        host,
+        terms.span,
+        trained.tensors,
+        label,
+        training=trained.facts,
+        form="layers" if trained.factors is None else "factors",
+    )
     folder = _made(site, manifest.digest)
     if not folder.is_dir():
         # Written and signed beside its place, so that a folder of this name is always whole.

@@ -27,7 +27,8 @@ from not_core.protocol import (
 from not_core.surgery import plan as plans
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.compatibility import check
-from not_core.surgery.organ import read_organ
+from not_core.surgery.expansion import expand
+from not_core.surgery.organ import read_stored
 from not_core.trust import sealing, statement
 from not_core.trust.sealing import OpenedOrgan
 
@@ -137,12 +138,13 @@ def _measure(
     site: Site, request: TransplantRequest, trusted: OpenedOrgan | OwnOrgan, bench: Bench
 ) -> Receipt:
     settings, policy, host = site.settings, site.policy, bench.host
-    organ = read_organ(trusted.path)
-    manifest = organ.manifest
+    stored = read_stored(trusted.path)
+    manifest = stored.manifest
     # What is read must be what was verified and asked for: tensors follow the manifest's digests.
     if manifest.digest != request.organ or manifest != trusted.manifest or manifest.donor is None:
         raise OrganError("the organ's folder does not hold the organ that was asked for")
     check(manifest, host)
+    organ = expand(stored, host)
     position = manifest.span.start
     plan = plans.transplant(
         host.layers, request.organ, len(manifest.span), mode=request.mode, position=position

@@ -73,6 +73,30 @@ class TensorFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class StoredLayers:
+    """``organ.safetensors`` holds the organ's tensors themselves."""
+
+    form: Literal["layers"] = "layers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class StoredFactors:
+    """``organ.safetensors`` holds what the organ's tensors differ by from the base's.
+
+    ``tensors`` are the factors, two to a tensor. ``zeroed`` names the organ's tensors that begin at
+    zero instead of as they are in the base, which is how inserted layers begin.
+    """
+
+    form: Literal["factors"] = "factors"
+    tensors: tuple[TensorFacts, ...]
+    zeroed: tuple[Line, ...] = ()
+
+
+Stored = Annotated[StoredLayers | StoredFactors, Field(discriminator="form")]
+"""What ``organ.safetensors`` holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class TrainingFacts:
     """How the organ was trained; enough to repeat it on the same records."""
 
@@ -124,6 +148,7 @@ class Manifest:
 
     ``donor`` is the name of the site that claims it; None until a site does, by signing. At most
     one of ``training`` and ``merge`` is there; with neither, these are the base's own layers.
+    ``tensors`` are the organ's, whatever form they are stored in.
     """
 
     format: Literal["organ-exchange/organ/v1"] = FORMAT
@@ -135,6 +160,7 @@ class Manifest:
     base: BaseFacts
     span: Span
     tensors: tuple[TensorFacts, ...]
+    stored: Stored = Field(default_factory=StoredLayers)
     training: TrainingFacts | None
     privacy: NoPrivacy
     audit: Digest | None = None
@@ -144,12 +170,19 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.span.stop > self.base.layers:
             raise ValueError(f"span {self.span} reaches past a base of {self.base.layers} layers")
+        if self.compact and (self.training is None or self.training.rank is None):
+            raise ValueError("expected factors of an organ that was trained by factors only")
         if self.merge is None:
             return
         if self.training is not None:
             raise ValueError("expected training or merge, got both")
         if not 2 <= len(set(self.parents)) == len(self.parents) == len(self.merge.weights):
             raise ValueError("expected two or more different parents, and a weight for each")
+
+    @property
+    def compact(self) -> bool:
+        """Whether factors are stored, which only its own base expands to its tensors."""
+        return isinstance(self.stored, StoredFactors)
 
     @property
     def trained(self) -> bool:

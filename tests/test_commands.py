@@ -57,7 +57,8 @@ def test_the_whole_way_by_hand(
         *("train", "--model", model, "--data", data, "--out", made, "--tokens", 6000),
         *("--learning-rate", 0.01, "--name", "abstracts"),
     )
-    assert organ("inspect", made)["digest"] == trained["digest"]
+    seen = organ("inspect", made)
+    assert (seen["digest"], seen["form"]) == (trained["digest"], "factors")
     sealed = tmp_path / "x.organ"
     to = keys / "clinic.profile"
     organ("seal", made, "--identity", keys / "donor", "--to", to, "--out", sealed)

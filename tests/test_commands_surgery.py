@@ -233,3 +233,54 @@ def test_families_are_listed(call: Call) -> None:
     code, text, _ = call("families", "--json")
     assert code == 0
     assert json.loads(text) == family_rows()
+
+
+def test_what_was_trained_by_factors_is_shipped_as_factors(
+    organ: Organ, call: Call, models: dict[str, Path], tmp_path: Path
+) -> None:
+    model, records = models["llama"], write_jsonl(tmp_path / "r.jsonl", sentences(30, seed=1))
+    words = ("train", "--model", model, "--data", records, "--span", "2:4", "--tokens", 300)
+    small = organ(*words, "--rank", 2, "--threads", 1, "--out", tmp_path / "small")
+    large = organ(
+        *words, "--rank", 2, "--threads", 1, "--ship", "layers", "--out", tmp_path / "large"
+    )
+    assert (small["form"], large["form"]) == ("factors", "layers")
+    assert 3 * small["artefact_bytes"] < large["artefact_bytes"]
+    for made, told in ((tmp_path / "small", small), (tmp_path / "large", large)):
+        seen = organ("inspect", made)
+        assert (seen["form"], seen["digest"]) == (told["form"], told["digest"])
+        assert seen["artefact_bytes"] == (made / "organ.safetensors").stat().st_size
+    expanded = organ("expand", tmp_path / "small", "--base", model, "--out", tmp_path / "expanded")
+    assert (expanded["form"], expanded["parent"]) == ("layers", small["digest"])
+    assert expanded["artefact_bytes"] == large["artefact_bytes"]
+    grafts = {}
+    for name in ("small", "large", "expanded"):
+        out = tmp_path / f"in-{name}"
+        grafts[name] = organ("transplant", tmp_path / name, "--into", model, "--out", out)
+    assert len({put["weights"] for put in grafts.values()}) == 1
+    assert len({tuple(put["organs"]) for put in grafts.values()}) == 3
+    told = organ("diff", model, tmp_path / "in-small")
+    assert (told["changed"], told["same"]) == (2, 4)
+    back = organ(
+        "excise", tmp_path / "in-small", "--organ", small["digest"], "--out", tmp_path / "b"
+    )
+    assert back["weights"] == organ("inspect", model)["weights"]
+    merged = organ(
+        *("merge", tmp_path / "small", tmp_path / "expanded", "--base", model),
+        *("--out", tmp_path / "merged"),
+    )
+    assert merged["form"] == "layers"
+
+    code, _, err = call("expand", tmp_path / "large", "--base", model, "--out", tmp_path / "x")
+    assert (code, "holds layers already" in " ".join(err.split())) == (1, True)
+    code, _, err = call(*words, "--rank", 0, "--ship", "factors", "--out", tmp_path / "x")
+    assert (code, "takes a --rank above 0" in " ".join(err.split())) == (2, True)
+    assert organ(*words, "--rank", 0, "--out", tmp_path / "whole")["form"] == "layers"
+    other = make_model(tmp_path / "other", "llama", seed=1)
+    for command in (
+        ("transplant", tmp_path / "small", "--into", other, "--allow", "base"),
+        ("expand", tmp_path / "small", "--base", other),
+    ):
+        code, _, err = call(*command, "--out", tmp_path / "x")
+        assert (code, "on its own base only" in " ".join(err.split())) == (1, True)
+    assert not (tmp_path / "x").exists()

@@ -3,6 +3,7 @@
 import base64
 import gc
 import json
+import math
 import os
 import shutil
 import stat
@@ -23,9 +24,16 @@ from client.app import WORDS
 from client.log import Log
 from client.records import own_split
 from not_core import canonical, protocol
-from not_core.errors import ExchangeError, HomeError, OfferError, OutputExistsError
+from not_core.errors import (
+    ExchangeError,
+    HomeError,
+    IncompatibleOrganError,
+    OfferError,
+    OutputExistsError,
+)
 from not_core.manifest import Span
 from not_core.protocol import DonateRequest, Enrolment, Receipt, Terms
+from not_core.surgery import organ as organs
 from server import home as coordinator_home
 from server.exchange import Event, Exchange, Settings
 from simulations import exchange as simulation
@@ -189,6 +197,40 @@ def test_an_exchange_on_flowers_engine(
 
 def site_names(scenario: simulation.Scenario) -> set[str]:
     return {site.name for site in scenario.federation.sites}
+
+
+def test_an_exchange_by_factors_ships_factors_that_each_site_expands(
+    make_scenario: Callable[[str], simulation.Scenario],
+) -> None:
+    scenario = make_scenario("homes")
+    scenario = replace(scenario, terms=replace(scenario.terms, rank=4))
+    simulation.prepare(scenario)
+    by_hand(scenario)
+    facts = gather(scenario)
+    assert facts["failures"] == []
+    verdicts = {(e["donor"], e["recipient"]): e["verdict"] for e in facts["evaluations"]}
+    assert set(verdicts) == {(d, r) for d in ("hospital", "court") for r in site_names(scenario)}
+    assert verdicts["hospital", "clinic"] == verdicts["hospital", "hospital"] == "accepted"
+    assert verdicts["court", "clinic"] == "rejected"
+    for organ in facts["organs"]:
+        folder = scenario.home(organ["donor"]) / "organs" / "made" / organ["digest"]
+        manifest = organs.read_manifest(folder)
+        assert manifest.stored.form == "factors"
+        assert organ["organ_bytes"] == (folder / "organ.safetensors").stat().st_size
+        layers = 4 * sum(math.prod(one.shape) for one in manifest.tensors)
+        assert 2 * organ["organ_bytes"] < layers
+    (opened,) = scenario.home("clinic").glob("organs/opened/*")
+    assert isinstance(organs.read_stored(opened), organs.CompactOrgan)
+
+    # What a site has opened does not pass for the organ on a base that it did not grow in.
+    clinic = scenario.home("clinic")
+    shutil.rmtree(clinic / "receipts")
+    settings = clinic / "site.toml"
+    other = make_model(scenario.homes / "other", "llama", seed=1)
+    settings.write_text(settings.read_text().replace(scenario.model, str(other)))
+    request = protocol.TransplantRequest(exchange="trial", organ=opened.name, mode="replace")
+    with pytest.raises(IncompatibleOrganError, match="own base only"):
+        recipient.transplant(site_home.load(clinic), request, b"")
 
 
 def test_a_dead_site_holds_up_nobody(make_scenario: Callable[[str], simulation.Scenario]) -> None:

@@ -156,11 +156,13 @@ def _sealed(path: Path) -> dict[str, Any]:
 
 def _organ(path: Path, as_json: bool) -> dict[str, Any]:
     from not_core import canonical
+    from not_core.manifest import TENSORS
     from not_core.surgery.organ import read_manifest
     from not_core.trust.signing import SIGNATURE
 
     manifest = read_manifest(path)
     facts: dict[str, Any] = {"digest": manifest.digest, **summary(manifest)}
+    facts["artefact_bytes"] = (path / TENSORS).stat().st_size
     facts["signed"] = (path / SIGNATURE).is_file()
     if as_json:
         facts["manifest"] = canonical.plain(canonical.encode(manifest), "manifest")
@@ -243,6 +245,7 @@ def summary(manifest: Any) -> dict[str, Any]:
         "base_layers": manifest.base.layers,
         "span": str(manifest.span),
         "tensors": len(manifest.tensors),
+        "form": manifest.stored.form,
         "training": f"none of its own ({manifest.merge.method} of {len(manifest.parents)} organs)"
         if manifest.merge
         else "none (the base's own layers)"

@@ -24,6 +24,13 @@ class ScaffoldName(StrEnum):
     INSERTED = "inserted"
 
 
+class ShipName(StrEnum):
+    """What an organ folder holds."""
+
+    FACTORS = "factors"
+    LAYERS = "layers"
+
+
 class PrecisionName(StrEnum):
     """What the frozen model computes in."""
 
@@ -57,6 +64,13 @@ def train(
     rank: Annotated[
         int, typer.Option(min=0, help="Rank of the factors that learn; 0 trains layers whole.")
     ] = 16,
+    ship: Annotated[
+        ShipName | None,
+        typer.Option(
+            help="What the folder holds: small factors, which expand on this very model only, or "
+            "whole layers; default: what was trained."
+        ),
+    ] = None,
     tokens: Annotated[
         int | None, typer.Option(min=1, help="Training tokens, about; default: 16384.")
     ] = None,
@@ -100,10 +114,13 @@ def train(
     """
     new_place(out)
     wanted = span(span_) if span_ else None
+    form = ship or (ShipName.FACTORS if rank else ShipName.LAYERS)
+    if form is ShipName.FACTORS and not rank:
+        raise typer.BadParameter("--ship factors takes a --rank above 0")
     from not_core.learning.recipe import Recipe, default_span
     from not_core.learning.records import read_records, split_part
     from not_core.learning.training import train as train_organ
-    from not_core.manifest import Span
+    from not_core.manifest import TENSORS, Span
     from not_core.surgery import organ as organs
     from not_core.surgery.checkpoint import open_checkpoint
 
@@ -139,13 +156,17 @@ def train(
             work=work,
             advance=lambda n, loss: bar(n, f"loss {loss:.3f}"),
         )
-    manifest = organs.describe(host, cut, trained.tensors, label, training=trained.facts)
+    manifest = organs.describe(
+        host, cut, trained.tensors, label, training=trained.facts, form=form.value
+    )
     organs.write_organ(out, trained.tensors, manifest)
     report(
         {
             "organ": str(out),
             "digest": manifest.digest,
             "span": str(cut),
+            "form": manifest.stored.form,
+            "artefact_bytes": (out / TENSORS).stat().st_size,
             "tokens": trained.facts.tokens,
             "steps": trained.facts.steps,
             "loss_first": trained.losses[0],

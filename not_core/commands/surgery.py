@@ -1,4 +1,4 @@
-"""``organ extract``, ``organ transplant``, ``organ excise`` and ``organ merge``."""
+"""``organ extract``, ``expand``, ``transplant``, ``excise`` and ``merge``."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -44,6 +44,7 @@ class Difference(StrEnum):
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command()(extract)
+    app.command()(expand)
     app.command()(transplant)
     app.command()(excise)
     app.command()(merge)
@@ -73,6 +74,40 @@ def extract(
     manifest = organs.describe(host, cut, tensors, label, training=None)
     organs.write_organ(out, tensors, manifest)
     report({"organ": str(out), "digest": manifest.digest, **summary(manifest)}, as_json)
+
+
+def expand(
+    organ: Annotated[Path, typer.Argument(help="Folder of a compact organ.")],
+    base: Annotated[str, typer.Option(help="Model that it grew in: folder, .gguf or hub id.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Make a plain organ, of whole layers, from a compact one, of factors.
+
+    The new organ is unsigned and names the compact one as its parent. This command does not verify
+    signatures: use `organ verify` or `organ open` first.
+
+    Example: organ expand opened/ --base SmolLM2/ --out layers/
+    """
+    new_place(out)
+    from not_core.manifest import TENSORS
+    from not_core.surgery import expansion
+    from not_core.surgery.checkpoint import open_checkpoint
+    from not_core.surgery.organ import read_stored, write_organ
+
+    stored = read_stored(organ)
+    manifest = expansion.as_layers(stored.manifest)
+    write_organ(out, expansion.expand(stored, open_checkpoint(base)).tensors, manifest)
+    report(
+        {
+            "organ": str(out),
+            "digest": manifest.digest,
+            "parent": manifest.parents[0],
+            "artefact_bytes": (out / TENSORS).stat().st_size,
+            **summary(manifest),
+        },
+        as_json,
+    )
 
 
 def transplant(
@@ -124,7 +159,8 @@ def transplant(
     from not_core.surgery import graft
     from not_core.surgery.checkpoint import open_checkpoint
     from not_core.surgery.compatibility import check
-    from not_core.surgery.organ import read_manifest, read_organ
+    from not_core.surgery.expansion import read_expanded
+    from not_core.surgery.organ import read_manifest
     from not_core.surgery.plan import Graft, compose
 
     places, modes = _places(position, organs, data), _modes(mode, organs)
@@ -133,7 +169,7 @@ def transplant(
     for manifest in manifests:
         check(manifest, host, frozenset(map(str, allow or ())))
     read = {
-        manifest.digest: read_organ(folder)
+        manifest.digest: read_expanded(folder, host)
         for manifest, folder in zip(manifests, organs, strict=True)
     }
     trials: dict[str, Any] = {}
@@ -322,6 +358,7 @@ def merge(
     new_place(out)
     from not_core.surgery import organ as made
     from not_core.surgery.checkpoint import open_checkpoint
+    from not_core.surgery.expansion import read_expanded
     from not_core.surgery.merge import Average, Ties
     from not_core.surgery.merge import merge as merge_organs
 
@@ -340,13 +377,14 @@ def merge(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    parents = [made.read_organ(folder) for folder in organs]
+    host = open_checkpoint(base)
+    parents = [read_expanded(folder, host) for folder in organs]
     label = made.make_label(
         name=name,
         domain="; ".join(sorted({parent.manifest.domain for parent in parents})),
         licence="; ".join(sorted({parent.manifest.licence for parent in parents})),
         version=1,
     )
-    manifest, tensors = merge_organs(parents, open_checkpoint(base), label, how)
+    manifest, tensors = merge_organs(parents, host, label, how)
     made.write_organ(out, tensors, manifest)
     report({"organ": str(out), "digest": manifest.digest, **summary(manifest)}, as_json)

@@ -47,7 +47,7 @@ def verify(
 
     Example: organ verify opened/ --trust root.pem
     """
-    from not_core.surgery.organ import read_organ
+    from not_core.surgery.organ import read_stored
     from not_core.trust import federation, sealing, signing
 
     root = federation.load_root(trust)
@@ -56,7 +56,7 @@ def verify(
         report({"sealed": str(organ), "digest": offer.organ_digest, "signer": offer.donor}, as_json)
         return
     signer = signing.verify_folder(organ, root)
-    manifest = read_organ(organ).manifest
+    manifest = read_stored(organ).manifest
     report({"organ": str(organ), "digest": manifest.digest, "signer": signer.site}, as_json)
 
 
@@ -73,7 +73,7 @@ def seal(
     Example: organ seal organ/ --identity keys/ --to clinic.profile --out x.organ
     """
     new_place(out)
-    from not_core.surgery.organ import claim, read_organ
+    from not_core.surgery.organ import claim, read_stored
     from not_core.trust import federation, keys, profile, sealing, signing
 
     who = keys.load(identity)
@@ -83,7 +83,7 @@ def seal(
         federation.verify_profile(one, who.root)
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", exchange):
         raise typer.BadParameter(f"exchange is named by a-z, 0-9 and hyphens, got {exchange}")
-    read_organ(organ)
+    read_stored(organ)
     claim(organ, who.site)
     if not (organ / signing.SIGNATURE).exists():
         signing.sign_folder(organ, who)

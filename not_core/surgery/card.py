@@ -1,6 +1,6 @@
 """The model card of an organ, written from its manifest and from nothing else."""
 
-from not_core.manifest import Manifest
+from not_core.manifest import Manifest, StoredFactors
 
 
 def card(manifest: Manifest) -> str:
@@ -24,6 +24,13 @@ def card(manifest: Manifest) -> str:
         f"| vocabulary (SHA-256) | `{base.tokenizer}` |",
         f"| tensors | {len(manifest.tensors)} |",
     ]
+    if isinstance(manifest.stored, StoredFactors):
+        lines.append(
+            f"| stored as | factors of rank {training.rank if training else None}, which expand to "
+            "these tensors on that base only |"
+        )
+    elif manifest.merge is None:
+        lines += [f"| expanded from | `{parent}` |" for parent in manifest.parents]
     if manifest.merge is not None:
         merge = manifest.merge
         lines += [

@@ -172,14 +172,16 @@ def _digests(manifest: Manifest, host: Checkpoint, allow: Set[str]) -> list[Mism
             )
         )
     # A model that holds organs already has the base that it had before them.
-    if "base" not in allow and base.weights not in {host.weights_digest, lineage_of(host).root}:
-        found.append(
-            Mismatch(
-                f"base weights are {_short(base.weights)} in the organ, "
-                f"{_short(lineage_of(host).root)} in the recipient",
-                "base",
-            )
+    if "base" in allow and not manifest.compact:
+        return found
+    if base.weights not in {host.weights_digest, lineage_of(host).root}:
+        what = (
+            f"base weights are {_short(base.weights)} in the organ, "
+            f"{_short(lineage_of(host).root)} in the recipient"
         )
+        # On another base, factors make other tensors than those that were signed.
+        only = ", and a compact organ expands on its own base only (see `organ expand`)"
+        found.append(Mismatch(what + only) if manifest.compact else Mismatch(what, "base"))
     return found
 
 

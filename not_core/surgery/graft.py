@@ -20,21 +20,12 @@ from not_core.surgery.checkpoint import GENERATION_CONFIG, INDEX, SINGLE, TOKENI
 from not_core.surgery.compatibility import check, fitted
 from not_core.surgery.lineage import LINEAGE, ROOT, Lineage
 from not_core.surgery.organ import Organ
+from not_core.surgery.origins import REPLACED, SET_ASIDE, There, layers_at_hand
 from not_core.surgery.plan import Layer, Plan, whole
 from not_core.surgery.source import Source
-from not_core.surgery.tensors import (
-    SafetensorsFiles,
-    Tensors,
-    read_names,
-    table_digest,
-    tensor_digest,
-    write_safetensors,
-)
+from not_core.surgery.tensors import Tensors, table_digest, tensor_digest, write_safetensors
 
 SHARD_BYTES = 5 * 1000 * 1000 * 1000
-REPLACED = "replaced"
-"""Folder in a graft, apart from its weights, for the layers that organs replaced."""
-SET_ASIDE = "layers.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +72,7 @@ def transplant(
     for organ in organs.values():
         check(organ.manifest, host, allow)
     before = lineages.lineage_of(host)
-    there = _standing(host, before) | _set_aside(host, before)
+    there = layers_at_hand(host, before)
     for name, organ in organs.items():
         source = fitted(organ, host)
         there |= {Layer(name, index): (source, index) for index in source.layers}
@@ -105,7 +96,7 @@ def excise(host: Checkpoint, organ: str, out: Path, *, root: Checkpoint | None =
     atomic.refuse_existing(out)
     before = lineages.lineage_of(host)
     after = lineages.excised(before, before.find(organ))
-    there = _standing(host, before) | _set_aside(host, before)
+    there = layers_at_hand(host, before)
     if root is not None:
         if root.weights_digest != before.root:
             raise CheckpointError(
@@ -114,35 +105,6 @@ def excise(host: Checkpoint, organ: str, out: Path, *, root: Checkpoint | None =
             )
         there |= {Layer(ROOT, index): (root.source, index) for index in range(root.layers)}
     return _write(after, host, there, out, aside=True)
-
-
-There = Mapping[Layer, tuple[Source, int]]
-"""Where each layer can be had: a source and the layer's index there."""
-
-
-def _standing(host: Checkpoint, lineage: Lineage) -> dict[Layer, tuple[Source, int]]:
-    """The layers that stand in a model, by their origin."""
-    return {
-        Layer(origin.source, origin.index): (host.source, place)
-        for place, origin in enumerate(lineage.layers)
-    }
-
-
-def _set_aside(host: Checkpoint, lineage: Lineage) -> dict[Layer, tuple[Source, int]]:
-    """The layers that a graft keeps beside its own, by their origin."""
-    path = host.origin / REPLACED / SET_ASIDE
-    if not path.is_file():
-        return {}
-    layers: dict[Layer, dict[str, str]] = {}
-    for name in read_names(path):
-        source, index, rest = (*name.split(".", 2), "", "")[:3]
-        if source in lineage.sources and index.isdecimal() and rest:
-            layers.setdefault(Layer(source, int(index)), {})[rest] = name
-    files = SafetensorsFiles({name: (path, name) for name in read_names(path)})
-    return {
-        layer: (Source(tensors=files, layers={layer.index: names}, entries={}), layer.index)
-        for layer, names in layers.items()
-    }
 
 
 def _write(lineage: Lineage, host: Checkpoint, there: There, out: Path, *, aside: bool) -> Written:

@@ -1,13 +1,14 @@
 """Organs: a folder with ``organ.safetensors``, ``manifest.json`` and a model card.
 
-Reading checks that the three agree; trust in who made them is ``not_core.trust``'s business.
+Reading checks that the three agree; trust in who made them is ``not_core.trust``'s business. A
+compact organ's folder holds factors; with its base, ``expansion`` makes an organ of it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
@@ -23,11 +24,22 @@ from not_core.manifest import (
     NoPrivacy,
     Positive,
     Span,
+    StoredFactors,
+    StoredLayers,
     TensorFacts,
     TrainingFacts,
 )
 from not_core.surgery.card import card
 from not_core.surgery.checkpoint import Checkpoint, refuse_strays
+from not_core.surgery.compact import (
+    LEFT,
+    RIGHT,
+    Expanded,
+    Zeroed,
+    check_factors,
+    check_facts,
+    describe_factors,
+)
 from not_core.surgery.layer_config import fitting_fields
 from not_core.surgery.plan import cut
 from not_core.surgery.source import Source
@@ -38,7 +50,9 @@ from not_core.surgery.tensors import (
     Tensors,
     finite,
     open_safetensors,
+    shown,
     tensor_digest,
+    tensor_facts,
     write_safetensors,
 )
 
@@ -97,11 +111,41 @@ class Organ:
         )
 
 
+@dataclass(frozen=True)
+class CompactOrgan:
+    """An organ as it was shipped by factors; it takes its base to make an organ of it.
+
+    Attributes:
+        manifest: What it says of itself.
+        factors: Where its factors are read from.
+    """
+
+    manifest: Manifest
+    factors: Tensors = field(repr=False)
+
+    def expand(self, base: Tensors) -> Organ:
+        """The organ itself; each tensor is expanded, and checked, whenever it is read.
+
+        Args:
+            base: The same layers of its base, under the organ's names.
+
+        Raises:
+            OrganError: ``base`` or the factors are not those that the tensors were made of.
+        """
+        stored, facts = self.manifest.stored, {one.name: one for one in self.manifest.tensors}
+        if not isinstance(stored, StoredFactors):
+            raise ValueError("expected the manifest of a compact organ")
+        if odd := sorted({*base.names()} ^ {*facts}):
+            raise OrganError(f"organ and base disagree about {shown(odd[0])}; get its own base")
+        begun = Zeroed(base, frozenset(stored.zeroed))
+        return Organ(self.manifest, _checked(Declared(Expanded(begun, self.factors), facts)))
+
+
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """Tensors of an organ's file; only what the manifest declares can be read from it."""
+    """Tensors of an organ; only what the manifest declares can be read from them."""
 
-    files: SafetensorsFiles
+    files: Tensors
     facts: Mapping[str, TensorFacts]
 
     def names(self) -> tuple[str, ...]:
@@ -152,6 +196,7 @@ def describe(
     *,
     training: TrainingFacts | None,
     parents: tuple[str, ...] = (),
+    form: Literal["layers", "factors"] = "layers",
 ) -> Manifest:
     """Make the manifest of an organ from what it is.
 
@@ -162,7 +207,11 @@ def describe(
         label: Its names.
         training: How it was trained; None for an untrained span.
         parents: Digests of organs that it was made from.
+        form: What its folder is to hold; ``factors`` takes ``Expanded`` tensors.
     """
+    factors = (
+        describe_factors(_expanded(tensors), extract(host, span)) if form == "factors" else None
+    )
     return Manifest(
         name=label.name,
         version=label.version,
@@ -182,15 +231,8 @@ def describe(
             tokenizer=host.tokenizer_digest,
         ),
         span=span,
-        tensors=tuple(
-            TensorFacts(
-                name=name,
-                dtype=tensors.form(name).dtype,
-                shape=tensors.form(name).shape,
-                sha256=tensor_digest(tensors.read(name, shared=True)),
-            )
-            for name in tensors.names()
-        ),
+        tensors=tensor_facts(tensors),
+        stored=factors or StoredLayers(),
         training=training,
         privacy=NoPrivacy(),
         parents=parents,
@@ -198,7 +240,7 @@ def describe(
 
 
 def write_organ(out: Path, tensors: Tensors, manifest: Manifest) -> None:
-    """Write an organ folder, whole or not at all.
+    """Write an organ folder, whole or not at all; of a compact organ's tensors, their factors.
 
     Raises:
         OutputExistsError: ``out`` is taken.
@@ -209,7 +251,8 @@ def write_organ(out: Path, tensors: Tensors, manifest: Manifest) -> None:
 
 def fill(folder: Path, tensors: Tensors, manifest: Manifest) -> None:
     """Write an organ's files into an empty folder that the caller makes atomic."""
-    write_safetensors(folder / TENSORS, tensors, tensors.names())
+    stored = _expanded(tensors).factors if manifest.compact else tensors
+    write_safetensors(folder / TENSORS, stored, stored.names())
     (folder / MANIFEST).write_bytes(canonical.encode(manifest))
     (folder / CARD).write_text(card(manifest), encoding="utf-8")
 
@@ -251,29 +294,67 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_organ(folder: Path) -> Organ:
-    """Read an organ folder and check every tensor against the manifest, one at a time.
+    """Read an organ folder that holds layers, as ``read_stored`` does.
+
+    Raises:
+        OrganError: As ``read_stored``; or the organ is compact, and its base is not given.
+    """
+    organ = read_stored(folder)
+    if isinstance(organ, CompactOrgan):
+        raise OrganError(
+            f"{folder} holds a compact organ, which takes its base, "
+            f"{organ.manifest.base.weights[:12]}, to expand; use `organ expand` first"
+        )
+    return organ
+
+
+def read_stored(folder: Path) -> Organ | CompactOrgan:
+    """Read an organ folder and check every tensor in it against the manifest, one at a time.
 
     Raises:
         OrganError: A tensor is missing, extra, of another type, shape or content, or not finite;
-            or the folder holds links or pickles.
+            factors do not fit the organ's tensors; or the folder holds links or pickles.
     """
     manifest = read_manifest(folder)
     refuse_strays(folder, OrganError)
     path = folder / TENSORS
     if not path.is_file():
         raise OrganError(f"no {TENSORS} in {folder}; expected an organ folder")
-    facts = {one.name: one for one in manifest.tensors}
+    layers = {one.name.partition(".")[0] for one in manifest.tensors}
+    if len(layers) != len(manifest.span) or layers != set(map(str, range(len(layers)))):
+        raise OrganError(f"{MANIFEST} has layers {sorted(layers)}, the span is {manifest.span}")
+    if not isinstance(manifest.stored, StoredFactors):
+        return Organ(manifest, _checked(_declared(path, manifest.tensors)))
+    check_facts(manifest, manifest.stored)
+    factors = _checked(_declared(path, manifest.stored.tensors))
+    for one in manifest.tensors:
+        if one.name + LEFT in factors.names():
+            left, right = (factors.read(one.name + side) for side in (LEFT, RIGHT))
+            check_factors(one.name, left, right, Form(one.dtype, one.shape))
+    return CompactOrgan(manifest, factors)
+
+
+def _declared(path: Path, declared: tuple[TensorFacts, ...]) -> Declared:
+    """The tensors of a file, which must be those that are declared."""
+    facts = {one.name: one for one in declared}
     try:
         names = set(open_safetensors(path).keys())
     except CheckpointError as error:
         raise OrganError(str(error)) from None
-    if names != set(facts) or len(facts) != len(manifest.tensors):
+    if names != set(facts) or len(facts) != len(declared):
         odd = sorted(names ^ set(facts)) or ["a name that stands twice"]
         raise OrganError(f"{TENSORS} and {MANIFEST} disagree about {odd[0]}; get an undamaged copy")
-    layers = {name.partition(".")[0] for name in names}
-    if len(layers) != len(manifest.span) or layers != set(map(str, range(len(layers)))):
-        raise OrganError(f"{TENSORS} holds layers {sorted(layers)}, the span is {manifest.span}")
-    tensors = Declared(SafetensorsFiles({name: (path, name) for name in names}), facts)
+    return Declared(SafetensorsFiles({name: (path, name) for name in names}), facts)
+
+
+def _checked(tensors: Declared) -> Declared:
+    """The same, after each has been read once."""
     for name in tensors.names():
         tensors.read(name)
-    return Organ(manifest, tensors)
+    return tensors
+
+
+def _expanded(tensors: Tensors) -> Expanded:
+    if not isinstance(tensors, Expanded):
+        raise ValueError("expected tensors that were trained by factors")
+    return tensors

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from not_core.errors import CheckpointError
+from not_core.manifest import TensorFacts
 
 if TYPE_CHECKING:
     import torch
@@ -255,6 +256,20 @@ def form_of(tensor: "torch.Tensor") -> Form:
 def tensor_digest(tensor: "torch.Tensor") -> str:
     """SHA-256 of a tensor's bytes in row-major order."""
     return hashlib.sha256(_bytes(tensor)).hexdigest()
+
+
+def tensor_facts(tensors: Tensors) -> tuple[TensorFacts, ...]:
+    """What a manifest says of tensors, in order of name; they are read one at a time."""
+    forms = {name: tensors.form(name) for name in tensors.names()}
+    return tuple(
+        TensorFacts(
+            name=name,
+            dtype=form.dtype,
+            shape=form.shape,
+            sha256=tensor_digest(tensors.read(name, shared=True)),
+        )
+        for name, form in forms.items()
+    )
 
 
 def finite(tensor: "torch.Tensor") -> bool:
