@@ -79,7 +79,6 @@ def recover(
     from not_core.learning import recovery
     from not_core.learning.recipe import Recipe
     from not_core.learning.records import read_records, split_part
-    from not_core.manifest import NoPrivacy
     from not_core.surgery.checkpoint import open_checkpoint
 
     try:
@@ -97,7 +96,7 @@ def recover(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     host = open_checkpoint(graft)
-    places = recovery.places(host, what.value)
+    recovery.places(host, what.value)  # refused before records are read
     parts = split_part(read_records(data, text_field), validation, seed)
     with progress("recovering", recipe.tokens, "tokens") as bar:
         recovered = recovery.recover(
@@ -115,17 +114,16 @@ def recover(
         {
             "recovered": str(out),
             "what": what.value,
-            "layers": list(places) if facts else [],
+            "layers": list(facts.layers) if recovered.better else [],
             "weights": written.weights,
-            "recovery": facts.digest if facts else None,
+            "recovery": facts.digest if recovered.better else None,
             "records": len(parts.train),
             "validation_records": len(parts.held_out),
             "validation": list(recovered.validation),
             "note": None
-            if facts
+            if recovered.better
             else "no reading was better than the graft's; what was written is the graft",
-            # The choice to change nothing was made on records, too.
-            "privacy": (facts.privacy if facts else NoPrivacy()).mechanism,
+            "privacy": facts.privacy.mechanism,  # to change nothing is chosen by records, too
         },
         as_json,
     )

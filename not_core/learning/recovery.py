@@ -7,16 +7,21 @@ it is bounded yet, and what a recovery writes says so.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from not_core.errors import OrganError
 from not_core.learning.recipe import Recipe
 from not_core.learning.training import Advance, train
 from not_core.manifest import Span
 from not_core.surgery import graft as grafts
+from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint
-from not_core.surgery.lineage import RecoveryFacts, What, lineage_of
-from not_core.surgery.plan import identity
+from not_core.surgery.lineage import RECOVERY, RecoveryFacts, What, lineage_of
+from not_core.surgery.plan import HOST, Layer, Plan, identity
 from not_core.surgery.tensors import Renamed, Tensors, table_digest, tensor_digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PASSES = 3.0
 """Passes over the records where no budget is named."""
@@ -32,14 +37,16 @@ class Recovered:
 
     Attributes:
         tensors: Of the layers that learned, named ``LAYER.NAME`` by their index in the graft.
-        facts: For the lineage; None when no reading was better than the one before the first
-            step, so that nothing is to be changed.
+        facts: For the lineage.
+        better: Whether a reading after some step was as good as the one before the first, or none
+            was asked for; otherwise these are the graft's own tensors.
         losses: Mean loss of each step, in nats a token; they never leave the site.
         validation: Perplexities on the validation documents; the first is the graft's.
     """
 
     tensors: Tensors
-    facts: RecoveryFacts | None
+    facts: RecoveryFacts
+    better: bool
     losses: tuple[float, ...]
     validation: tuple[float, ...]
 
@@ -108,7 +115,7 @@ def recover(
     )
     readings = trained.validation
     better = not readings or min(readings[1:]) <= readings[0]
-    return Recovered(tensors, facts if better else None, trained.losses, readings)
+    return Recovered(tensors, facts, better, trained.losses, readings)
 
 
 def places(graft: Checkpoint, what: What) -> tuple[int, ...]:
@@ -134,6 +141,19 @@ def places(graft: Checkpoint, what: What) -> tuple[int, ...]:
     return theirs if what in ("organ", "organ-norms") else tuple(range(graft.layers))
 
 
+def assembled(graft: Checkpoint, recovered: Recovered) -> "PreTrainedModel":
+    """The recovered graft in memory, as ``write`` would write it."""
+    learned = recovered.facts.layers if recovered.better else ()
+    source = grafts.tuned(graft, recovered.tensors, learned)
+    plan = Plan(
+        tuple(
+            Layer(RECOVERY if place in source.layers else HOST, place)
+            for place in range(graft.layers)
+        )
+    )
+    return assemble(plan, graft, {RECOVERY: source})
+
+
 def write(
     graft: Checkpoint, recovered: Recovered, out: Path, *, keep_replaced: bool = True
 ) -> grafts.Written:
@@ -148,7 +168,7 @@ def write(
     Raises:
         OutputExistsError: ``out`` is taken.
     """
-    if recovered.facts is None:
+    if not recovered.better:
         plan = identity(graft.layers)
         return grafts.transplant(plan, graft, {}, out, keep_replaced=keep_replaced)
     tensors, facts = recovered.tensors, recovered.facts

@@ -6,7 +6,7 @@ the lineage, and the layers that organs replaced, in a folder of their own.
 
 import json
 import shutil
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,16 +112,23 @@ def recover(
     """
     atomic.refuse_existing(out)
     before = lineages.lineage_of(host)
-    entries = host.source.entries
-    layers = {
-        place: {rest: f"{place}.{rest}" for rest in host.source.layer(place)}
-        for place in recovery.layers
-    }
-    source = Source(tensors=tensors, layers=layers, entries=entries)
+    source = tuned(host, tensors, recovery.layers)
     there = _standing(host, before) | _set_aside(host, before)
-    there |= {Layer(recovery.digest, place): (source, place) for place in layers}
-    after = lineages.recovered(before, recovery, entries)
+    there |= {Layer(recovery.digest, place): (source, place) for place in recovery.layers}
+    after = lineages.recovered(before, recovery, source.entries)
     return _write(after, host, there, out, aside=keep_replaced)
+
+
+def tuned(host: Checkpoint, tensors: Tensors, places: Iterable[int]) -> Source:
+    """Layers of a model with other weights, named ``LAYER.NAME``, at the indices they stand at."""
+    return Source(
+        tensors=tensors,
+        layers={
+            place: {rest: f"{place}.{rest}" for rest in host.source.layer(place)}
+            for place in places
+        },
+        entries=host.source.entries,
+    )
 
 
 def excise(host: Checkpoint, organ: str, out: Path, *, root: Checkpoint | None = None) -> Written:
