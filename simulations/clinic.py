@@ -20,7 +20,7 @@ from not_core.learning import recovery
 from not_core.learning.evaluation import read_losses
 from not_core.learning.lessons import Lessons
 from not_core.learning.recipe import Recipe, default_span
-from not_core.learning.records import Split, split_part
+from not_core.learning.records import Split, split
 from not_core.learning.training import Course, train
 from not_core.surgery import graft
 from not_core.surgery.assemble import assemble
@@ -47,6 +47,9 @@ GENERAL = 16
 DONOR_TOKENS, QUICK_TOKENS = 32_000, 4_096
 MOST_TOKENS = 32_000
 """The clinic trains on ``recovery.PASSES`` of its records, but on no more than this."""
+MOST_VALIDATION = 20
+"""It keeps back ``recovery.VALIDATION`` of them, but no more than so many documents: all are read
+eleven times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +186,8 @@ def measure(visit: Visit, model: str) -> dict[str, Any]:
     host, method = open_checkpoint(model), METHODS[visit.method]
     own = Split(train=(), held_out=())
     if visit.records:
-        own = split_part(texts.clinic[: visit.records], recovery.VALIDATION, visit.seed)
+        back = min(round(recovery.VALIDATION * visit.records), MOST_VALIDATION)
+        own = split(texts.clinic[: visit.records], back, visit.seed)
     base = open_checkpoint(hospital(host, texts.hospital, visit)) if method.organ else host
     _ = base.tokenizer, base.weights_digest
     usage = resource.getrusage(resource.RUSAGE_SELF)
