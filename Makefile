@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench-speed bench-memory bench-quality fetch clean
+.PHONY: demo test check bench-speed bench-memory bench-quality bench-clinic fetch clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -26,6 +26,9 @@ bench-memory: $(READY)
 
 bench-quality: $(READY) fetch
 	$(BIN)/organ-simulate compare --out docs/results/quality $(FLAGS)
+
+bench-clinic: $(READY)
+	$(BIN)/organ-simulate clinic --out docs/results/clinic $(FLAGS)
 
 fetch: $(READY)
 	$(BIN)/organ-simulate fetch

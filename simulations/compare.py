@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from not_core import atomic, canonical
 from not_core.errors import ExchangeError
@@ -73,17 +73,34 @@ class Parts:
     test: tuple[str, ...]
 
 
-def parts(domain: str, report: Report = quiet) -> Parts:
-    """Split a domain's documents, near-duplicates on one side, the same for everybody."""
+class Measurement(Protocol):
+    """A dataclass that says all about one measurement; ``file`` is the name of its result."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def file(self) -> str:
+        """Name of its result."""
+
+
+def shuffled(domain: str, report: Report = quiet) -> list[list[str]]:
+    """A domain's documents by groups of near-duplicates, in the same order for everybody.
+
+    Groups of one come first: many near-duplicates are one opinion.
+    """
     records = domains.BUILTIN[domain](report)
     groups = sorted({record.group for record in records})
     random.Random(SPLIT_SEED).shuffle(groups)  # noqa: S311 - a split, not a secret
     members: dict[str, list[str]] = {}
     for record in records:
         members.setdefault(record.group, []).append(record.text)
-    # Groups of one first: many near-duplicates are one opinion.
     order = sorted(groups, key=lambda group: len(members[group]) > 1)
-    texts = [members[group] for group in order]
+    return [members[group] for group in order]
+
+
+def parts(domain: str, report: Report = quiet) -> Parts:
+    """Split a domain's documents, near-duplicates on one side, the same for everybody."""
+    texts = shuffled(domain, report)
     test = [text for one in texts[:TEST] for text in one]
     validation = [text for one in texts[TEST : TEST + VALIDATION] for text in one]
     train = [text for one in texts[TEST + VALIDATION :] for text in one]
@@ -135,14 +152,23 @@ def reading(row: dict[str, Any], name: str) -> Reading:
 
 
 def run(
-    cases: Sequence[Case],
+    cases: Sequence[Measurement],
     model: str,
     out: Path,
     say: Callable[[str], None],
     *,
+    module: str = "simulations.compare",
     kept_only: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Measurements of cases, in order: kept ones are read, others made and kept, or left out.
+
+    Args:
+        cases: What to measure.
+        model: Folder of the base model.
+        out: Folder of one file a measurement.
+        say: Told of progress.
+        module: What is run for each, with the case as JSON and the model; it prints the result.
+        kept_only: Whether cases that are not kept are left out.
 
     Raises:
         ExchangeError: A measurement failed, or PEFT or lm-eval is not installed.
@@ -160,7 +186,7 @@ def run(
         if not kept.is_file():
             say(f"measuring {kept.stem}")
             done = subprocess.run(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", "simulations.compare", json.dumps(asdict(case)), model],
+                [sys.executable, "-m", module, json.dumps(asdict(case)), model],
                 capture_output=True,
                 text=True,
                 check=False,
@@ -172,7 +198,7 @@ def run(
         yield json.loads(kept.read_bytes())
 
 
-def _about(case: Case) -> dict[str, Any]:
+def _about(case: Measurement) -> dict[str, Any]:
     return {
         "case": json.loads(json.dumps(asdict(case))),
         "machine": _machine(),

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from not_core.learning.device import Precision
 from not_core.learning.lessons import Budget, Lessons
 from not_core.learning.recipe import Recipe, default_span
+from not_core.learning.training import TrainedOrgan, train
 from not_core.manifest import Span
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.organ import Label, Organ, describe
-from not_core.surgery.plan import identity, transplant
+from not_core.surgery.plan import Mode, identity, transplant
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -115,29 +116,26 @@ def fit(
 def _organ(
     contestant: Contestant, host: Checkpoint, texts: Sequence[str], recipe: Recipe
 ) -> Fitted:
-    from not_core.learning.training import train
-
     span = default_span(host.layers, recipe.rank)
     if contestant.span:
         span = Span(start=contestant.span[0], stop=contestant.span[1])
     trained = train(host, span, texts, recipe)
     shared = trained.factors or trained.tensors
     forms = [shared.form(name) for name in shared.names()]
-
-    def model() -> "PreTrainedModel":
-        manifest = describe(host, span, trained.tensors, Label(name="o"), training=trained.facts)
-        mode: Literal["insert", "replace"] = (
-            "insert" if recipe.scaffold == "inserted" else "replace"
-        )
-        plan = transplant(host.layers, "o", len(span), mode=mode, position=span.start)
-        return assemble(plan, host, {"o": Organ(manifest, trained.tensors).source})
-
     return Fitted(
-        model,
+        lambda: with_organ(host, span, trained),
         trained.facts.tokens,
         sum(form.parameters for form in forms),
         sum(form.bytes for form in forms),
     )
+
+
+def with_organ(host: Checkpoint, span: Span, trained: TrainedOrgan) -> "PreTrainedModel":
+    """The model with what was trained in the place for which it was."""
+    manifest = describe(host, span, trained.tensors, Label(name="o"), training=trained.facts)
+    mode: Mode = "insert" if trained.facts.scaffold == "inserted" else "replace"
+    plan = transplant(host.layers, "o", len(span), mode=mode, position=span.start)
+    return assemble(plan, host, {"o": Organ(manifest, trained.tensors).source})
 
 
 def _plain(
@@ -197,7 +195,7 @@ def _plain(
 
 
 def with_lora(model: Any, contestant: Contestant) -> Any:
-    """PEFT's model around a model: factors beside its linear modules learn, nothing else."""
+    """A model with PEFT's factors beside its products; only they learn."""
     from peft import LoraConfig, get_peft_model
 
     rank = contestant.rank or 16

@@ -206,7 +206,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if pairs and name != BASELINE:
             logs = [_log(a, "domain") - _log(b, "domain") for a, b in pairs]
             entry["x LoRA"] = round(math.exp(fmean(logs)), 4)
-            entry["x LoRA interval"] = _interval(logs)
+            entry["x LoRA interval"] = interval(logs)
             over = [
                 compare(reading(b, "domain"), reading(a, "domain"), seed=0) for a, b in pairs[:1]
             ]
@@ -246,7 +246,7 @@ def _log(row: dict[str, Any], name: str) -> float:
     return math.log(row[f"{name}_perplexity"])
 
 
-def _interval(logs: Sequence[float]) -> list[float] | None:
+def interval(logs: Sequence[float]) -> list[float] | None:
     """95% interval over seeds of exp(mean), by Student's t; None for one seed."""
     if len(logs) < 2:
         return None

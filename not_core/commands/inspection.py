@@ -61,7 +61,7 @@ def diff(
     found = difference(ours, theirs)
     lineage = _lineage(theirs)
     names = lineage.organs() if lineage else {}
-    organs = [names.get(at.source) for at in lineage.layers] if lineage else [None] * theirs.layers
+    organs = [names.get(one) for one in lineage.tenants()] if lineage else [None] * theirs.layers
     rows = [
         {
             "first": pair.first,
@@ -197,6 +197,7 @@ def _model(path: Path) -> dict[str, Any]:
         "vocabulary": host.tokenizer_digest,
         "lineage": _state(lineage),
         "organs": "unknown" if lineage is None else _organs(lineage) or "none",
+        "recoveries": "unknown" if lineage is None else _recoveries(lineage) or "none",
     }
 
 
@@ -225,9 +226,22 @@ def _organs(lineage: Any) -> dict[str, Any]:
     return {
         name: {
             "digest": digest,
-            "layers": [i for i, at in enumerate(lineage.layers) if at.source == digest],
+            "layers": [i for i, one in enumerate(lineage.tenants()) if one == digest],
         }
         for digest, name in lineage.organs().items()
+    }
+
+
+def _recoveries(lineage: Any) -> dict[str, Any]:
+    """How a graft was tuned since, and at what cost in privacy."""
+    return {
+        digest: {
+            "what": facts.what,
+            "layers": [i for i, at in enumerate(lineage.layers) if at.source == digest],
+            "tokens": facts.training.tokens,
+            "privacy": facts.privacy.mechanism,
+        }
+        for digest, facts in lineage.recoveries().items()
     }
 
 

@@ -8,6 +8,7 @@ from not_core.learning.device import Precision
 from not_core.manifest import Span
 
 Scaffold = Literal["in-situ", "alone", "emulator", "inserted"]
+Learns = Literal["layers", "norms"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,18 +21,21 @@ class Recipe:
             ``context`` layers. ``inserted``: the whole model, the organ between its layers, at
             first changing nothing.
         context: Layers below and above the organ in an emulator.
-        rank: Of the factors that learn in every linear module; None to train the layers whole.
+        learns: ``layers``, or only the ``norms`` in them, for a recovery; an organ's manifest does
+            not tell, so an organ is trained by its layers.
+        rank: Of the factors that learn in every linear module; None to train the layers whole, or
+            their norms.
         tokens: Training tokens, about; records repeat when there are fewer.
         epochs: Passes over the records, instead of ``tokens``.
         seconds: Time to take, set-up included, instead of ``tokens``.
         learning_rate: Peak, reached after ``warmup``, then falling as a cosine to a tenth; None
-            for 2e-3 with factors, 1e-3 for whole layers.
+            for 2e-3 with factors, 1e-3 for whole layers, 5e-3 for norms.
         warmup: Fraction of the budget.
         clip: Largest L2 norm of one step's gradient.
         block_tokens: Longest block, in tokens.
         step_tokens: Room of one step, in tokens; shorter blocks share a step.
         patience: Readings on validation documents without a new best after which training stops;
-            there are ten readings in a budget.
+            there is one before the first step, and ten more in a budget.
         head_sample: The loss sums over the token ids that occur in the records and over so many of
             the others, drawn anew for each step and weighted to stand for all of them; None sums
             over the whole vocabulary. Readings always do.
@@ -46,6 +50,7 @@ class Recipe:
 
     scaffold: Scaffold = "in-situ"
     context: int = 2
+    learns: Learns = "layers"
     rank: int | None = 16
     tokens: int | None = None
     epochs: float | None = None
@@ -76,6 +81,8 @@ class Recipe:
             raise ValueError("expected context, rank, step_tokens and patience >= 1")
         if self.block_tokens < 2 or self.seed < 0 or (self.head_sample or 0) < 0:
             raise ValueError("expected block_tokens >= 2, seed >= 0, head_sample >= 0")
+        if self.learns == "norms" and self.rank is not None:
+            raise ValueError("expected no rank where only norms learn")
         if not (0 < self.peak < 1 and 0 <= self.warmup < 1 and self.clip > 0):
             raise ValueError("expected 0 < learning_rate < 1, 0 <= warmup < 1, clip > 0")
 
@@ -84,6 +91,8 @@ class Recipe:
         """The peak learning rate."""
         if self.learning_rate is not None:
             return self.learning_rate
+        if self.learns == "norms":
+            return 5e-3
         return 2e-3 if self.rank else 1e-3
 
     def pace(self, progress: float) -> float:

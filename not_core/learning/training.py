@@ -8,10 +8,10 @@ what learns.
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from not_core import canonical
 from not_core.errors import TrainingError
@@ -21,6 +21,7 @@ from not_core.learning.recipe import Recipe
 from not_core.learning.scaffold import Standing, standing
 from not_core.manifest import Span, TrainingFacts
 from not_core.surgery import compact
+from not_core.surgery.assemble import Joined
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.tensors import Held, Tensors
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from not_core.learning.scene import Scene
 
 READINGS = 10
-"""Readings on validation documents in a budget."""
+"""Readings on validation documents in a budget, after the one before the first step."""
 BEST = "best:"
 
 
@@ -45,7 +46,8 @@ class TrainedOrgan:
         factors: What they differ by from the host's, if they were trained by factors.
         facts: For the manifest.
         losses: Mean loss of each step, in nats a token; they never leave the site.
-        validation: Perplexities on the validation documents, in order.
+        validation: Perplexities on the validation documents, in order; the first is from before
+            the first step.
     """
 
     tensors: Tensors
@@ -65,6 +67,7 @@ def train(
     texts: Sequence[str],
     recipe: Recipe,
     *,
+    only: Collection[int] | None = None,
     validation: Sequence[str] = (),
     work: Path | None = None,
     advance: Advance = lambda tokens, loss: None,
@@ -76,7 +79,9 @@ def train(
         span: The organ's layers in it.
         texts: Documents.
         recipe: How.
-        validation: Documents to read while training; the best organ on them is kept.
+        only: Host layers of the span that learn; None for all.
+        validation: Documents to read while training; the best organ on them is kept, which may be
+            the host's own layers.
         work: Private folder for activations and for a state to go on from should the process die;
             None for the system's temporary one, and no state.
         advance: Told of progress.
@@ -119,20 +124,24 @@ def train(
         if recipe.scaffold == "inserted":
             scene.prepare([0])
             scene.check_silent(0)
-        masters = Masters(_parameters(scene, recipe), recipe.clip)
+        places = range(span.start, span.stop)
+        chosen = [place for place in places if only is None or place in only]
+        parameters = _parameters(scene, recipe, [index - span.start for index in chosen])
+        masters = Masters(parameters, recipe.clip)
         kept = Resumption(
             work,
             canonical.digest(
                 {
                     "recipe": asdict(recipe),
                     "span": str(span),
+                    "only": chosen,
                     "base": host.weights_digest,
                     "blocks": canonical.sha256(repr(lessons.blocks).encode()),
                     "run": [device.type, dtype, threads, libraries],
                 }
             ),
         )
-        course = _Course(scene, masters, lessons, recipe, kept, advance)
+        course = Course(scene, masters, lessons, recipe, kept, advance)
         progress = course.run(started)
         tensors, factors = _result(host, layers, scene, masters.values())
         kept.clear()
@@ -154,12 +163,31 @@ def train(
     return TrainedOrgan(tensors, factors, facts, tuple(progress.losses), tuple(progress.readings))
 
 
-class _Course:
-    """One run of training."""
+class Losses(Protocol):
+    """A model in training, by the losses of blocks that are given by index: see ``Scene``."""
+
+    def prepare(self, numbers: Iterable[int]) -> None:
+        """Do for blocks what is done once for each."""
+
+    def nats(self, numbers: Sequence[int], *, draw: int | None = None) -> "torch.Tensor":
+        """Negative log-likelihood of every place that predicts, in nats; see ``Scene.nats``."""
+
+
+class Course:
+    """One run of training, of any model and whatever in it learns.
+
+    Args:
+        scene: The model.
+        masters: What learns.
+        lessons: Documents to learn from and to read.
+        recipe: Budget, pace and patience.
+        kept: State of an earlier process to go on from.
+        advance: Told of progress.
+    """
 
     def __init__(
         self,
-        scene: "Scene",
+        scene: Losses,
         masters: "Masters",
         lessons: Lessons,
         recipe: Recipe,
@@ -194,9 +222,11 @@ class _Course:
             section, done = section[done:], max(0, done - len(section))
             for pack in section:
                 used = budget.used(progress.tokens)
-                if self._lessons.validation and used * READINGS >= len(progress.readings) + 1:
+                if self._lessons.validation and used * READINGS >= len(progress.readings):
                     self._read()
-                if used >= 1 or self._stale:
+                if (
+                    used >= 1 and progress.losses
+                ) or self._stale:  # one step in however little time
                     break
                 after = budget.used(progress.tokens + self._lessons.tokens(pack))
                 self._step(pack, self._recipe.peak * self._recipe.pace(after))
@@ -245,21 +275,28 @@ class _Course:
             self._best = self._masters.values()
 
 
-def _parameters(scene: "Scene", recipe: Recipe) -> "dict[str, torch.nn.Parameter]":
-    """What learns, by its name in the organ."""
+def _parameters(
+    scene: "Scene", recipe: Recipe, chosen: Sequence[int]
+) -> "dict[str, torch.nn.Parameter]":
+    """What learns in the chosen layers of the organ, by its name in the organ."""
     import torch
 
     from not_core.learning.low_rank import add_factors
+    from not_core.learning.norms import norms_of
 
     generator = torch.Generator().manual_seed(recipe.seed)
+
+    def learning(layer: torch.nn.Module) -> "Iterable[tuple[str, torch.nn.Parameter]]":
+        if recipe.learns == "norms":
+            return norms_of(layer)
+        if recipe.rank is None:
+            return layer.named_parameters()
+        return add_factors(layer, recipe.rank, generator)
+
     return {
         f"{index}.{name}": parameter
-        for index, layer in enumerate(scene.trained)
-        for name, parameter in (
-            layer.named_parameters()
-            if recipe.rank is None
-            else add_factors(layer, recipe.rank, generator)
-        )
+        for index in chosen
+        for name, parameter in learning(scene.trained[index])
     }
 
 
@@ -281,9 +318,13 @@ def _result(
         scene.model, {stack + name: value for name, value in learned.items()}
     )
     found = {name.removeprefix(stack): value for name, value in stored.items()}
-    return Held(
+    held = Held(
         {
             name: value.to(getattr(torch, base.form(name).dtype)).contiguous()
             for name, value in found.items()
         }
+    )
+    # What did not learn is the host's, bit for bit.
+    return Joined(
+        {name: (held if name in held.tensors else base, name) for name in base.names()}
     ), None

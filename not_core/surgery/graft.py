@@ -1,4 +1,4 @@
-"""Transplant and excise on disk: a plan streamed to a new checkpoint, tensor by tensor.
+"""Transplant, excise and recovery on disk: a plan streamed to a new checkpoint, tensor by tensor.
 
 No model is loaded. The new folder holds config, generation config, tokenizer, sharded weights,
 the lineage, and the layers that organs replaced, in a folder of their own.
@@ -6,7 +6,7 @@ the lineage, and the layers that organs replaced, in a folder of their own.
 
 import json
 import shutil
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from not_core.surgery.anatomy import anatomy
 from not_core.surgery.assemble import Joined, plan_config, plan_tensors
 from not_core.surgery.checkpoint import GENERATION_CONFIG, INDEX, SINGLE, TOKENIZERS, Checkpoint
 from not_core.surgery.compatibility import check, fitted
-from not_core.surgery.lineage import LINEAGE, ROOT, Lineage
+from not_core.surgery.lineage import LINEAGE, ROOT, Lineage, RecoveryFacts
 from not_core.surgery.organ import Organ
 from not_core.surgery.origins import REPLACED, SET_ASIDE, There, layers_at_hand
 from not_core.surgery.plan import Layer, Plan, whole
@@ -79,17 +79,60 @@ def transplant(
     return _write(lineages.grafted(before, plan, organs), host, there, out, aside=keep_replaced)
 
 
+def recover(
+    host: Checkpoint,
+    tensors: Tensors,
+    recovery: RecoveryFacts,
+    out: Path,
+    *,
+    keep_replaced: bool = True,
+) -> Written:
+    """Write a graft with some of its layers tuned; what they were before is set aside.
+
+    Args:
+        host: The graft.
+        tensors: Of those layers, named ``LAYER.NAME`` by the layer's index in the graft.
+        recovery: What was done.
+        out: Folder to make.
+        keep_replaced: Whether to set aside what this and earlier operations replaced, so that it
+            can be put back.
+
+    Raises:
+        OutputExistsError: ``out`` is taken.
+        CheckpointError: The graft was changed since it was written.
+    """
+    atomic.refuse_existing(out)
+    before = lineages.lineage_of(host)
+    source = tuned(host, tensors, recovery.layers)
+    there = layers_at_hand(host, before)
+    there |= {Layer(recovery.digest, place): (source, place) for place in recovery.layers}
+    after = lineages.recovered(before, recovery, source.entries)
+    return _write(after, host, there, out, aside=keep_replaced)
+
+
+def tuned(host: Checkpoint, tensors: Tensors, places: Iterable[int]) -> Source:
+    """Layers of a model with other weights, named ``LAYER.NAME``, at the indices they stand at."""
+    return Source(
+        tensors=tensors,
+        layers={
+            place: {rest: f"{place}.{rest}" for rest in host.source.layer(place)}
+            for place in places
+        },
+        entries=host.source.entries,
+    )
+
+
 def excise(host: Checkpoint, organ: str, out: Path, *, root: Checkpoint | None = None) -> Written:
-    """Take an organ out of a grafted model; what it replaced comes back.
+    """Take an organ or a recovery out of a grafted model; what it replaced comes back.
 
     Args:
         host: The grafted model.
-        organ: The organ's id, or its digest or the beginning of it.
+        organ: The organ's id, ``recovery``, or a digest or the beginning of it.
         out: Folder to make.
         root: The model before any organ, for layers that the graft did not set aside.
 
     Raises:
-        OrganError: No such organ, or what it replaced was not kept.
+        OrganError: No such organ, what it replaced was not kept, or it was tuned since.
         CheckpointError: The model was changed after the transplant; ``root`` is another model; or
             the result is not what the lineage says.
     """

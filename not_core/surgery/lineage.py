@@ -1,10 +1,11 @@
 """Where each layer of a grafted model comes from, and what lies beneath it.
 
 A graft carries this beside its weights, with the layers that its organs replaced, so that an
-organ can be taken out again and the host is what it was, bit for bit.
+organ can be taken out again and the host is what it was, bit for bit. Layers that a recovery
+changed lie over what they were before, as an organ's lie over the host's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from not_core import canonical
 from not_core.canonical import STRICT, Digest, Line
 from not_core.errors import CheckpointError, OrganError, PlanError
-from not_core.manifest import MOST_LAYERS, Count
+from not_core.manifest import MOST_LAYERS, Count, NoPrivacy, TrainingFacts
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.organ import Organ
 from not_core.surgery.plan import HOST, Layer, Plan
@@ -23,11 +24,18 @@ LINEAGE = "organs.json"
 FORMAT: Literal["organ-exchange/lineage/v1"] = "organ-exchange/lineage/v1"
 ROOT = "root"
 """Source name of the model that no organ has been put into."""
+RECOVERY = "recovery"
+"""What every recovery is called, beside its digest; no organ's id lacks a slash."""
+What = Literal["organ", "organ-norms", "norms", "all"]
+"""What learns in a recovery: the organs' layers or only their norms; all norms; all layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Origin:
-    """Layer ``index`` of ``source``, an organ's digest or ``root``, and what it replaced."""
+    """Layer ``index`` of ``source`` and what it replaced.
+
+    The source is ``root``, or an organ's or a recovery's digest.
+    """
 
     source: Digest | Literal["root"]
     index: Count
@@ -38,12 +46,52 @@ class Origin:
         beneath = self.beneath.without(organ) if self.beneath else None
         return beneath if self.source == organ else replace(self, beneath=beneath)
 
+    def chain(self) -> "Iterator[Origin]":
+        """This layer and what lies beneath it, topmost first."""
+        at: Origin | None = self
+        while at is not None:
+            yield at
+            at = at.beneath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class RecoveryFacts:
+    """How a graft was tuned on the records of the site that it was made for.
+
+    Attributes:
+        what: What learned.
+        graft: Weights digest of the graft before.
+        layers: Its layers that learned.
+        learned: Digest of their tensors after, so that no two recoveries have one name.
+        training: How.
+        validation: Documents that chose among the readings.
+        privacy: What it cost the records' owners. There is no accounting yet; when a site keeps a
+            ledger, the charge of a recovery stands here.
+    """
+
+    what: What
+    graft: Digest
+    layers: tuple[Count, ...]
+    learned: Digest
+    training: TrainingFacts
+    validation: Count
+    privacy: NoPrivacy = NoPrivacy()
+
+    @property
+    def digest(self) -> str:
+        """Its name as a source of layers."""
+        return canonical.digest(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class SourceFacts:
-    """What is needed to put a source's layers back: see ``Source``; ``organ`` is an organ's id."""
+    """What is needed to put a source's layers back: see ``Source``.
+
+    ``organ`` is an organ's id; ``recovery`` tells how a recovery's layers came about.
+    """
 
     organ: Line | None
+    recovery: RecoveryFacts | None = None
     start: Annotated[int, Field(ge=0, le=MOST_LAYERS)]
     entries: dict[str, list[JsonValue]]
 
@@ -69,19 +117,32 @@ class Lineage:
         """Ids of the organs in this model, by digest."""
         return {name: facts.organ for name, facts in self.sources.items() if facts.organ}
 
+    def recoveries(self) -> dict[str, RecoveryFacts]:
+        """The recoveries of this model, by digest."""
+        return {name: facts.recovery for name, facts in self.sources.items() if facts.recovery}
+
+    def tenants(self) -> tuple[str, ...]:
+        """Whose each layer is: its source, and of a recovered layer the source beneath."""
+        tuned = self.recoveries()
+        return tuple(
+            next((at.source for at in origin.chain() if at.source not in tuned), origin.source)
+            for origin in self.layers
+        )
+
     def find(self, organ: str) -> str:
-        """Digest of the one organ with this id or beginning of a digest.
+        """Digest of the one organ or recovery with this id or beginning of a digest.
 
         Raises:
             OrganError: There is none, or more than one.
         """
+        known = self.organs() | dict.fromkeys(self.recoveries(), RECOVERY)
         found = [
             digest
-            for digest, name in self.organs().items()
+            for digest, name in known.items()
             if organ == name or (len(organ) >= 6 and digest.startswith(organ))
         ]
         if len(found) != 1:
-            there = ", ".join(f"{name} ({digest[:12]})" for digest, name in self.organs().items())
+            there = ", ".join(f"{name} ({digest[:12]})" for digest, name in known.items())
             raise OrganError(
                 f"{len(found)} organs in this model are called {organ}; "
                 f"name one of these by its digest: {there or 'none'}"
@@ -149,12 +210,48 @@ def grafted(lineage: Lineage, plan: Plan, organs: Mapping[str, Organ]) -> Lineag
     return replace(lineage, sources=sources, layers=layers)
 
 
+def recovered(
+    lineage: Lineage, recovery: RecoveryFacts, entries: Mapping[str, Collection[JsonValue]]
+) -> Lineage:
+    """The lineage after a recovery, but for its weights digest.
+
+    Args:
+        lineage: The graft's.
+        recovery: What it did; its layers lie over the graft's, at the same indices.
+        entries: What the graft's config says of each layer.
+    """
+    facts = SourceFacts(
+        organ=None,
+        recovery=recovery,
+        start=0,
+        entries={name: list(values) for name, values in entries.items()},
+    )
+    layers = tuple(
+        Origin(source=recovery.digest, index=place, beneath=origin)
+        if place in recovery.layers
+        else origin
+        for place, origin in enumerate(lineage.layers)
+    )
+    return replace(lineage, sources=lineage.sources | {recovery.digest: facts}, layers=layers)
+
+
 def excised(lineage: Lineage, organ: str) -> Lineage:
-    """The lineage without an organ, given by its digest, but for its weights digest.
+    """The lineage without an organ or a recovery, given by its digest, but for its weights digest.
 
     Raises:
+        OrganError: Its layers were tuned since by a recovery, which holds what they had learned.
         PlanError: Nothing would be left.
     """
+    tuned = lineage.recoveries()
+    for origin in lineage.layers:
+        chain = [at.source for at in origin.chain()]
+        over = tuned.keys() & set(chain[: chain.index(organ)]) if organ in chain else set()
+        if over:
+            first = next(name for name in chain if name in over)
+            raise OrganError(
+                f"{organ[:12]} was tuned since by recovery {first[:12]}, which holds what it had "
+                f"learned; take that out first: organ excise --organ {first[:12]}"
+            )
     layers = tuple(left for origin in lineage.layers if (left := origin.without(organ)) is not None)
     if not layers:
         raise PlanError("the organ is all that this model has; nothing would be left")
@@ -166,8 +263,5 @@ def beneath(lineage: Lineage) -> tuple[Layer, ...]:
     """All layers that lie beneath others, without repeats."""
     found: dict[Layer, None] = {}
     for origin in lineage.layers:
-        below = origin.beneath
-        while below is not None:
-            found[Layer(below.source, below.index)] = None
-            below = below.beneath
+        found |= {Layer(at.source, at.index): None for at in [*origin.chain()][1:]}
     return tuple(found)

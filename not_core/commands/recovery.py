@@ -1,0 +1,129 @@
+"""``organ recover``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from not_core.commands.learning import Data, Device, TextField, Threads
+from not_core.commands.program import Json, new_place, progress, report, seconds
+from not_core.commands.surgery import Out
+
+
+class WhatName(StrEnum):
+    """What learns in a recovery."""
+
+    ORGAN = "organ"
+    ORGAN_NORMS = "organ-norms"
+    NORMS = "norms"
+    ALL = "all"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command to the program."""
+    app.command()(recover)
+
+
+def recover(
+    graft: Annotated[str, typer.Argument(help="Grafted model folder, as `transplant` wrote it.")],
+    data: Data,
+    out: Out,
+    text_field: TextField = "text",
+    what: Annotated[
+        WhatName,
+        typer.Option(help="What learns: the organs' layers or their norms, all norms, all layers."),
+    ] = WhatName.ORGAN,
+    rank: Annotated[
+        int, typer.Option(min=0, help="Rank of the factors that learn; 0 trains layers whole.")
+    ] = 16,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Training tokens, about, instead of epochs.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(min=0, help="Passes over the records; default: 3.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time to take, such as 90s, 5m or 2h, instead of epochs.")
+    ] = None,
+    validation: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.5, help="Part of the records kept back to choose by; 0 is a risk."
+        ),
+    ] = 0.2,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Peak; default: 2e-3 for factors, 1e-3 for layers, 5e-3 for norms."),
+    ] = None,
+    keep_replaced: Annotated[
+        bool, typer.Option(help="Set aside the layers that change, for `organ excise`.")
+    ] = True,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Private folder to go on from, should the process die."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same records: same model.")] = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Tune a grafted model briefly on a site's own records, however few.
+
+    A part of the records is kept back; where nothing reads better on it than the graft did, a copy
+    of the graft is written. There is no differential privacy: the result may memorise records.
+
+    Example: organ recover grafted/ --data clinic.jsonl --out recovered/
+    """
+    new_place(out)
+    from not_core.learning import recovery
+    from not_core.learning.recipe import Recipe
+    from not_core.learning.records import read_records, split_part
+    from not_core.surgery.checkpoint import open_checkpoint
+
+    try:
+        recipe = Recipe(
+            rank=rank or None,
+            tokens=tokens,
+            epochs=epochs if tokens or epochs or budget else recovery.PASSES,
+            seconds=seconds(budget) if budget else None,
+            learning_rate=learning_rate,
+            patience=recovery.PATIENCE,
+            seed=seed,
+            device=device,
+            threads=threads,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    host = open_checkpoint(graft)
+    recovery.places(host, what.value)  # refused before records are read
+    parts = split_part(read_records(data, text_field), validation, seed)
+    with progress("recovering", recipe.tokens, "tokens") as bar:
+        recovered = recovery.recover(
+            host,
+            parts.train,
+            recipe,
+            what=what.value,
+            validation=parts.held_out,
+            work=work,
+            advance=lambda n, loss: bar(n, f"loss {loss:.3f}"),
+        )
+    written = recovery.write(host, recovered, out, keep_replaced=keep_replaced)
+    facts = recovered.facts
+    report(
+        {
+            "recovered": str(out),
+            "what": what.value,
+            "layers": list(facts.layers) if recovered.better else [],
+            "weights": written.weights,
+            "recovery": facts.digest if recovered.better else None,
+            "records": len(parts.train),
+            "validation_records": len(parts.held_out),
+            "validation": list(recovered.validation),
+            "note": None
+            if recovered.better
+            else "no reading was better than the graft's; what was written is the graft",
+            "privacy": facts.privacy.mechanism,  # to change nothing is chosen by records, too
+        },
+        as_json,
+    )

@@ -1,0 +1,317 @@
+"""A clinic with few records: what a hospital's organ is worth to it, and a recovery after that.
+
+The clinic has 20 to 200 abstracts, the hospital the rest. Everything that learns from the clinic's
+records has the same ones, keeps back the same part of them, and stops and chooses by the same rule
+(``training.Course``). Measurements are kept as in ``compare``.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from not_core import canonical
+from not_core.cache import cache_home
+from not_core.learning import recovery
+from not_core.learning.evaluation import read_losses
+from not_core.learning.lessons import Lessons
+from not_core.learning.recipe import Recipe, default_span
+from not_core.learning.records import Split, split
+from not_core.learning.training import Course, train
+from not_core.surgery import graft
+from not_core.surgery.assemble import assemble
+from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
+from not_core.surgery.lineage import What
+from not_core.surgery.organ import Label, Organ, describe
+from not_core.surgery.plan import identity, transplant
+from simulations import domains
+from simulations.bench import peak_bytes
+from simulations.compare import BLOCK_TOKENS, TEST, run, shuffled
+from simulations.contestants import CONTESTANTS, with_lora, with_organ
+from simulations.sources import Report, quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from not_core.learning.text_blocks import Block
+
+DOMAIN = "abstracts"
+SIZES = (20, 50, 200)
+SEEDS = 3
+GENERAL = 16
+"""General documents to measure forgetting on."""
+DONOR_TOKENS, QUICK_TOKENS = 32_000, 4_096
+MOST_TOKENS = 32_000
+"""The clinic trains on ``recovery.PASSES`` of its records, but on no more than this."""
+MOST_VALIDATION = 20
+"""It keeps back ``recovery.VALIDATION`` of them, but no more than so many documents: all are read
+eleven times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What a clinic can do.
+
+    Attributes:
+        organ: Whether it begins with the hospital's organ, or with the base model.
+        tuning: What it then does on its own records: nothing; LoRA by PEFT; our training with
+            factors, of an organ of its own; or a recovery of some part.
+    """
+
+    organ: bool
+    tuning: What | Literal["none", "lora", "low-rank"]
+
+
+METHODS = {
+    "stock": Method(False, "none"),
+    "lora": Method(False, "lora"),
+    "low-rank": Method(False, "low-rank"),
+    "organ": Method(True, "none"),
+    "organ+organ": Method(True, "organ"),
+    "organ+organ-norms": Method(True, "organ-norms"),
+    "organ+norms": Method(True, "norms"),
+    "organ+all": Method(True, "all"),
+    "organ+lora": Method(True, "lora"),
+}
+"""Recoveries are named by what learns in them, after the plus."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """One measurement.
+
+    Attributes:
+        method: One of ``METHODS``.
+        records: Documents that the clinic has; 0 where it uses none.
+        seed: Which these are, and the order of all learning.
+        donor_tokens: Training tokens of the hospital's organ.
+        most_tokens: Training tokens of the clinic, at most.
+        passes: Of the clinic over its records, at most.
+        patience: See ``Recipe``.
+    """
+
+    method: str
+    records: int
+    seed: int
+    donor_tokens: int = DONOR_TOKENS
+    most_tokens: int = MOST_TOKENS
+    passes: float = recovery.PASSES
+    patience: int = recovery.PATIENCE
+
+    @property
+    def file(self) -> str:
+        """Name of its result."""
+        key = canonical.digest(asdict(self))[:8]
+        return f"{self.method}-{self.records}-seed{self.seed}-{key}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Who has which; near-duplicates of a test document are nowhere else."""
+
+    test: tuple[str, ...]
+    clinic: tuple[str, ...]
+    hospital: tuple[str, ...]
+
+
+def documents(seed: int, report: Report = quiet) -> Documents:
+    """The same test documents for all; clinics of different seeds have no document in common."""
+    groups = shuffled(DOMAIN, report)
+    first, size = TEST, max(SIZES)
+
+    def flat(part: Sequence[Sequence[str]]) -> tuple[str, ...]:
+        return tuple(text for group in part for text in group)
+
+    clinics = flat(groups[first : first + SEEDS * size])
+    return Documents(
+        test=flat(groups[:first]),
+        clinic=clinics[seed * size : (seed + 1) * size],
+        hospital=flat(groups[first + SEEDS * size :]),
+    )
+
+
+def visits(*, quick: bool) -> Iterator[Visit]:
+    """All measurements, seed by seed, so that what is there after any time is balanced."""
+    tokens = QUICK_TOKENS if quick else DONOR_TOKENS
+    for seed in range(1 if quick else SEEDS):
+        for size in SIZES[:1] if quick else SIZES:
+            for name, method in METHODS.items():
+                yield Visit(
+                    method=name,
+                    records=0 if method.tuning == "none" else size,
+                    seed=seed if method.organ or method.tuning != "none" else 0,
+                    donor_tokens=tokens,
+                    most_tokens=tokens,
+                )
+
+
+def experiment(
+    model: str, out: Path, say: Callable[[str], None], *, quick: bool = False
+) -> list[dict[str, Any]]:
+    """Measure what is not measured yet, and write what all says together.
+
+    Args:
+        model: Folder of the base model.
+        out: Folder of results; ``cells`` in it holds one file a measurement.
+        say: Told of progress.
+        quick: One size, one seed, few tokens.
+
+    Returns:
+        Rows of the table.
+    """
+    from simulations.clinic_results import draw, markdown, summary, written
+
+    wanted = list(dict.fromkeys(visits(quick=quick)))
+    rows: list[dict[str, Any]] = []
+    for visit, row in zip(
+        wanted, run(wanted, model, out / "cells", say, module="simulations.clinic"), strict=True
+    ):
+        rows.append({**row, **asdict(visit)})
+        written(out, summary(rows))
+    table = summary(rows)
+    (out / "clinic.md").write_text(markdown(table), encoding="utf-8")
+    draw(table, out / "clinic.png")
+    return table
+
+
+def measure(visit: Visit, model: str) -> dict[str, Any]:
+    """Tune and measure; in this process, which should do nothing else."""
+    import resource
+
+    texts = documents(visit.seed)
+    host, method = open_checkpoint(model), METHODS[visit.method]
+    own = Split(train=(), held_out=())
+    if visit.records:
+        back = min(round(recovery.VALIDATION * visit.records), MOST_VALIDATION)
+        own = split(texts.clinic[: visit.records], back, visit.seed)
+    base = open_checkpoint(hospital(host, texts.hospital, visit)) if method.organ else host
+    _ = base.tokenizer, base.weights_digest
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    began, cpu = time.monotonic(), usage.ru_utime + usage.ru_stime
+    tuned = tune(method.tuning, base, own, visit)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    row: dict[str, Any] = {
+        "tokens": tuned.tokens,
+        "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime - cpu, 1),
+        "peak_mb": round(peak_bytes() / 1e6),
+        "validation_documents": len(own.held_out),
+        "validation": [round(one, 4) for one in tuned.readings],
+    }
+    general = [record.text for record in domains.general()[:GENERAL]]
+    for name, read in (("domain", texts.test), ("general", general)):
+        reading = read_losses(tuned.model, host.tokenizer, read, block_tokens=BLOCK_TOKENS)
+        row[f"{name}_perplexity"] = round(reading.perplexity, 4)
+        row[f"{name}_losses"] = [(round(one.nats, 4), one.tokens) for one in reading.losses]
+    return row
+
+
+def hospital(host: Checkpoint, texts: Sequence[str], visit: Visit) -> Path:
+    """The model with the hospital's organ in it, by the default recipe; made once for each seed.
+
+    It lies in the cache, because a graft is as large as the model.
+    """
+    recipe = Recipe(tokens=visit.donor_tokens, seed=visit.seed, threads=1, device="cpu")
+    span = default_span(host.layers, recipe.rank)
+    libraries = [metadata.version(name) for name in ("torch", "transformers")]
+    decides = [host.weights_digest, str(span), asdict(recipe), list(texts), libraries]
+    folder = cache_home() / "clinic" / canonical.digest(decides)[:16]
+    if not folder.is_dir():
+        trained = train(host, span, texts, recipe)
+        label = Label(name="organ", donor="hospital")
+        organ = Organ(
+            describe(host, span, trained.tensors, label, training=trained.facts), trained.tensors
+        )
+        name = organ.manifest.digest
+        plan = transplant(host.layers, name, len(span), mode="replace", position=span.start)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        graft.transplant(plan, host, {name: organ}, folder, keep_replaced=False)
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A model to measure, the tokens it was tuned on, and readings on validation documents."""
+
+    model: "PreTrainedModel"
+    tokens: int = 0
+    readings: tuple[float, ...] = ()
+
+
+def tune(tuning: str, base: Checkpoint, own: Split, visit: Visit) -> Tuned:
+    """Tune a model on the clinic's records."""
+    if tuning == "none":
+        return Tuned(assemble(identity(base.layers), base, {}))
+    one = Recipe(tokens=1)
+    there = Lessons(base.tokenizer, own.train, (), one).there
+    recipe = Recipe(
+        tokens=min(round(visit.passes * there), visit.most_tokens),
+        patience=visit.patience,
+        precision="float32",
+        seed=visit.seed,
+        threads=1,
+        device="cpu",
+    )
+    if tuning == "lora":
+        return _lora(base, own, recipe)
+    if tuning == "low-rank":
+        span = default_span(base.layers, recipe.rank)
+        trained = train(base, span, own.train, recipe, validation=own.held_out)
+        return Tuned(with_organ(base, span, trained), trained.facts.tokens, trained.validation)
+    what: What = tuning  # type: ignore[assignment]
+    done = recovery.recover(base, own.train, recipe, what=what, validation=own.held_out)
+    return Tuned(recovery.assembled(base, done), done.facts.training.tokens, done.validation)
+
+
+def _lora(base: Checkpoint, own: Split, recipe: Recipe) -> Tuned:
+    """PEFT's LoRA in the course that ours takes: same packs, readings, patience and choice."""
+    import torch
+
+    from not_core.learning import device
+    from not_core.learning.masters import Masters
+    from not_core.learning.resumption import Resumption
+
+    with device.threads(recipe.threads):
+        torch.manual_seed(recipe.seed)
+        body = assemble(identity(base.layers), base, {}, dtype=recipe.precision)
+        lessons = Lessons(base.tokenizer, own.train, own.held_out, recipe)
+        scene = _Whole(body, lessons.blocks)
+        model = with_lora(body, CONTESTANTS["lora"])  # its factors are put into the body
+        learning = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        masters = Masters(learning, recipe.clip)
+        course = Course(
+            scene, masters, lessons, recipe, Resumption(None, ""), lambda tokens, loss: None
+        )
+        progress = course.run(time.monotonic())
+    return Tuned(model.merge_and_unload().eval(), progress.tokens, tuple(progress.readings))
+
+
+class _Whole:
+    """Losses of a whole model, by its own forward pass."""
+
+    def __init__(self, body: "PreTrainedModel", blocks: "Sequence[Block]") -> None:
+        from not_core.learning.packing import rows_of
+
+        self._rows, self._blocks = rows_of(body), blocks
+        self._model: Any = body
+
+    def prepare(self, numbers: Any) -> None:
+        """Nothing is done once for each block."""
+
+    def nats(self, numbers: Sequence[int], *, draw: int | None = None) -> Any:
+        """Negative log-likelihood of every place that predicts, in nats; never an estimate."""
+        import torch
+
+        inputs, labels = self._rows.inputs([self._blocks[n] for n in numbers], self._model.device)
+        logits = self._model(**inputs, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), reduction="none"
+        )
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Visit(**json.loads(sys.argv[1])), sys.argv[2])))

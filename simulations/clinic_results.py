@@ -1,0 +1,183 @@
+"""What the clinic's measurements say together: JSON, a table and a picture."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from not_core import atomic
+from not_core.learning.evaluation import DocumentLoss, Reading, compare
+from simulations.quality import interval
+
+BASELINES = ("lora", "organ")
+"""What every method is set beside: LoRA on the clinic's records alone, and the organ as it is."""
+STYLE = {
+    "stock": ("#8a8f98", "-"),
+    "lora": ("#c2410c", "-"),
+    "low-rank": ("#c2410c", "--"),
+    "organ": ("#1c2026", "-"),
+    "organ+organ": ("#1d6fa5", "-"),
+    "organ+organ-norms": ("#5aa469", ":"),
+    "organ+norms": ("#5aa469", "-"),
+    "organ+all": ("#1d6fa5", "--"),
+    "organ+lora": ("#7c4d9e", "-"),
+}
+"""Colour and dashes of each line."""
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a number of records and method: means over seeds, and ratios to the baselines.
+
+    Of each ratio there are two 95% intervals: over seeds, which are other clinics and another
+    order of the hospital's training, by Student's t; and over test documents, by a paired bootstrap
+    of the losses that are means over seeds. Neither holds both kinds of chance.
+    """
+    sizes = sorted({row["records"] for row in rows} - {0})
+    cells: dict[tuple[int, str], dict[int, Mapping[str, Any]]] = {}
+    seeds = sorted({row["seed"] for row in rows})
+    for row in rows:
+        # What uses no record is the same for every number of them; the stock model for all seeds.
+        for size in [row["records"]] if row["records"] else sizes:
+            for seed in seeds if row["method"] == "stock" else [row["seed"]]:
+                cells.setdefault((size, row["method"]), {})[seed] = row
+    table = []
+    for (size, method), found in sorted(cells.items(), key=lambda cell: cell[0][0]):
+        entry: dict[str, Any] = {
+            "records": size,
+            "method": method,
+            "seeds": len(found),
+            "perplexity": _mean(found.values(), "domain_perplexity", 3),
+            "by seed": [row["domain_perplexity"] for row in found.values()],
+            "general": _mean(found.values(), "general_perplexity", 3),
+            "trained tokens": round(fmean(row["tokens"] for row in found.values())),
+            "nothing kept": sum(_idle(row) for row in found.values()),
+            "cpu seconds": round(fmean(row["cpu_seconds"] for row in found.values()), 1),
+            "peak MB": round(fmean(row["peak_mb"] for row in found.values())),
+        }
+        for baseline in BASELINES:
+            beside = cells.get((size, baseline), {})
+            pairs = [(found[seed], beside[seed]) for seed in found if seed in beside]
+            if pairs and method != baseline:
+                entry |= _ratio(f"x {baseline}", pairs)
+        table.append(entry)
+    return table
+
+
+def _ratio(name: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Any:
+    logs = [math.log(a["domain_perplexity"] / b["domain_perplexity"]) for a, b in pairs]
+    ours, theirs = (_over_seeds([pair[side] for pair in pairs]) for side in (0, 1))
+    change = compare(theirs, ours, seed=0)
+    return {
+        name: round(math.exp(fmean(logs)), 4),
+        f"{name}, seeds": interval(logs),
+        f"{name}, documents": [round(1 + change.low, 4), round(1 + change.high, 4)],
+    }
+
+
+def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> Reading:
+    """Losses of each document, means over seeds."""
+    return Reading(
+        tuple(
+            DocumentLoss(fmean(nats for nats, _ in losses), losses[0][1])
+            for losses in zip(*(row["domain_losses"] for row in rows), strict=True)
+        )
+    )
+
+
+def _mean(rows: Any, name: str, digits: int) -> float:
+    return round(math.exp(fmean(math.log(row[name]) for row in rows)), digits)
+
+
+def _idle(row: Mapping[str, Any]) -> bool:
+    """Whether no reading was better than the one before the first step."""
+    readings = row["validation"]
+    return bool(readings) and readings[0] < min(readings[1:])
+
+
+def written(out: Path, table: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table as JSON, while measurements go on."""
+    atomic.write(out / "clinic.json", json.dumps(table, indent=1).encode())
+
+
+def markdown(table: Sequence[Mapping[str, Any]]) -> str:
+    """The table for people, with all that loses, and what it says in words."""
+    names = (
+        "records",
+        "method",
+        "seeds",
+        "perplexity",
+        *(f"x {one}{of}" for one in BASELINES for of in ("", ", seeds", ", documents")),
+        "nothing kept",
+        "general",
+        "trained tokens",
+        "cpu seconds",
+        "peak MB",
+    )
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for row in table:
+        cells = ["" if row.get(name) is None else _word(row[name]) for name in names]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *_sentences(table), ""])
+
+
+def _sentences(table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Best of each size, and every method that is surely or probably worse than a baseline."""
+    said = []
+    for size in sorted({row["records"] for row in table}):
+        rows = [row for row in table if row["records"] == size]
+        best = min(rows, key=lambda row: row["perplexity"])
+        said.append(f"- {size} records: lowest is {best['method']} at {best['perplexity']}.")
+        for one in BASELINES:
+            for row in rows:
+                ratio = row.get(f"x {one}")
+                if ratio is None or ratio <= 1:
+                    continue
+                range_ = row[f"x {one}, documents"]
+                sure = "on these documents surely" if range_[0] > 1 else "perhaps by chance"
+                said.append(
+                    f"  - {row['method']} loses to {one}: {ratio - 1:+.1%} ({_word(range_)} by "
+                    f"documents), {sure}."
+                )
+    return said
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{value[0]:.3f} to {value[1]:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def draw(table: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Perplexity over the number of records, a line a method; bars reach over the seeds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    figure = Figure(figsize=(8, 5), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    sizes = sorted({row["records"] for row in table})
+    for method, (colour, dashes) in STYLE.items():
+        rows = [row for row in table if row["method"] == method]
+        if not rows:
+            continue
+        means = [row["perplexity"] for row in rows]
+        reach = [
+            [max(0.0, mean - min(row["by seed"])) for mean, row in zip(means, rows, strict=True)],
+            [max(0.0, max(row["by seed"]) - mean) for mean, row in zip(means, rows, strict=True)],
+        ]
+        axes.errorbar(
+            [row["records"] for row in rows], means, yerr=reach, label=method, color=colour,
+            linestyle=dashes, marker="o", markersize=4, capsize=3, linewidth=1.6,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.set_xlabel("records that the clinic has")
+    axes.set_ylabel("perplexity on test documents")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    with atomic.file(path) as work, work.open("wb") as out:
+        figure.savefig(out, format="png")
