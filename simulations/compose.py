@@ -5,40 +5,41 @@ documents of both domains and on general text, beside the host and each organ al
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from not_core import atomic, canonical
-from not_core.learning.evaluation import DocumentLoss, Reading, compare, read_losses
-from not_core.learning.recipe import Recipe
+from not_core import atomic
+from not_core.learning.evaluation import compare
+from not_core.learning.recipe import Recipe, default_span
 from not_core.learning.records import Split, split
-from not_core.learning.training import train
 from not_core.manifest import Span
-from not_core.surgery.assemble import assemble
-from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
-from not_core.surgery.layer_config import fitting_fields
+from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.merge import Average, Method, Ties, merge
-from not_core.surgery.organ import Label, Organ, describe, read_organ, write_organ
-from not_core.surgery.plan import Graft, Mode, compose
+from not_core.surgery.organ import Label, Organ
+from not_core.surgery.plan import Graft, Mode
+from not_core.surgery.plan import compose as composed
 from simulations import domains
-from simulations.sources import Report
+from simulations.kept import Kept, Readings
 
 LOW, HIGH = Span(start=10, stop=13), Span(start=20, stop=23)
 HELD_OUT = 32
 GENERAL = 24
-BLOCK_TOKENS = 256
-THREADS = 2
+THREADS = 1
+RANK = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """What is put into the host: organs by key, each with mode and position."""
+    """What is put into the host: organs by key, each with mode and position.
+
+    An organ by factors stands where it was cut from: its position is None.
+    """
 
     name: str
-    grafts: tuple[tuple[str, Mode, int], ...]
+    grafts: tuple[tuple[str, Mode, int | None], ...]
 
 
 COMPOSITIONS = (
@@ -53,6 +54,11 @@ COMPOSITIONS = (
     Composition("both, TIES density 1", (("ties-1", "replace", 10),)),
     Composition("medicine inserted", (("medicine", "insert", 13),)),
     Composition("both inserted, stacked", (("medicine", "insert", 13), ("law", "insert", 13))),
+    Composition("medicine by factors", (("medicine-wide", "replace", None),)),
+    Composition("law by factors", (("law-wide", "replace", None),)),
+    Composition("both by factors, averaged", (("wide-average", "replace", None),)),
+    Composition("both by factors, TIES x 1", (("wide-ties-1", "replace", None),)),
+    Composition("both by factors, TIES x 1.5", (("wide-ties-1.5", "replace", None),)),
 )
 MERGES: dict[str, Method] = {
     "average": Average(),
@@ -60,6 +66,16 @@ MERGES: dict[str, Method] = {
     "ties-0.5": Ties(density=0.5),
     "ties-1": Ties(density=1.0),
 }
+WIDE_MERGES: dict[str, Method] = {
+    "wide-average": Average(),
+    "wide-ties-1": Ties(density=1.0),
+    "wide-ties-1.5": Ties(density=1.0, scale=1.5),
+}
+ALONE = {
+    "whole": {"medicine": "medicine", "law": "law"},
+    "factors": {"medicine": "medicine by factors", "law": "law by factors"},
+}
+"""Compositions of one organ, whose gains those of two are compared with."""
 
 
 def experiment(
@@ -71,7 +87,8 @@ def experiment(
     other texts or another number of tokens does it anew.
 
     Returns:
-        One row a composition and seed: perplexities and their changes against the host.
+        One row a composition and seed: perplexities, their changes against the host, and for two
+        organs the part of each one's gain alone, in log perplexity, that is kept.
     """
     host = open_checkpoint(model)
     texts = {
@@ -80,112 +97,76 @@ def experiment(
     }
     held_out = {name: parts.held_out for name, parts in texts.items()}
     held_out["general"] = tuple(_texts(domains.general(say))[:GENERAL])
-    rows = []
+    kept, rows = Kept(out, host, say), []
     for seed in range(seeds):
-        organs = dict(_organs(host, texts, out, tokens, seed, say))
-        base = _measure(COMPOSITIONS[0], host, organs, held_out, out, say)
-        for composition in COMPOSITIONS:
-            found = _measure(composition, host, organs, held_out, out, say)
-            row: dict[str, Any] = {"composition": composition.name, "seed": seed}
-            for name, reading in found.items():
-                change = compare(base[name], reading, seed)
-                row[name] = round(reading.perplexity, 2)
-                row[f"{name} change"] = (
+        organs = dict(_organs(kept, texts, tokens, seed))
+        found = {
+            one.name: _measure(one, kept, organs, held_out)
+            for one in COMPOSITIONS
+            if all(key in organs for key, _, _ in one.grafts)
+        }
+        for name, readings in found.items():
+            row: dict[str, Any] = {"composition": name, "seed": seed}
+            for key, reading in readings.items():
+                change = compare(found["host"][key], reading, seed)
+                row[key] = round(reading.perplexity, 2)
+                row[f"{key} change"] = (
                     f"{change.change:+.1%} [{change.low:+.1%}, {change.high:+.1%}]"
                 )
+            if name.startswith("both"):
+                alone = ALONE["factors" if "factors" in name else "whole"]
+                for key, single in alone.items():
+                    if single in found:
+                        part = _gain(found, name, key) / _gain(found, single, key)
+                        row[f"{key} gain kept"] = f"{part:.0%}"
             rows.append(row)
         atomic.write(out / "compose.json", json.dumps(rows, indent=2).encode())
     return rows
+
+
+def _gain(found: dict[str, Readings], name: str, key: str) -> float:
+    """Fall of the mean loss, in nats a token, against the host."""
+    before, after = found["host"][key].perplexity, found[name][key].perplexity
+    return math.log(before / after)
 
 
 def _texts(records: Sequence[domains.Record]) -> list[str]:
     return [record.text for record in records]
 
 
-def _key(host: Checkpoint, decides: dict[str, Any]) -> str:
-    """Beginning of a digest over the model, the libraries and what else decides a result."""
-    model = {
-        "weights": host.weights_digest,
-        "tokenizer": host.tokenizer_digest,
-        "config": fitting_fields(host.config, host.anatomy),
-        "layers": host.source.entries,
-    }
-    libraries = [metadata.version(name) for name in ("torch", "transformers")]
-    return canonical.digest([model, libraries, decides])[:16]
-
-
 def _organs(
-    host: Checkpoint, texts: dict[str, Split], out: Path, tokens: int, seed: int, say: Report
+    kept: Kept, texts: dict[str, Split], tokens: int, seed: int
 ) -> Iterator[tuple[str, Organ]]:
-    trained = {}
-    for key, domain, span in (
-        ("medicine", "medicine", LOW),
-        ("law", "law", LOW),
-        ("law-high", "law", HIGH),
-    ):
-        recipe = Recipe(
-            rank=None,
-            tokens=tokens,
-            learning_rate=1e-3,
-            seed=seed,
-            threads=THREADS,
-            device="cpu",
-        )
-        decides = {"span": str(span), "recipe": asdict(recipe), "texts": texts[domain].train}
-        folder = out / "organs" / f"{key}-{_key(host, decides)}"
-        if not folder.is_dir():
-            say(f"seed {seed}: training {key} at {span}")
-            made = train(host, span, texts[domain].train, recipe)
-            label = Label(name=key, domain=domain)
-            manifest = describe(host, span, made.tensors, label, training=made.facts)
-            write_organ(folder, made.tensors, manifest)
-        trained[key] = read_organ(folder)
-        yield key, trained[key]
-    for key, method in MERGES.items():
-        pair = (trained["medicine"], trained["law"])
-        manifest, tensors = merge(pair, host, Label(name="both"), method)
-        yield key, Organ(manifest, tensors)
+    def trained(key: str, domain: str, span: Span, rank: int | None) -> Organ:
+        recipe = Recipe(rank=rank, tokens=tokens, seed=seed, threads=THREADS, device="cpu")
+        return kept.organ(key, domain, span, texts[domain].train, recipe)
+
+    wide = default_span(kept.host.layers, RANK)
+    low = [trained(domain, domain, LOW, None) for domain in texts]
+    high = [trained(f"{domain}-wide", domain, wide, RANK) for domain in texts]
+    yield from zip(texts, low, strict=True)
+    yield "law-high", trained("law-high", "law", HIGH, None)
+    yield from ((f"{domain}-wide", organ) for domain, organ in zip(texts, high, strict=True))
+    for pair, methods in ((low, MERGES), (high, WIDE_MERGES)):
+        for key, method in methods.items():
+            manifest, tensors = merge(pair, kept.host, Label(name="both"), method)
+            yield key, Organ(manifest, tensors)
 
 
 def _measure(
     composition: Composition,
-    host: Checkpoint,
+    kept: Kept,
     organs: dict[str, Organ],
     held_out: dict[str, tuple[str, ...]],
-    out: Path,
-    say: Report,
-) -> dict[str, Reading]:
-    decides = {
-        "grafts": [
-            (organs[key].manifest.digest, mode, position)
-            for key, mode, position in composition.grafts
-        ],
-        "texts": held_out,
-        "block_tokens": BLOCK_TOKENS,
-    }
-    kept = out / "readings" / f"{_key(host, decides)}.json"
-    if not kept.is_file():
-        say(f"measuring {composition.name}")
-        plan = compose(
-            host.layers,
-            [
-                Graft(organ=key, count=len(organs[key]), mode=mode, position=position)
-                for key, mode, position in composition.grafts
-            ],
+) -> Readings:
+    grafts = [
+        Graft(
+            organ=key,
+            count=len(organs[key]),
+            mode=mode,
+            position=organs[key].manifest.span.start if position is None else position,
         )
-        model = assemble(plan, host, {key: organ.source for key, organ in organs.items()})
-        losses = {
-            name: [
-                (loss.nats, loss.tokens)
-                for loss in read_losses(
-                    model, host.tokenizer, texts, block_tokens=BLOCK_TOKENS
-                ).losses
-            ]
-            for name, texts in held_out.items()
-        }
-        atomic.write(kept, json.dumps(losses).encode())
-    found = json.loads(kept.read_bytes())
-    return {
-        name: Reading(tuple(DocumentLoss(nats, tokens) for nats, tokens in losses))
-        for name, losses in found.items()
-    }
+        for key, mode, position in composition.grafts
+    ]
+    plan = composed(kept.host.layers, grafts)
+    return kept.readings(composition.name, plan, organs, held_out)

@@ -43,6 +43,8 @@ def test_every_composition_is_measured_once(model: str, tmp_path: Path) -> None:
     assert [line for line in said if "training" in line] == [
         "seed 0: training medicine at 10:13",
         "seed 0: training law at 10:13",
+        "seed 0: training medicine-wide at 3:23",
+        "seed 0: training law-wide at 3:23",
         "seed 0: training law-high at 20:23",
     ]
     assert [line for line in said if "measuring" in line] == [
