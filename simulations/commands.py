@@ -19,6 +19,12 @@ app = new_app(
 )
 
 
+ResultsOut = Annotated[Path, typer.Option(help="Folder for results and what is kept.")]
+BaseModel = Annotated[str | None, typer.Option(help="Default: the demo's.")]
+OrganTokens = Annotated[int, typer.Option(min=256, help="Training tokens an organ.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of training.")]
+
+
 @app.command()
 def exchange(
     out: Annotated[Path, typer.Option(help="Folder for report.json, .html and .png.")],
@@ -237,6 +243,53 @@ def compose(
     from simulations.model import base_model
 
     listing(experiment(base_model(model, say), out, tokens, seeds, say), as_json)
+
+
+@app.command()
+def positions(
+    out: ResultsOut,
+    model: BaseModel = None,
+    tokens: OrganTokens = 16_384,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Try organs at every position: trained in place, inserted, as in the paper, and untrained.
+
+    Example: organ-simulate positions --out docs/results/positions
+    """
+    from simulations.model import base_model
+    from simulations.paper import positions as experiment
+
+    listing(experiment(base_model(model, say), out, tokens, seed, say), as_json)
+
+
+@app.command()
+def transfer(
+    out: ResultsOut,
+    model: BaseModel = None,
+    tokens: OrganTokens = 16_384,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Try organs of four domains on all domains, and in a base that was tuned further.
+
+    Example: organ-simulate transfer --out docs/results/transfer
+    """
+    from simulations.model import base_model
+    from simulations.paper import transfer as experiment
+
+    listing(experiment(base_model(model, say), out, tokens, seed, say), as_json)
+
+
+@app.command()
+def encoders(out: ResultsOut, as_json: Json = False) -> None:
+    """Try to open models that are no decoders, which are refused, and list what is said of them.
+
+    Example: organ-simulate encoders --out docs/results/encoders
+    """
+    from simulations.paper import encoders as experiment
+
+    listing(experiment(out), as_json)
 
 
 @app.command("compare")

@@ -1,0 +1,98 @@
+"""The paper's questions, on a small model: asked of real trainings, kept, and answered in full."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from conftest import make_model, sentences
+
+from not_core.surgery.compatibility import check
+from simulations import domains, paper
+
+LAYERS = 8
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_model(tmp_path_factory.mktemp("paper") / "m", "llama", LAYERS, width=16))
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    def records(seed: int, first: int, last: int) -> list[domains.Record]:
+        made = sentences(16, seed, (first, last))
+        return [domains.Record(id=str(i), text=text, group=str(i)) for i, text in enumerate(made)]
+
+    made: Mapping[str, list[domains.Record]] = {
+        "abstracts": records(1, 0, 20),
+        "cases": records(2, 20, 40),
+        "weaknesses": records(3, 10, 30),
+        "finance": records(4, 5, 25),
+    }
+    monkeypatch.setattr(
+        domains, "BUILTIN", {name: lambda say, rows=rows: rows for name, rows in made.items()}
+    )
+    monkeypatch.setattr(domains, "general", lambda say: records(5, 0, 40))
+    monkeypatch.setattr(paper, "HELD_OUT", 4)
+    monkeypatch.setattr(paper, "TRIED", 2)
+
+
+def test_every_position_of_every_organ_is_tried(model: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = paper.positions(model, tmp_path, 256, 0, said.append)
+    ways = ["untrained copy", *paper.WAYS]
+    places = {"replace": LAYERS - 2, "insert": LAYERS + 1}  # an organ of three layers
+    assert [(row["organ"], row["mode"]) for row in rows] == [
+        (way, mode) for way in ways for mode in paper.MODES for _ in range(places[mode])
+    ]
+    start = LAYERS // 3
+    untouched = next(row for row in rows if row["mode"] == "replace" and row["position"] == start)
+    assert untouched["organ"] == "untrained copy"
+    assert untouched["change"] == "+0.0%", "put back where it came from, it changes nothing"
+    trained = next(
+        row
+        for row in rows
+        if row["organ"] == "in place" and row["mode"] == "replace" and row["position"] == start
+    )
+    assert trained["perplexity"] < untouched["perplexity"]
+    assert sum(row["best"] for row in rows) == len(ways) * len(paper.MODES)
+    assert json.loads((tmp_path / "positions.json").read_bytes()) == rows
+    again: list[str] = []
+    assert paper.positions(model, tmp_path, 256, 0, again.append) == rows
+    assert [line for line in said if line not in again] == [
+        line for line in said if "training" in line
+    ]
+
+
+def test_organs_are_tried_on_all_domains_and_in_a_tuned_base(model: str, tmp_path: Path) -> None:
+    rows = paper.transfer(model, tmp_path, 2048, 0, lambda line: None)
+    base = [row for row in rows if row["recipient"] == "base"]
+    tuned = [row for row in rows if row["recipient"] == "base tuned on finance"]
+    texts = [*domains.BUILTIN, "general"]
+    assert [row["text"] for row in base] == [text for text in texts for _ in range(5)]
+    assert len(tuned) == 3 * 2
+    own = {row["text"]: row for row in base if row["organ of"] == row["text"]}
+    assert all(own[text]["with"] < own[text]["without"] for text in domains.BUILTIN)
+    without = {row["text"]: row["without"] for row in base}
+    assert next(row for row in tuned if row["text"] == "finance")["without"] < without["finance"]
+    assert json.loads((tmp_path / "transfer.json").read_bytes()) == rows
+    assert not list(tmp_path.glob("*/tuned")), "the tuned base is gone"
+
+
+def test_a_tuned_base_must_be_noticed(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paper, "check", lambda organ, host, allow=frozenset(): None)
+    with pytest.raises(ValueError, match="expected a tuned base to differ"):
+        paper.transfer(model, tmp_path, 256, 0, lambda line: None)
+    assert paper.check is not check
+
+
+def test_encoders_are_refused_by_name_with_the_reason(tmp_path: Path) -> None:
+    rows = paper.encoders(tmp_path)
+    assert [row["family"] for row in rows] == list(paper.REFUSED)
+    for row in rows:
+        reason = "is an encoder" if row["family"] in {"bert", "roberta"} else "encoder-decoder"
+        assert row["family"] in row["refused"]
+        assert reason in row["refused"]
