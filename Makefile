@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench-speed bench-memory bench-quality bench-clinic fetch clean
+.PHONY: demo test check bench-speed bench-memory bench-quality bench-clinic readme fetch clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -29,6 +29,10 @@ bench-quality: $(READY) fetch
 
 bench-clinic: $(READY)
 	$(BIN)/organ-simulate clinic --out docs/results/clinic $(FLAGS)
+
+readme: $(READY)
+	$(BIN)/organ-simulate compare --out docs/results/quality --kept-only
+	$(BIN)/organ-simulate readme
 
 fetch: $(READY)
 	$(BIN)/organ-simulate fetch

@@ -317,12 +317,15 @@ def compare_methods(
     """
     from simulations import quality
     from simulations.model import base_model
+    from simulations.results import brief
 
     base = base_model(model, say)
     if searching:
         listing(quality.search(base, out, say), as_json)
     else:
-        listing(quality.quality(base, out, say, quick=quick, kept_only=kept_only), as_json)
+        rows = quality.quality(base, out, say, quick=quick, kept_only=kept_only)
+        listing(rows if as_json else [brief(row) for row in rows], as_json)
+        say(f"the whole table is in {out / 'quality.md'}")
 
 
 @app.command()
@@ -370,6 +373,20 @@ def clinic(
     from simulations.model import base_model
 
     listing(clinics.experiment(base_model(model, say), out, say, quick=quick), as_json)
+
+
+@app.command()
+def readme(
+    path: Annotated[Path, typer.Argument(help="The README to refresh.")] = Path("README.md"),
+    as_json: Json = False,
+) -> None:
+    """Put the table of kept results into the README.
+
+    Example: organ-simulate readme
+    """
+    from simulations.results import QUALITY, refresh
+
+    report({"changed": refresh(path, path.parent / QUALITY)}, as_json)
 
 
 def main() -> None:

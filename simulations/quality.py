@@ -57,7 +57,7 @@ def quality(
         rows += round_.measure(measure)
         table = summary(rows)
         atomic.write(out / "quality.json", json.dumps(table, indent=1).encode())
-        atomic.write(out / "quality.md", markdown(table).encode())
+        atomic.write(out / "quality.md", (markdown(table) + "\n" + targets(table)).encode())
     table = summary(rows)
     draw(table, BASELINE, out / "quality.png")
     return table
@@ -277,6 +277,34 @@ def markdown(table: Sequence[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in sorted(table, key=lambda row: (row["tokens"], row["domain"])):
         lines.append("| " + " | ".join(_cell(row, name) for name in names) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def targets(table: Sequence[dict[str, Any]]) -> str:
+    """What was aimed at beside what was found, for people; misses are named as such."""
+    lines = ["| domain | tokens | aim | found | met |", "|---|---|---|---|---|"]
+    by_name = {(row["domain"], row["tokens"], row["method"]): row for row in table}
+    for (domain, tokens, method), row in by_name.items():
+        baseline = by_name.get((domain, tokens, BASELINE))
+        if baseline is None or "x LoRA" not in row:
+            continue
+        aims: list[tuple[str, float | None, float]] = []
+        if method == f"organ in the time of {BASELINE}":
+            aims = [("perplexity in LoRA's seconds, x LoRA, at most 1", row["x LoRA"], 1)]
+        elif method == "organ":
+            aims = [
+                ("perplexity on equal tokens, x LoRA, at most 1.03", row["x LoRA"], 1.03),
+                ("CPU seconds on equal tokens, x LoRA, at most 0.5", row.get("x cpu"), 0.5),
+                ("peak memory, x LoRA, at most 0.6", row.get("x peak"), 0.6),
+                (
+                    "general perplexity, x LoRA, at most 1",
+                    round(row["general"] / baseline["general"], 4),
+                    1,
+                ),
+            ]
+        for aim, found, most in aims:
+            met = "not comparable" if found is None else "yes" if found <= most else "**no**"
+            lines.append(f"| {domain} | {tokens:,} | {aim} | {found} | {met} |")
     return "\n".join(lines) + "\n"
 
 

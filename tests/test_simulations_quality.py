@@ -1,0 +1,168 @@
+"""The comparison: equal terms, what is kept, and what the table and the aims say of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_model, sentences
+
+from not_core.errors import ExchangeError, FormatError
+from not_core.learning.evaluation import read_losses
+from not_core.surgery.checkpoint import open_checkpoint
+from simulations import compare, domains, quality, results
+from simulations.compare import Case, run
+from simulations.contestants import CONTESTANTS, fit
+from simulations.quality import CORE, controls, markdown, summary, targets
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_model(tmp_path_factory.mktemp("quality") / "m", "llama", 6, width=16))
+
+
+def row(name: str, perplexity: float, seed: int = 0, **more: Any) -> dict[str, Any]:
+    losses = [(10.0 * perplexity / 15 + number, 10) for number in range(6)]
+    return {
+        "domain": "abstracts",
+        "name": name,
+        "budget": 32_000,
+        "seed": seed,
+        "machine": "m",
+        "tokens": 32_000,
+        "cpu_seconds": 100.0,
+        "peak_mb": 1000,
+        "trainable": 5,
+        "artefact_bytes": 10_000_000,
+        "domain_perplexity": perplexity,
+        "general_perplexity": 20.0,
+        "domain_losses": losses,
+        **more,
+    }
+
+
+@pytest.mark.parametrize("name", sorted({*CONTESTANTS} - {"lora-bf16", "stock"}))
+def test_every_contestant_learns(name: str, model: str) -> None:
+    torch.manual_seed(0)
+    host, texts = open_checkpoint(model), sentences(60, seed=1, topic=(0, 15))
+    held_out = sentences(8, seed=2, topic=(0, 15))
+
+    def perplexity(contestant: str, tokens: int) -> tuple[float, Any]:
+        fitted = fit(CONTESTANTS[contestant], host, texts, {"tokens": tokens}, 0)
+        return read_losses(fitted.model(), host.tokenizer, held_out).perplexity, fitted
+
+    before, stock = perplexity("stock", 1)
+    after, fitted = perplexity(name, 2_000)
+    assert stock.trainable == stock.artefact_bytes == 0
+    assert fitted.tokens >= 2_000
+    assert fitted.artefact_bytes >= 2 * fitted.trainable > 0
+    assert after != before
+    if name != "paper":  # trained alone, it need not help where it is put
+        assert after < before
+
+
+def test_contestants_read_the_same_tokens(model: str) -> None:
+    host, texts = open_checkpoint(model), sentences(40, seed=1)
+    read = {
+        fit(CONTESTANTS[name], host, texts, {"tokens": 1_000}, 3).tokens
+        for name in ("lora", "organ", "full")
+    }
+    assert len(read) == 1
+
+
+def test_the_table_compares_seed_by_seed() -> None:
+    rows = [
+        row("lora", 15.0),
+        row("lora", 16.0, seed=1),
+        row("organ", 15.3, cpu_seconds=60.0, peak_mb=500, general_perplexity=19.0),
+        row("organ", 16.0, seed=1, cpu_seconds=40.0, peak_mb=700, general_perplexity=19.0),
+        row("organ in the time of lora", 14.9, machine="another"),
+    ]
+    found = {one["method"]: one for one in summary(rows)}
+    assert found["organ"]["x LoRA"] == pytest.approx((1.02 * 1.0) ** 0.5, abs=1e-4)
+    low, high = found["organ"]["x LoRA interval"]
+    assert low < 1 < 1.02 < high, "two seeds say little"
+    assert found["organ"]["x cpu"] == pytest.approx(0.5)
+    assert found["organ"]["x peak"] == pytest.approx(0.6)
+    assert "x cpu" not in found["organ in the time of lora"], "times of two machines"
+    assert found["organ in the time of lora"]["x LoRA interval"] is None
+    text = markdown(summary(rows))
+    assert text.count("\n") == 2 + 3
+    assert " 1.010 " in text or "1.01" in text
+
+
+def test_aims_that_are_missed_are_named() -> None:
+    rows = [
+        row("lora", 15.0),
+        row("organ", 15.3, cpu_seconds=60.0, peak_mb=600, general_perplexity=21.0),
+        row("organ in the time of lora", 15.1),
+    ]
+    lines = [line for line in targets(summary(rows)).splitlines()[2:]]
+    met = [line.split("|")[-2].strip() for line in lines]
+    assert len(lines) == 5
+    assert met == ["yes", "**no**", "yes", "**no**", "**no**"]
+    better = [rows[0], row("organ", 14.0, cpu_seconds=49.0, peak_mb=599)]
+    assert "**no**" not in targets(summary(better))
+
+
+def test_what_is_kept_is_not_measured_again(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case(
+        domain="abstracts",
+        name="stock",
+        contestant=CONTESTANTS["stock"],
+        budget=("tokens", 1),
+        seed=0,
+    )
+    assert list(run([case], model, tmp_path, print, kept_only=True)) == []
+    (tmp_path / case.file).write_text(json.dumps({"kept": True}))
+    assert list(run([case], model, tmp_path, print)) == [{"kept": True}]
+    asked = Case(**{**{f: getattr(case, f) for f in case.__slots__}, "choices": True})
+    assert asked.file != case.file
+    with pytest.raises(ExchangeError, match="failed"):
+        list(run([asked], str(tmp_path / "no-model"), tmp_path, lambda line: None))
+
+
+def test_the_question_comes_before_its_controls() -> None:
+    rounds = list(quality._rounds(quick=False))
+    first = [one for one in rounds if one.seed == 0 and one.tokens == quality.TOKENS]
+    assert [one.names for one in first[:4]] == [CORE] * 4
+    assert {one.domain for one in first[:4]} == set(quality.DOMAINS)
+    assert all(one.choices == (one.seed == 0 and one.tokens == quality.TOKENS) for one in rounds)
+    assert {name for one in rounds for name in one.names} == {*CORE, *controls()}
+    assert sum("stock" in one.names for one in rounds) == len(quality.DOMAINS)
+    assert len(list(quality._rounds(quick=True))) == 1
+
+
+def test_documents_are_split_alike_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sentences(200, seed=1)
+    records = [
+        domains.Record(id=str(i), text=text, group=str(i - i % 2 if i < 20 else i))
+        for i, text in enumerate(made)
+    ]
+    monkeypatch.setattr(domains, "BUILTIN", {"abstracts": lambda report: records})
+    monkeypatch.setattr(compare, "TEST", 30)
+    monkeypatch.setattr(compare, "VALIDATION", 10)
+    found = compare.parts("abstracts")
+    assert found == compare.parts("abstracts")
+    sides = [set(found.train), set(found.validation), set(found.test)]
+    assert sum(map(len, sides)) == len(made) == len(set.union(*sides))
+    for first, second in zip(made[:20:2], made[1:20:2], strict=True):
+        assert any({first, second} <= side for side in sides), "near-duplicates parted"
+
+
+def test_the_readmes_table_is_that_of_the_kept_results(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    kept = root / results.QUALITY
+    readme = tmp_path / "README.md"
+    readme.write_text((root / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+    assert not results.refresh(readme, kept), "run make readme"
+    other = tmp_path / "quality.json"
+    other.write_text(json.dumps(summary([row("lora", 15.0)])))
+    assert results.refresh(readme, other)
+    assert "| abstracts | 32,000 | lora | 1 | 15.0 |" in readme.read_text(encoding="utf-8")
+    readme.write_text("nothing")
+    with pytest.raises(FormatError, match="lacks"):
+        results.refresh(readme, other)
