@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from not_core import atomic
 from not_core.errors import ExchangeError
+from simulations.arithmetic import machine, profile
 
 if TYPE_CHECKING:
     from not_core.learning.recipe import Recipe
@@ -26,14 +27,6 @@ SEED = 0
 BLOCK_TOKENS = 256
 ORGANS = 4
 """Organs that are measured together."""
-SHAPES = ((256, 576, 1536), (256, 1536, 576), (1024, 1024, 1024), (256, 576, 49_152))
-"""Products by whose fastest the machine's arithmetic is known."""
-SHARES = {
-    "matrix products": ("mm", "bmm", "addmm", "linear"),
-    "attention": ("scaled_dot_product", "softmax"),
-    "optimizer": ("adamw", "foreach"),
-    "copies and fills": ("copy_", "fill_", "cat", "clone", "index"),
-}
 Work = Callable[[], int]
 """What is timed; returns the tokens it went through."""
 
@@ -274,11 +267,11 @@ def bench(
         result = {"tokens": tokens, "seed": SEED, "threads": 1, "runs": rows, "gigaflops": rates}
         atomic.write(out / "bench-speed.json", json.dumps(result, indent=2).encode())
     say("profile of training")
-    profile = _child("profile", model, tokens)
-    summary = _summary(found, rates, profile)
+    seen = _child("profile", model, tokens)
+    summary = _summary(found, rates, seen)
     atomic.write(
         out / "bench-speed.json",
-        json.dumps({**result, "profile": profile, "summary": summary}, indent=2).encode(),
+        json.dumps({**result, "profile": seen, "summary": summary}, indent=2).encode(),
     )
     return summary
 
@@ -337,48 +330,6 @@ def peak_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def machine() -> dict[str, float]:
-    """The most that this machine multiplies, in 10^9 operations a second on one thread."""
-    import torch
-
-    torch.set_num_threads(1)
-    best = 0.0
-    for rows, inner, columns in SHAPES:
-        a, b = torch.randn(rows, inner), torch.randn(inner, columns)
-        operations = 2 * rows * inner * columns
-        for _ in range(20):
-            started = time.perf_counter()
-            for _ in range(max(1, int(1e9 / operations))):
-                a @ b
-            done = operations * max(1, int(1e9 / operations))
-            best = max(best, done / (time.perf_counter() - started))
-    return {"gigaflops": best / 1e9}
-
-
-def profile(model: str) -> dict[str, Any]:
-    """Where the time of organ training goes, and how much arithmetic a token takes."""
-    import torch
-    from torch.profiler import ProfilerActivity
-    from torch.utils.flop_counter import FlopCounterMode
-
-    work = train_organ(model, BLOCK_TOKENS * 4)
-    with FlopCounterMode(display=False) as counter:
-        tokens = work()
-    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as seen:
-        work()
-    times: dict[str, float] = {}
-    for event in seen.key_averages():
-        name = event.key.lower()
-        share = next(
-            (title for title, words in SHARES.items() if any(word in name for word in words)),
-            "all else",
-        )
-        times[share] = times.get(share, 0.0) + event.self_cpu_time_total
-    total = sum(times.values())
-    shares = {name: f"{time / total:.0%}" for name, time in sorted(times.items())}
-    return {"flops_a_token": counter.get_total_flops() / tokens, "shares": shares}
-
-
 def _child(name: str, model: str, tokens: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
@@ -398,7 +349,7 @@ def _main(name: str, model: str, tokens: int) -> dict[str, Any]:
     if name == "machine":
         return machine()
     if name == "profile":
-        return profile(model)
+        return profile(train_organ(model, 4 * BLOCK_TOKENS))
     contestants = {one.__name__: one for pair in CONTESTS.values() for one in pair}
     work = contestants[name](model, tokens)
     started = time.perf_counter()

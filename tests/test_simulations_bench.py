@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import sentences
 
-from simulations import bench
+from simulations import arithmetic, bench
 from simulations.bench import CONTESTS, Run
 
 
@@ -37,5 +37,19 @@ def test_ratios_are_of_pairs_of_runs() -> None:
 
 
 def test_the_machine_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "SHAPES", ((64, 64, 64),))
-    assert bench.machine()["gigaflops"] > 0
+    monkeypatch.setattr(arithmetic, "SHAPES", ((64, 64, 64),))
+    assert arithmetic.machine()["gigaflops"] > 0
+
+
+def test_arithmetic_is_counted_and_time_is_shared_out() -> None:
+    import torch
+
+    a, b = torch.randn(64, 128), torch.randn(128, 32)
+
+    def work() -> int:
+        a @ b
+        return 64
+
+    found = arithmetic.profile(work)
+    assert found["flops_a_token"] == 2 * 128 * 32
+    assert "matrix products" in found["shares"]
