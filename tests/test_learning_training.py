@@ -1,7 +1,9 @@
+import itertools
 import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -305,10 +307,20 @@ def test_validation_stops_in_time_and_keeps_the_best(models: dict[str, Path]) ->
     assert trained.validation[-1] > min(trained.validation)
 
 
-def test_a_budget_of_seconds_ends_in_time(models: dict[str, Path]) -> None:
+def test_a_budget_of_seconds_ends_in_time(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = open_checkpoint(models["llama"])
-    recipe = Recipe(rank=4, seconds=1.0, block_tokens=32, threads=1)
-    trained = train(host, SPAN, sentences(50, seed=1), recipe)
-    assert trained.facts.steps > 1
+    clock = SimpleNamespace(monotonic=itertools.count().__next__)  # a second at each look
+    monkeypatch.setattr("not_core.learning.training.time", clock)
+    monkeypatch.setattr("not_core.learning.lessons.time", clock)
+
+    def steps(seconds: float) -> int:
+        recipe = Recipe(rank=4, seconds=seconds, block_tokens=32, threads=1)
+        return train(host, SPAN, sentences(50, seed=1), recipe).facts.steps
+
+    assert steps(1) == 1, "one step in however little time"
+    assert 1 < steps(30) < steps(60) < 60
+    recipe = Recipe(rank=4, seconds=1, block_tokens=32, threads=1)
     with pytest.raises(RecordsError):
         train(host, SPAN, ["the"], recipe)
