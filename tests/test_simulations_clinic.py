@@ -116,7 +116,11 @@ def test_a_measurement_runs_in_a_process_of_its_own(
 
     monkeypatch.setattr(compare.subprocess, "run", ran)
     (row,) = compare.run(
-        [Visit(method="stock", records=0, seed=0)], model, tmp_path, print, "simulations.clinic"
+        [Visit(method="stock", records=0, seed=0)],
+        model,
+        tmp_path,
+        print,
+        module="simulations.clinic",
     )
     assert asked[0][1:3] == ["-m", "simulations.clinic"]
     assert row["case"]["method"] == "stock"
