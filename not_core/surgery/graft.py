@@ -13,6 +13,7 @@ from typing import Any
 
 from not_core import atomic, canonical
 from not_core.errors import CheckpointError, OrganError
+from not_core.manifest import TensorFacts
 from not_core.surgery import lineage as lineages
 from not_core.surgery.anatomy import anatomy
 from not_core.surgery.assemble import Joined, plan_config, plan_tensors
@@ -170,21 +171,38 @@ def _write(lineage: Lineage, host: Checkpoint, there: There, out: Path, *, aside
                 f"without its organs the model has weights {digest[:12]}, not those it had before, "
                 f"{lineage.root[:12]}; give the model that they were put into with --host"
             )
+        kept = _write_aside(below, there, work)
         if not untouched:
-            final = replace(lineage, weights=digest)
+            final = replace(lineage, weights=digest, aside=kept)
             (work / LINEAGE).write_bytes(canonical.encode(final))
-        if below:
-            kept = {
-                f"{layer.source}.{layer.index}.{rest}": (source.tensors, name)
-                for layer in below
-                for source, index in [there[layer]]
-                for rest, name in source.layer(index).items()
-            }
-            (work / REPLACED).mkdir()
-            write_safetensors(work / REPLACED / SET_ASIDE, Joined(kept), tuple(kept))
-        _write_config(config, work)
         _copy_rest(host, work)
+        _write_config(config, work)  # last: without it, what a killed run left is no model
     return Written(digest, len(plan.layers), lineage.organs())
+
+
+def _write_aside(below: Iterable[Layer], there: There, work: Path) -> tuple[TensorFacts, ...]:
+    """Write the layers that lie beneath others; return what the lineage is to say of them."""
+    kept = {
+        f"{layer.source}.{layer.index}.{rest}": (source.tensors, name)
+        for layer in below
+        for source, index in [there[layer]]
+        for rest, name in source.layer(index).items()
+    }
+    if not kept:
+        return ()
+    tensors, found = Joined(kept), dict[str, str]()
+    (work / REPLACED).mkdir()
+    write_safetensors(
+        work / REPLACED / SET_ASIDE,
+        tensors,
+        tensors.names(),
+        seen=lambda name, tensor: found.update({name: tensor_digest(tensor)}),
+    )
+    forms = {name: tensors.form(name) for name in tensors.names()}
+    return tuple(
+        TensorFacts(name=name, dtype=form.dtype, shape=form.shape, sha256=found[name])
+        for name, form in forms.items()
+    )
 
 
 def _source(name: str, lineage: Lineage, there: There) -> Source:
