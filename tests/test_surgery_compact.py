@@ -45,6 +45,7 @@ FACTS = TrainingFacts(
     learning_rate=1e-3,
     block_tokens=16,
     step_tokens=16,
+    head_sample=None,
     precision="float32",
     device="cpu",
     threads=1,
