@@ -70,7 +70,9 @@ def load(origin: Path) -> Any:
             local_files_only=True,
             trust_remote_code=False,
         )
-    except Exception as error:  # the library raises whatever its parsers raise
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # whatever its parsers raise; Rust's panics are no Exception
         raise CheckpointError(
             f"the tokenizer in {origin} cannot be loaded ({type(error).__name__}); "
             "get undamaged copies of tokenizer.json and its config"
