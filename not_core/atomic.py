@@ -74,7 +74,10 @@ def _claimed(out: Path) -> tuple[Path, int]:
 def _sweep(out: Path) -> None:
     """Remove temporary siblings of ``out`` whose makers are dead, which the system unlocked."""
     name = re.compile(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}\.partial")
-    for left in sorted(out.parent.iterdir()):
+    beside: list[Path] = []
+    with suppress(OSError):  # a folder that may be written to need not be readable
+        beside = sorted(out.parent.iterdir())
+    for left in beside:
         if not name.fullmatch(left.name) or left.is_symlink() or not left.is_dir():
             continue
         with suppress(OSError):  # in use, gone, another user's, or on a filesystem without locks
