@@ -1,10 +1,12 @@
 """Files and folders that appear whole or not at all."""
 
+import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from not_core.errors import OutputExistsError
@@ -14,17 +16,24 @@ def refuse_existing(out: Path) -> None:
     """Raise before any work is done when ``out`` is already taken.
 
     Raises:
-        OutputExistsError: ``out`` exists and is not an empty folder.
+        OutputExistsError: ``out`` exists and is not an empty folder that can be replaced.
     """
     if out.is_symlink() or out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise OutputExistsError(f"{out} already exists; choose another place or remove it first")
+    # A folder is made beside its place and renamed into it, which these do not allow.
+    if out.is_dir() and (out.resolve() == Path.cwd() or os.path.ismount(out)):
+        raise OutputExistsError(
+            f"{out} is the folder that this program runs in, or a mount point, and cannot be "
+            "replaced; name a new folder in it"
+        )
 
 
 @contextmanager
 def folder(out: Path, mode: int = 0o755) -> Iterator[Path]:
     """Yield a temporary sibling of ``out`` that is renamed to ``out`` when the block succeeds.
 
-    A block that fails, or a process that dies, leaves no folder of that name.
+    A block that fails, or a process that dies, leaves no folder of that name. What a dead process
+    left of a sibling is removed; what a living one is at work on is left alone.
 
     Args:
         out: Folder to make; it must not exist, or be empty.
@@ -35,13 +44,49 @@ def folder(out: Path, mode: int = 0o755) -> Iterator[Path]:
     """
     refuse_existing(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    _sweep(out)
+    work, lock = _claimed(out)
     try:
         yield work
         work.chmod(mode)
         work.rename(out)  # replaces an empty folder, fails on one that has been filled meanwhile
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        os.close(lock)
+
+
+def _claimed(out: Path) -> tuple[Path, int]:
+    """A new temporary sibling, and the lock on it that tells others that its maker lives."""
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        try:
+            lock = os.open(work, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # swept before it could be locked
+        # A filesystem without locks keeps what dead processes leave.
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if work.exists():
+            return work, lock
+        os.close(lock)
+
+
+def _sweep(out: Path) -> None:
+    """Remove temporary siblings of ``out`` whose makers are dead, which the system unlocked."""
+    name = re.compile(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}\.partial")
+    beside: list[Path] = []
+    with suppress(OSError):  # a folder that may be written to need not be readable
+        beside = sorted(out.parent.iterdir())
+    for left in beside:
+        if not name.fullmatch(left.name) or left.is_symlink() or not left.is_dir():
+            continue
+        with suppress(OSError):  # in use, gone, another user's, or on a filesystem without locks
+            lock = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 @contextmanager

@@ -9,7 +9,9 @@ import pytest
 from conftest import make_model, sentences, write_jsonl
 from safetensors.torch import load_file, save_file
 
+from not_core import canonical
 from not_core.commands.inspection import family_rows
+from not_core.commands.program import listing, report, say
 from not_core.surgery.anatomy import FAMILIES
 from not_core.surgery.checkpoint import open_checkpoint
 
@@ -284,3 +286,53 @@ def test_what_was_trained_by_factors_is_shipped_as_factors(
         code, _, err = call(*command, "--out", tmp_path / "x")
         assert (code, "on its own base only" in " ".join(err.split())) == (1, True)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--position", "9"), "position 9 is outside the host"),
+        (("--mode", "insert", "--position", "7"), "position 7 is outside the host"),
+        (("{cut}", "--position", "1", "--position", "2"), "which another organ replaces"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_before_anything_is_read(
+    call: Call,
+    models: dict[str, Path],
+    cut: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.setattr(
+        "not_core.surgery.tensors.SafetensorsFiles.read", lambda *_, **__: pytest.fail("it read")
+    )
+    told = [cut if word == "{cut}" else word for word in words]
+    out = tmp_path / "out"
+    code, _, err = call("transplant", cut, *told, "--into", models["llama"], "--out", out)
+    assert code == 1
+    assert message in " ".join(err.split())
+
+
+def test_names_that_others_chose_do_not_reach_the_terminal_raw(
+    call: Call, models: dict[str, Path], cut: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An organ's config, a model's fields and what is said of them."""
+    evil = "\x1b]0;PWNED\x07\x1b[2K\rok: organ fits\n\x9b31m\u202e"
+    said = json.loads((cut / "manifest.json").read_text())
+    said["base"]["config"][evil] = evil
+    (cut / "manifest.json").write_bytes(canonical.encode(said))
+    out = cut.parent / "out"
+    code, _, err = call("transplant", cut, "--into", models["llama"], "--out", out)
+    assert code == 1
+    assert "PWNED" in err
+    for as_json in (False, True):
+        report({evil: evil, "list": [evil]}, as_json)
+        listing([{evil: evil}], as_json)
+    say(evil)
+    shown = capsys.readouterr()
+    assert "PWNED" in shown.out
+    for text in (err, shown.out, shown.err):
+        assert all(one.isprintable() for one in text.replace("\n", ""))
+        assert not any(line.startswith("ok: organ fits") for line in text.splitlines())

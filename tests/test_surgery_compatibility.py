@@ -1,5 +1,6 @@
 """Whether an organ fits: every difference named with both values, and the word that accepts it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +9,18 @@ from typing import Any
 import pytest
 import torch
 from conftest import VOCABULARY, save_tokenizer
-from families import family_model
+from families import all_families, family_model
 from surgeries import cut_of, logits, organ_of, put
 from transformers import AutoModelForCausalLM
 
 from not_core.commands.surgery import Difference
 from not_core.errors import IncompatibleOrganError
 from not_core.manifest import Span
+from not_core.surgery import tokenizer as tokenizers
+from not_core.surgery.anatomy import anatomy
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.compatibility import ALLOWABLE, check
+from not_core.surgery.layer_config import default_fields
 from not_core.surgery.organ import Label, describe, extract
 from not_core.surgery.tensors import Held
 
@@ -118,16 +122,137 @@ def test_another_vocabulary_of_the_same_size_is_named(
     monkeypatch.setattr("conftest.VOCABULARY", words)
     other = hosts()
     ours, theirs = str(grown.base.tokenizer)[:12], str(other.tokenizer_digest)[:12]
-    said = f"vocabulary is {ours} in the organ, {theirs} in the recipient; .* allow tokenizer and"
+    said = f"tokenizer is {ours} in the organ, {theirs} in the recipient; .* allow tokenizer and"
     with pytest.raises(IncompatibleOrganError, match=said):
         check(grown, other)
-    with pytest.raises(IncompatibleOrganError, match="vocabulary"):
+    with pytest.raises(IncompatibleOrganError, match="tokenizer is"):
         check(grown, other, ALLOWABLE - {"tokenizer"})
     check(grown, other, frozenset({"tokenizer"}))
     for file in other.origin.glob("token*"):
         file.unlink()
     with pytest.raises(IncompatibleOrganError, match=f"{ours} in the organ, none in the recipient"):
         check(grown, open_checkpoint(other.origin))
+
+
+def tokens(host: Checkpoint, change: Callable[[dict[str, Any]], Any]) -> str:
+    """Digest of a host's tokenizer after its file was edited."""
+    path = host.origin / "tokenizer.json"
+    said = json.loads(path.read_text())
+    change(said)
+    path.write_text(json.dumps(said))
+    return str(open_checkpoint(host.origin).tokenizer_digest)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: said.update(normalizer={"type": "Lowercase"}),
+        lambda said: said.update(pre_tokenizer={"type": "WhitespaceSplit"}),
+        lambda said: said.update(
+            post_processor={"type": "BertProcessing", "sep": ["the", 1], "cls": ["was", 3]}
+        ),
+        lambda said: said["added_tokens"][0].update(lstrip=True),
+        lambda said: said["added_tokens"].append(
+            {**said["added_tokens"][0], "id": 2, "content": "patient", "special": False}
+        ),
+        lambda said: said["model"].update(
+            type="BPE",
+            vocab={"<unk>": 0, "a": 1, "b": 2, "ab": 3, "ba": 4},
+            merges=[["a", "b"], ["b", "a"]],
+        ),
+    ],
+    ids=["normalizer", "pre-tokenizer", "post-processor", "flag", "added", "merges"],
+)
+def test_another_way_from_text_to_ids_is_another_tokenizer(
+    hosts: Hosts, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    host = hosts()
+    grown = cut_of(host, 1, 3).manifest
+    assert tokens(host, lambda said: said.update(truncation=None)) == grown.base.tokenizer
+    first = tokens(host, change)
+    assert first != grown.base.tokenizer
+    changed = open_checkpoint(host.origin)
+    with pytest.raises(IncompatibleOrganError, match=f"{first[:12]} in the recipient"):
+        check(grown, changed)
+    check(grown, changed, frozenset({"tokenizer"}))
+    if "merges" in json.loads((host.origin / "tokenizer.json").read_text())["model"]:
+        assert tokens(host, lambda said: said["model"]["merges"].reverse()) != first
+
+
+def test_how_texts_are_cut_off_and_filled_up_is_no_difference(hosts: Hosts) -> None:
+    host = hosts()
+    cut = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    before = host.tokenizer_digest
+    assert tokens(host, lambda said: said.update(truncation=cut)) == before
+
+
+def test_a_slow_tokenizer_has_a_digest_of_its_vocabulary_and_added_tokens() -> None:
+    from transformers import PreTrainedTokenizer
+
+    class Slow(PreTrainedTokenizer):
+        @property
+        def vocab_size(self) -> int:
+            return 2
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"a": 0, "b": 1} | self.added_tokens_encoder
+
+        def _convert_token_to_id(self, token: str) -> int:
+            return 0
+
+        def _convert_id_to_token(self, index: int) -> str:
+            return "a"
+
+    plain, more, special = Slow(), Slow(), Slow(eos_token="b")
+    more.add_tokens(["c"])
+    found = [tokenizers.digest(one) for one in (plain, more, special, Slow())]
+    assert found[3] == found[0]
+    assert len(set(found)) == 3
+
+
+def test_what_a_program_noted_in_a_config_is_no_difference(hosts: Hosts) -> None:
+    """And a field of the class that a file leaves out is what the class takes it for."""
+    host = hosts()
+    grown, path = cut_of(host, 1, 3).manifest, host.origin / "config.json"
+    notes = {"transformers.js_config": {"dtype": "q4"}, "unsloth_version": "2026.1"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | notes))
+    noted = open_checkpoint(host.origin)
+    assert not notes.keys() & cut_of(noted, 1, 3).manifest.base.config.keys()
+    check(grown, noted)
+    less = {name: value for name, value in grown.base.config.items() if name != "mlp_bias"}
+    check(replace(grown, base=replace(grown.base, config=less)), host)
+    other = replace(grown, base=replace(grown.base, config=less | {"mlp_bias": True}))
+    with pytest.raises(IncompatibleOrganError, match="mlp_bias is True in the organ, False in"):
+        check(other, host)
+
+
+def test_a_name_in_a_message_cannot_write_to_the_terminal(hosts: Hosts) -> None:
+    grown = cut_of(hosts(), 1, 3).manifest
+    odd = grown.base.config | {"\x1b[2K\rok: organ fits": 1}
+    with pytest.raises(IncompatibleOrganError) as refused:
+        check(replace(grown, base=replace(grown.base, config=odd)), hosts())
+    assert r"'\x1b[2K\rok: organ fits' is 1 in the organ" in str(refused.value)
+    assert str(refused.value).isprintable()
+
+
+FIELDS = Path(__file__).parent / "vectors" / "fitting_fields.json"
+
+
+def test_which_fields_decide_is_known_for_every_family() -> None:
+    """A transformers that adds a field to a class would refuse all older organs, or miss one.
+
+    Look what the new field does: `_INCIDENTAL` in `layer_config.py`, `_MATTER_LESS` in
+    `compatibility.py`, or let it decide; then write it into the file.
+    """
+    found = {
+        family: sorted(default_fields(anatomy({"model_type": family}))) for family in all_families()
+    }
+    known = json.loads(FIELDS.read_text())
+    shared = set.intersection(*map(set, found.values()))
+    told = {"all": sorted(shared)} | {
+        family: [name for name in names if name not in shared] for family, names in found.items()
+    }
+    assert told == known
 
 
 def test_another_base_is_named(hosts: Hosts) -> None:

@@ -10,12 +10,15 @@ from transformers import AutoModelForCausalLM
 from transformers import logging as transformers_logging
 
 from not_core.errors import CheckpointError
+from not_core.surgery import graft
+from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.gguf_file import open_gguf
+from not_core.surgery.plan import identity
 
 WIDTH, HEADS, KEYS, LAYERS, VOCABULARY = 64, 4, 2, 2, 32
 
 
-def write_gguf(path: Path, arch: str) -> Path:
+def write_gguf(path: Path, arch: str, merges: tuple[str, ...] = ()) -> Path:
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, arch)
     writer.add_context_length(1024)
@@ -25,7 +28,10 @@ def write_gguf(path: Path, arch: str) -> Path:
     writer.add_head_count(HEADS)
     writer.add_vocab_size(VOCABULARY)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([f"t{i}" for i in range(VOCABULARY)])
+    writer.add_token_list(["a", "b", "ab", *(f"t{i}" for i in range(3, VOCABULARY))])
+    if merges:
+        writer.add_token_types([1] * VOCABULARY)
+        writer.add_token_merges(merges)
     shapes: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (VOCABULARY, WIDTH),
         "output_norm.weight": (WIDTH,),
@@ -93,6 +99,18 @@ def test_every_tensor_equals_what_transformers_loads(arch: str, tmp_path: Path) 
         tensor = checkpoint.tensors.read(name)
         assert torch.equal(tensor, stock[name]), name
         assert checkpoint.tensors.form(name).shape == tuple(tensor.shape), name
+
+
+def test_a_graft_has_the_tokenizer_of_its_gguf(tmp_path: Path) -> None:
+    host = open_gguf(write_gguf(tmp_path / "m.gguf", "llama", merges=("a b",)))
+    graft.transplant(identity(LAYERS), host, {}, tmp_path / "out")
+    assert open_checkpoint(tmp_path / "out").tokenizer_digest == host.tokenizer_digest
+
+
+def test_merges_over_which_the_tokenizers_library_panics_are_refused(tmp_path: Path) -> None:
+    host = open_gguf(write_gguf(tmp_path / "m.gguf", "llama", merges=("a b", "ab 1")))
+    with pytest.raises(CheckpointError, match=r"the tokenizer in .* cannot be loaded"):
+        host.tokenizer_digest  # noqa: B018
 
 
 def test_a_file_that_is_not_gguf_is_refused(tmp_path: Path) -> None:

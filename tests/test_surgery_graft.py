@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from surgeries import cut_of, logits, organ_of, put, shifted
 from transformers import AutoModelForCausalLM
 
+from not_core import atomic
 from not_core.errors import (
     CheckpointError,
     FormatError,
@@ -89,6 +90,42 @@ def test_what_a_graft_needs_comes_along_and_nothing_else(
     }
     assert "0.7" in (out / "generation_config.json").read_text()
     assert str(tmp_path) not in (out / "config.json").read_text()
+
+
+@pytest.mark.parametrize("said", [{"do_sample": True, "temperature": 0.5, "top_k": 7}, {}])
+def test_how_a_host_generates_is_kept_where_only_its_config_tells(
+    models: dict[str, Path], tmp_path: Path, said: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(models["llama"], tmp_path / "host"))
+    (folder / "generation_config.json").unlink()
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    host = open_checkpoint(folder)
+    out = put(host, tmp_path / "out", (organ_of(host, 1, 2), "insert", 0))
+    assert (out / "generation_config.json").exists() == bool(said)
+    graft.excise(open_checkpoint(out), "unclaimed/o", tmp_path / "back")
+    wanted = AutoModelForCausalLM.from_pretrained(folder).generation_config
+    for made in (out, tmp_path / "back"):
+        found = AutoModelForCausalLM.from_pretrained(made).generation_config
+        assert found == wanted
+        assert {name: found.to_dict()[name] for name in said} == said
+
+
+def test_named_chat_templates_come_along(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models["llama"], tmp_path / "host"))
+    named = folder / "additional_chat_templates"
+    named.mkdir()
+    (named / "tools.jinja").write_text("TOOLS {{ messages }}")
+    (named / "notes.txt").write_text("private")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "tekken.json").write_text("{}")
+    host = open_checkpoint(folder)
+    out = put(host, tmp_path / "out", (organ_of(host, 1, 2), "insert", 0))
+    assert [file.name for file in (out / named.name).iterdir()] == ["tools.jinja"]
+    assert (out / "tekken.json").read_text() == "{}"
+    (out / "tekken.json").unlink()  # which would be another tokenizer's
+    template = open_checkpoint(out).tokenizer.chat_template
+    assert template == {"default": "{{ messages }}", "tools": "TOOLS {{ messages }}"}
 
 
 def test_an_organ_that_changes_while_it_is_grafted_leaves_nothing(
@@ -224,7 +261,7 @@ def test_forged_set_aside_layers_do_not_pass_for_the_host(host: Checkpoint, tmp_
     stored = load_file(aside)
     stored[sorted(stored)[0]].view(-1)[0] += 1
     save_file(stored, aside)
-    with pytest.raises(CheckpointError, match="not those it had before"):
+    with pytest.raises(CheckpointError, match=r"is not the tensor that organs\.json declares"):
         graft.excise(open_checkpoint(out), "unclaimed/o", tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
@@ -421,19 +458,19 @@ def test_digests_are_kept_while_files_stay_as_they_are(
 def test_a_killed_graft_leaves_no_folder_of_its_name(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Killed with -9 while it streams: nothing that looks whole, and the next run succeeds."""
+    """Killed with -9 at the last moment: nothing that loads, and the next run sweeps it up."""
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from not_core.surgery import graft, plan as plans, tensors\n"
+        "from not_core.surgery import graft, plan as plans\n"
         "from not_core.surgery.checkpoint import open_checkpoint\n"
-        "plain = tensors.SafetensorsFiles.read\n"
-        "def slow(self, name, **how):\n"
-        "    time.sleep(0.05)\n"
-        "    return plain(self, name, **how)\n"
+        "plain = graft._copy_rest\n"
+        "def stuck(host, work):\n"
+        "    plain(host, work)\n"
+        "    (work / 'ready').touch()\n"
+        "    time.sleep(60)\n"
+        "graft._copy_rest = stuck\n"
         "host = open_checkpoint(sys.argv[1])\n"
-        "host.weights_digest\n"
-        "tensors.SafetensorsFiles.read = slow\n"
         "graft.transplant(plans.identity(6), host, {}, Path(sys.argv[2]))\n"
     )
     out = tmp_path / "out"
@@ -442,16 +479,97 @@ def test_a_killed_graft_leaves_no_folder_of_its_name(
         cwd=Path(__file__).parent.parent,
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out.*.partial/model.safetensors")):
+    while not list(tmp_path.glob(".out.*.partial/ready")):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not out.exists()
+    (left,) = tmp_path.iterdir()
     host = open_checkpoint(models["llama"])
+    # While its maker lives, what lies there is somebody's work.
+    other = tmp_path / "out.b"
+    graft.transplant(plans.identity(6), host, {}, other)
+    with atomic.folder(out):
+        assert left.exists()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    shutil.rmtree(out)
+    assert (left / "model.safetensors").exists()
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        open_checkpoint(left)
+    with pytest.raises((OSError, ValueError)):
+        AutoModelForCausalLM.from_pretrained(left)
     graft.transplant(plans.identity(6), host, {}, out)
     assert digest(out) == host.weights_digest
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.b"}
+
+
+def test_a_program_that_is_asked_to_end_leaves_nothing(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "import typer\n"
+        "from not_core import atomic\n"
+        "from not_core.commands.program import run\n"
+        "app = typer.Typer()\n"
+        "@app.command()\n"
+        "def work(out: Path) -> None:\n"
+        "    with atomic.folder(out) as inside:\n"
+        "        (inside / 'ready').touch()\n"
+        "        time.sleep(60)\n"
+        "run(app)\n"
+    )
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", script, str(tmp_path / "out")], cwd=Path(__file__).parent.parent
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out.*.partial/ready")):
+        assert process.poll() is None, "it ended before it was asked to"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_that_a_program_runs_in_is_not_replaced(
+    host: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(graft, "layers_at_hand", lambda *_: pytest.fail("work was done"))
+    for out in (Path(), tmp_path):
+        with pytest.raises(OutputExistsError, match="name a new folder in it"):
+            graft.transplant(plans.identity(6), host, {}, out)
+    (tmp_path / "mount").mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path).name == "mount")
+    with pytest.raises(OutputExistsError, match="or a mount point"):
+        graft.transplant(plans.identity(6), host, {}, tmp_path / "mount")
+
+
+@pytest.mark.parametrize("kind", ["a file", "no folder", "no home", "full"])
+def test_a_cache_that_cannot_be_used_is_done_without(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    wanted = open_checkpoint(models["llama"]).weights_digest
+    monkeypatch.setattr("not_core.surgery.digests.SETTLED", -1e9)
+    place = tmp_path / "cache"
+    if kind == "a file":
+        place.touch()
+    elif kind == "no folder":
+        tmp_path.joinpath("in-the-way").touch()
+        place = tmp_path / "in-the-way" / "cache"
+    elif kind == "full":
+        place.mkdir()
+        (place / "digests").touch()
+    monkeypatch.setenv("ORGAN_EXCHANGE_CACHE", str(place))
+    if kind == "no home":
+        monkeypatch.delenv("ORGAN_EXCHANGE_CACHE")
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(
+            Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home directory"))
+        )
+    assert open_checkpoint(models["llama"]).weights_digest == wanted
 
 
 def test_a_host_that_changes_while_it_is_read_is_not_passed_off(

@@ -417,6 +417,52 @@ def test_a_config_with_values_of_no_model_is_refused(model: Path, text: str, mes
         cut_of(open_checkpoint(model), 1, 3)
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"save_pretrained": 1}, "save_pretrained in config.json is a part of the class LlamaConf"),
+        ({"to_dict": {}}, "to_dict in config.json is a part of the class"),
+        ({"attribute_map": {"hidden_size": "vocab_size"}}, "attribute_map in config.json is a"),
+        ({"sub_configs": 3}, "sub_configs in config.json is a part"),
+        ({"per_layer_config": {"0": {"hidden_size": 1}}}, "per_layer_config in config.json is a"),
+        ({"quantization_config": "fp8"}, "quantization_config in config.json is no object"),
+        ({"quantization_config": {"modules_to_not_convert": "lm_head"}}, "no list of names"),
+        ({"quantization_config": {"modules_to_not_convert": [1]}}, "no list of names"),
+        ({"quantization_config": {"modules_to_not_convert": {"lm_head": 1}}}, "no list of names"),
+    ],
+    ids=str,
+)
+def test_a_config_that_reaches_into_its_class_is_refused(
+    model: Path, said: dict[str, Any], message: str
+) -> None:
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(model)
+
+
+def test_chat_templates_that_lead_elsewhere_or_are_too_many_are_refused(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = model / "additional_chat_templates"
+    named.mkdir()
+    for number in range(3):
+        (named / f"{number}.jinja").write_text("{{ messages }}")
+    monkeypatch.setattr("not_core.surgery.tokenizer.MOST_TEMPLATES", 2)
+    with pytest.raises(CheckpointError, match="holds 3 chat templates, more than 2"):
+        open_checkpoint(model).has_tokenizer  # noqa: B018
+    (tmp_path / "secret").write_text("secret")
+    (named / "0.jinja").unlink()
+    (named / "0.jinja").symlink_to(tmp_path / "secret")
+    with pytest.raises(CheckpointError, match=r"0\.jinja in .* is a link that leads elsewhere"):
+        open_checkpoint(model)
+    (named / "0.jinja").unlink()
+    with (named / "0.jinja").open("wb") as file:
+        file.truncate(40 << 30)  # sparse
+    with pytest.raises(CheckpointError, match=r"0\.jinja in .* has more than 268435456 bytes"):
+        open_checkpoint(model)
+
+
 @pytest.mark.parametrize("field", ["mlp_only_layers", "decoder_sparse_step"])
 @pytest.mark.parametrize("value", ["x", [None], {"a": 1}])
 def test_a_list_of_layers_that_is_none_is_refused(tmp_path: Path, field: str, value: Any) -> None:

@@ -1,13 +1,15 @@
 """What the four command lines share: exit codes, JSON output, progress, quiet libraries.
 
-Exit codes: 0 done, 1 refused or failed, 2 usage, 130 interrupted. Reports go to standard output,
-progress and errors to standard error.
+Exit codes: 0 done, 1 refused or failed, 2 usage, 130 interrupted, 143 terminated. Reports go to
+standard output, progress and errors to standard error.
 """
 
 import math
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +66,7 @@ def run(app: typer.Typer) -> None:
     """Run a command line; an expected error becomes one line and exit code 1."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    before = _exit_on_termination()
     try:
         app()
     except NotError as error:
@@ -76,6 +79,21 @@ def run(app: typer.Typer) -> None:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or type(error).__name__}; check path, permissions and disk")
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _exit_on_termination() -> Any:
+    """Make SIGTERM an exit, so that what was begun is cleaned up; the handler before, if any."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return None
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    return signal.signal(signal.SIGTERM, leave)
 
 
 def _fail(message: str) -> None:
@@ -85,20 +103,20 @@ def _fail(message: str) -> None:
 
 def say(line: str) -> None:
     """One line of progress on standard error."""
-    errors.print(line, highlight=False, markup=False)
+    errors.print(_plain(line), highlight=False, markup=False)
 
 
 def report(facts: dict[str, Any], as_json: bool) -> None:
     """Print facts as a table of two columns, or as JSON for programs."""
     console = Console()
     if as_json:
-        console.print_json(data=facts)
+        console.print_json(data=facts, ensure_ascii=True)
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _flat(facts):
-        table.add_row(name, _escaped(value))
+        table.add_row(_escaped(name), _escaped(value))
     console.print(table)
 
 
@@ -106,14 +124,14 @@ def listing(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Print rows as a table, or as a JSON list for programs."""
     console = Console()
     if as_json:
-        console.print_json(data=rows)
+        console.print_json(data=rows, ensure_ascii=True)
         return
     if not rows:
         console.print("none")
         return
     table = Table(box=None, pad_edge=False)
     for name in rows[0]:
-        table.add_column(name, overflow="fold")
+        table.add_column(_escaped(name), overflow="fold")
     for row in rows:
         table.add_row(*(_escaped(_short(value)) for value in row.values()))
     console.print(table)
@@ -199,6 +217,14 @@ def _short(value: Any) -> str:
 
 
 def _escaped(text: str) -> str:
+    """Text that is printed as it is: no markup, and nothing that the terminal would obey."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(_plain(text))
+
+
+def _plain(text: str) -> str:
+    """Text on one line: models, organs and their makers choose names that end up in it."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text
+    )

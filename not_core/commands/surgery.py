@@ -161,13 +161,16 @@ def transplant(
     from not_core.surgery.compatibility import check
     from not_core.surgery.expansion import read_expanded
     from not_core.surgery.organ import read_manifest
-    from not_core.surgery.plan import Graft, compose
+    from not_core.surgery.plan import compose
 
     places, modes = _places(position, organs, data), _modes(mode, organs)
     host = open_checkpoint(into)
     manifests = [read_manifest(folder) for folder in organs]
+    if places != AUTO:  # before the base is hashed and the organs are read
+        compose(host.layers, _grafts(manifests, modes, places))
+    allowed = frozenset(map(str, allow or ()))
     for manifest in manifests:
-        check(manifest, host, frozenset(map(str, allow or ())))
+        check(manifest, host, allowed)
     read = {
         manifest.digest: read_expanded(folder, host)
         for manifest, folder in zip(manifests, organs, strict=True)
@@ -177,23 +180,9 @@ def transplant(
         (organ,) = read.values()
         trials, best = _try_positions(host, organ, modes[0], data, text_field, documents, device)
         places = [best]
-    grafts = [
-        Graft(
-            organ=manifest.digest,
-            count=len(manifest.span),
-            mode=how.value,
-            position=place if isinstance(place, int) else manifest.span.start,
-        )
-        for manifest, how, place in zip(manifests, modes, places, strict=True)
-    ]
-    written = graft.transplant(
-        compose(host.layers, grafts),
-        host,
-        read,
-        out,
-        allow=frozenset(map(str, allow or ())),
-        keep_replaced=keep_replaced,
-    )
+    grafts = _grafts(manifests, modes, places)
+    plan = compose(host.layers, grafts)
+    written = graft.transplant(plan, host, read, out, allow=allowed, keep_replaced=keep_replaced)
     if trials and not as_json:
         listing([row | {"best": "best" if row["best"] else ""} for row in trials["tried"]], as_json)
         trials = {name: value for name, value in trials.items() if name != "tried"}
@@ -209,6 +198,23 @@ def transplant(
         },
         as_json,
     )
+
+
+def _grafts(
+    manifests: Sequence[Any], modes: Sequence[ModeName], places: Sequence[int | str | None]
+) -> list[Any]:
+    """Where each organ goes: where it grew, if no position is named."""
+    from not_core.surgery.plan import Graft
+
+    return [
+        Graft(
+            organ=manifest.digest,
+            count=len(manifest.span),
+            mode=how.value,
+            position=place if isinstance(place, int) else manifest.span.start,
+        )
+        for manifest, how, place in zip(manifests, modes, places, strict=True)
+    ]
 
 
 def _modes(given: list[ModeName] | None, organs: list[Path]) -> Sequence[ModeName]:

@@ -14,7 +14,8 @@ from not_core import canonical
 from not_core.errors import CheckpointError, FormatError, NotError
 from not_core.manifest import MOST_LAYERS
 from not_core.surgery import digests
-from not_core.surgery.anatomy import Anatomy, anatomy
+from not_core.surgery import tokenizer as tokenizers
+from not_core.surgery.anatomy import Anatomy, anatomy, classes
 from not_core.surgery.blueprint import build, check_tensors
 from not_core.surgery.layer_config import layer_entries
 from not_core.surgery.source import Source
@@ -32,27 +33,12 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 JSON_BYTES = 16 * 1024 * 1024
 """Largest config or shard index that is read."""
-TOKENIZER_BYTES = 256 * 1024 * 1024
-"""Largest file of a tokenizer that is read."""
-TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION_CONFIG = "generation_config.json"
-TOKENIZERS = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    TOKENIZER_CONFIG,
-    "vocab.json",
-    "vocab.txt",
-)
-"""Files of a tokenizer."""
 PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".pth.tar")
 # Fields with which a file leads transformers to code, or to another config than itself.
 _ELSEWHERE = ("auto_map", "configuration_files")
+# What a config class goes by beside its fields; the last makes layers unlike by their number.
+_NOT_FIELDS = frozenset({"attribute_map", "sub_configs", "per_layer_config"})
 
 
 @dataclass(frozen=True)
@@ -142,40 +128,26 @@ class Checkpoint:
         Raises:
             CheckpointError: The checkpoint holds none, or one that cannot be loaded.
         """
-        from transformers import AutoTokenizer
-
         if not self.has_tokenizer:
             raise CheckpointError(
                 f"no tokenizer in {self.origin}; "
                 "copy the model's tokenizer files (tokenizer.json and its config) there"
             )
-        single = self.origin.is_file()
-        try:
-            return AutoTokenizer.from_pretrained(
-                self.origin.parent if single else self.origin,
-                gguf_file=self.origin.name if single else None,
-                local_files_only=True,
-                trust_remote_code=False,
-            )
-        except Exception as error:  # the library raises whatever its parsers raise
-            raise CheckpointError(
-                f"the tokenizer in {self.origin} cannot be loaded ({type(error).__name__}); "
-                "get undamaged copies of tokenizer.json and its config"
-            ) from error
+        return tokenizers.load(self.origin)
 
     @property
     def has_tokenizer(self) -> bool:
         """Whether there are files of a tokenizer; a GGUF file is taken to hold one."""
-        return self.origin.is_file() or any((self.origin / name).is_file() for name in TOKENIZERS)
+        return self.origin.is_file() or bool(tokenizers.files_of(self.origin))
 
     @cached_property
     def tokenizer_digest(self) -> str | None:
-        """SHA-256 of the vocabulary (token -> id); None for a checkpoint without a tokenizer.
+        """SHA-256 of what turns text into ids; None for a checkpoint without a tokenizer.
 
         Raises:
             CheckpointError: It cannot be loaded.
         """
-        return canonical.digest(self.tokenizer.get_vocab()) if self.has_tokenizer else None
+        return tokenizers.digest(self.tokenizer) if self.has_tokenizer else None
 
 
 def open_checkpoint(source: str | Path) -> Checkpoint:
@@ -197,6 +169,8 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     if not path.is_dir():
         path = _from_hub(str(source))
     refuse_strays(path, CheckpointError)
+    if (path / tokenizers.TEMPLATES).is_dir():
+        refuse_strays(path / tokenizers.TEMPLATES, CheckpointError)
     config = _config(path)
     part = anatomy(config)
     where = _locate(path)
@@ -227,10 +201,11 @@ def refuse_strays(folder: Path, error: type[NotError]) -> None:
                 f"{file.name} in {folder} is a pickle, which runs code when it is opened; remove "
                 "it, and convert the weights to safetensors if there are no others"
             )
-        if file.name in TOKENIZERS and file.stat().st_size > TOKENIZER_BYTES:
+        most = tokenizers.FILE_BYTES
+        bounded = file.name in tokenizers.FILES or file.name.endswith(tokenizers.TEMPLATE)
+        if bounded and file.stat().st_size > most:
             raise error(
-                f"{file.name} in {folder} has more than {TOKENIZER_BYTES} bytes; "
-                "get an undamaged copy"
+                f"{file.name} in {folder} has more than {most} bytes; get an undamaged copy"
             )
 
 
@@ -250,6 +225,14 @@ def check_config(raw: Mapping[str, Any]) -> None:
                 f"{field} in config.json is {ascii(count)[:40]}, expected a number from 1 to "
                 f"{MOST_LAYERS}; get an undamaged copy"
             )
+    config_class, _ = classes(part.family)
+    for field in raw:
+        if field in _NOT_FIELDS or callable(getattr(config_class, field, None)):
+            raise CheckpointError(
+                f"{shown(field)} in config.json is a part of the class {config_class.__name__} "
+                "that no file may set; remove it, or get an undamaged copy"
+            )
+    _check_quantization(raw.get("quantization_config"))
     for field in ("dtype", "torch_dtype"):
         dtype = raw.get(field)
         if dtype is not None and str(dtype).removeprefix("torch.") not in FLOATS:
@@ -266,10 +249,20 @@ def check_config(raw: Mapping[str, Any]) -> None:
         ) from None
 
 
+def _check_quantization(said: Any) -> None:
+    listed = said.get("modules_to_not_convert") if isinstance(said, dict) else None
+    strings = isinstance(listed, list) and all(isinstance(name, str) for name in listed)
+    if not (said is None or isinstance(said, dict)) or not (listed is None or strings):
+        raise CheckpointError(
+            "quantization_config in config.json is no object, or its modules_to_not_convert no "
+            "list of names; get an undamaged copy"
+        )
+
+
 def _config(folder: Path) -> dict[str, Any]:
     raw = _json(folder, CONFIG, "expected a Hugging Face model folder")
     check_config(raw)
-    for name in (CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG):
+    for name in (CONFIG, GENERATION_CONFIG, tokenizers.TOKENIZER_CONFIG):
         _refuse_elsewhere(folder, name)
     from transformers import AutoConfig
 
@@ -377,7 +370,10 @@ def _from_hub(name: str) -> Path:
 
     try:
         return Path(
-            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
+            snapshot_download(
+                name,
+                allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
+            )
         )
     except (HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from not_core.errors import IncompatibleOrganError
 from not_core.manifest import Manifest
 from not_core.surgery.checkpoint import Checkpoint
-from not_core.surgery.layer_config import fitting_fields
+from not_core.surgery.layer_config import default_fields, fitting_fields
 from not_core.surgery.lineage import lineage_of
 from not_core.surgery.organ import Organ
 from not_core.surgery.source import Source
-from not_core.surgery.tensors import FLOATS, Form
+from not_core.surgery.tensors import FLOATS, Form, shown
 
 # Config fields with which an organ still runs though they differ, by the word that allows it.
 _MATTER_LESS = {
@@ -93,10 +93,14 @@ def _config(manifest: Manifest, host: Checkpoint) -> list[Mismatch]:
             )
         ]
     theirs, ours = base.config, fitting_fields(host.config, host.anatomy)
+    # A file that leaves a field out means the class's default, whichever program wrote it.
+    defaults = default_fields(host.anatomy)
+    theirs, ours = defaults | theirs, defaults | ours
     groups = {name: word for word, names in _MATTER_LESS.items() for name in names}
     return [
         Mismatch(
-            f"{name} is {theirs.get(name)!r} in the organ, {ours.get(name)!r} in the recipient",
+            f"{shown(name)} is {theirs.get(name)!r} in the organ, {ours.get(name)!r} in the "
+            "recipient",
             groups.get(name),
         )
         for name in sorted(theirs.keys() | ours.keys())
@@ -142,8 +146,8 @@ def _compare(index: str, layer: Layer, kind: Layer) -> list[Mismatch]:
         castable = floats and theirs and ours and theirs.shape == ours.shape
         found.append(
             Mismatch(
-                f"{index}.{rest} is {theirs or 'missing'} in the organ, {ours or 'missing'} in the "
-                "recipient",
+                f"{shown(f'{index}.{rest}')} is {theirs or 'missing'} in the organ, "
+                f"{ours or 'missing'} in the recipient",
                 "dtype" if castable else None,
             )
         )
@@ -166,7 +170,7 @@ def _digests(manifest: Manifest, host: Checkpoint, allow: Set[str]) -> list[Mism
     if "tokenizer" not in allow and base.tokenizer != host.tokenizer_digest:
         found.append(
             Mismatch(
-                f"vocabulary is {_short(base.tokenizer)} in the organ, "
+                f"tokenizer is {_short(base.tokenizer)} in the organ, "
                 f"{_short(host.tokenizer_digest)} in the recipient",
                 "tokenizer",
             )

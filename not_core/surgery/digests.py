@@ -7,6 +7,7 @@ is kept is bound to each file's device, inode, size and times of change, as git'
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,22 +32,26 @@ def read_digest(host: "Checkpoint", name: str) -> str:
 def tensor_digests(host: "Checkpoint") -> Mapping[str, str]:
     """SHA-256 of the bytes of each tensor that makes up a model."""
     kept = _place(host)
-    if kept is not None and kept.is_file():
+    if kept is not None:
         try:
             table = canonical.plain(kept.read_bytes(), kept.name)
-        except FormatError:
+        except (FormatError, OSError):
             table = None
         if isinstance(table, dict) and table.keys() == set(host.names):
             return table
     table = {name: tensor_digest(tensor) for name, tensor in read_ahead(host.tensors, host.names)}
     # Kept only when nothing has changed while it was read.
     if kept is not None and kept == _place(host):
-        atomic.write(kept, json.dumps(table).encode(), mode=0o600)
+        with suppress(OSError):  # a full disk must not take with it what was asked for
+            atomic.write(kept, json.dumps(table).encode(), mode=0o600)
     return table
 
 
 def _place(host: "Checkpoint") -> Path | None:
-    """File that keeps the digests of these files in this state; None while they are too fresh."""
+    """File that keeps the digests of these files in this state.
+
+    None while they are too fresh, or where no cache folder can be used.
+    """
     files = host.tensors.files() if isinstance(host.tensors, SafetensorsFiles) else (host.origin,)
     state: list[list[str]] = [[metadata.version("gguf")]]  # what a GGUF's bytes mean is its doing
     for file in files:
@@ -55,4 +60,7 @@ def _place(host: "Checkpoint") -> Path | None:
             return None
         numbers = (at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns)
         state.append([str(file.resolve()), *map(str, numbers)])
-    return cache_home() / "digests" / f"{canonical.digest(state)}.json"
+    try:
+        return cache_home() / "digests" / f"{canonical.digest(state)}.json"
+    except (OSError, RuntimeError):  # not to be made, or the user has no home
+        return None

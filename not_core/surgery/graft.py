@@ -13,10 +13,11 @@ from typing import Any
 
 from not_core import atomic, canonical
 from not_core.errors import CheckpointError, OrganError
+from not_core.manifest import TensorFacts
 from not_core.surgery import lineage as lineages
 from not_core.surgery.anatomy import anatomy
 from not_core.surgery.assemble import Joined, plan_config, plan_tensors
-from not_core.surgery.checkpoint import GENERATION_CONFIG, INDEX, SINGLE, TOKENIZERS, Checkpoint
+from not_core.surgery.checkpoint import CONFIG, GENERATION_CONFIG, INDEX, SINGLE, Checkpoint
 from not_core.surgery.compatibility import check, fitted
 from not_core.surgery.lineage import LINEAGE, ROOT, Lineage, RecoveryFacts
 from not_core.surgery.organ import Organ
@@ -24,6 +25,7 @@ from not_core.surgery.origins import REPLACED, SET_ASIDE, There, layers_at_hand
 from not_core.surgery.plan import Layer, Plan, whole
 from not_core.surgery.source import Source
 from not_core.surgery.tensors import Tensors, table_digest, tensor_digest, write_safetensors
+from not_core.surgery.tokenizer import files_of
 
 SHARD_BYTES = 5 * 1000 * 1000 * 1000
 
@@ -170,21 +172,41 @@ def _write(lineage: Lineage, host: Checkpoint, there: There, out: Path, *, aside
                 f"without its organs the model has weights {digest[:12]}, not those it had before, "
                 f"{lineage.root[:12]}; give the model that they were put into with --host"
             )
+        kept = _write_aside(below, there, work)
         if not untouched:
-            final = replace(lineage, weights=digest)
+            final = replace(lineage, weights=digest, aside=kept)
             (work / LINEAGE).write_bytes(canonical.encode(final))
-        if below:
-            kept = {
-                f"{layer.source}.{layer.index}.{rest}": (source.tensors, name)
-                for layer in below
-                for source, index in [there[layer]]
-                for rest, name in source.layer(index).items()
-            }
-            (work / REPLACED).mkdir()
-            write_safetensors(work / REPLACED / SET_ASIDE, Joined(kept), tuple(kept))
-        _write_config(config, work)
         _copy_rest(host, work)
+        made = _made_config(config)
+        if not host.origin.is_file() and not (work / GENERATION_CONFIG).exists():
+            _write_generation_config(host.origin, made, work)
+        made.save_pretrained(work)  # last: without it, what a killed run left is no model
     return Written(digest, len(plan.layers), lineage.organs())
+
+
+def _write_aside(below: Iterable[Layer], there: There, work: Path) -> tuple[TensorFacts, ...]:
+    """Write the layers that lie beneath others; return what the lineage is to say of them."""
+    kept = {
+        f"{layer.source}.{layer.index}.{rest}": (source.tensors, name)
+        for layer in below
+        for source, index in [there[layer]]
+        for rest, name in source.layer(index).items()
+    }
+    if not kept:
+        return ()
+    tensors, found = Joined(kept), dict[str, str]()
+    (work / REPLACED).mkdir()
+    write_safetensors(
+        work / REPLACED / SET_ASIDE,
+        tensors,
+        tensors.names(),
+        seen=lambda name, tensor: found.update({name: tensor_digest(tensor)}),
+    )
+    forms = {name: tensors.form(name) for name in tensors.names()}
+    return tuple(
+        TensorFacts(name=name, dtype=form.dtype, shape=form.shape, sha256=found[name])
+        for name, form in forms.items()
+    )
 
 
 def _source(name: str, lineage: Lineage, there: There) -> Source:
@@ -203,12 +225,36 @@ def _source(name: str, lineage: Lineage, there: There) -> Source:
     return Source(tensors=Joined(where), layers=layers, entries=facts.entries, start=facts.start)
 
 
-def _write_config(config: Mapping[str, Any], work: Path) -> None:
+def _made_config(config: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
     made = AutoConfig.for_model(**config)
     made.architectures = [anatomy(dict(config)).architecture]
-    made.save_pretrained(work)
+    return made
+
+
+def _write_generation_config(origin: Path, made: Any, work: Path) -> None:
+    """Write how the host generates where only its ``config.json`` tells, and the new one does not.
+
+    Old models keep such settings there; ``from_pretrained`` heeds them, config classes drop them.
+
+    Raises:
+        CheckpointError: They cannot be read.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        found = GenerationConfig.from_pretrained(
+            origin, config_file_name=CONFIG, local_files_only=True, _from_model_config=True
+        )
+        same = found == GenerationConfig.from_model_config(json.loads(made.to_json_string()))
+    except Exception as error:  # the library raises whatever its validators raise
+        raise CheckpointError(
+            f"the generation settings in {origin / CONFIG} are not valid ({type(error).__name__}); "
+            "get an undamaged copy"
+        ) from error
+    if not same:
+        (work / GENERATION_CONFIG).write_text(found.to_json_string(use_diff=True), "utf-8")
 
 
 def _write_weights(tensors: Tensors, work: Path) -> str:
@@ -246,6 +292,7 @@ def _copy_rest(host: Checkpoint, work: Path) -> None:
     if host.origin.is_file():
         host.tokenizer.save_pretrained(work)
         return
-    for name in (GENERATION_CONFIG, *TOKENIZERS):
-        if (host.origin / name).is_file():
-            shutil.copyfile(host.origin / name, work / name)
+    generation = (GENERATION_CONFIG,) if (host.origin / GENERATION_CONFIG).is_file() else ()
+    for name in (*generation, *files_of(host.origin)):
+        (work / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(host.origin / name, work / name)

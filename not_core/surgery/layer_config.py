@@ -5,10 +5,11 @@ layer as it was where it came from is not assumed: see ``blueprint``.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from not_core.errors import CheckpointError
-from not_core.surgery.anatomy import Anatomy
+from not_core.surgery.anatomy import Anatomy, Row, classes
 
 Entries = Mapping[str, Sequence[Any]]
 """Config field -> what it says of each layer."""
@@ -47,6 +48,10 @@ _INCIDENTAL = frozenset(
 )
 # Dropout acts in training only; summary_* belong to GPT-2's classification head.
 _INCIDENTAL_PARTS = ("pdrop", "dropout", "summary_", "token_id")
+
+
+# Fields that transformers goes by in any config, though few classes declare them.
+_HELD_BY_ANY = ("attention_chunk_size", "head_dim", "quantization_config", "sliding_window")
 
 
 def layer_entries(config: Mapping[str, Any], part: Anatomy) -> dict[str, list[Any]]:
@@ -110,13 +115,29 @@ def listed_fields(part: Anatomy) -> tuple[str, ...]:
 
 
 def fitting_fields(config: Mapping[str, Any], part: Anatomy) -> dict[str, Any]:
-    """The config fields that must be equal for an organ to fit: all that are not known not to."""
+    """The config fields that must be equal for an organ to fit: all that are not known not to.
+
+    What the class does not declare is a note of some program that wrote the file.
+    """
     dropped = {*_INCIDENTAL, part.layer_count, *part.per_layer, _LAYER_TYPES}
     dropped |= {*part.row.filled_from, *listed_fields(part)}
     return {
         name: value
         for name, value in sorted(config.items())
         if name not in dropped
+        and (name in _HELD_BY_ANY or name in _declared(part.row))
         and not name.startswith("_")
         and not any(word in name for word in _INCIDENTAL_PARTS)
     }
+
+
+def default_fields(part: Anatomy) -> dict[str, Any]:
+    """What the class takes the fields of ``fitting_fields`` for where a file leaves them out."""
+    return fitting_fields(_declared(part.row), part)
+
+
+@cache
+def _declared(row: Row) -> Mapping[str, Any]:
+    config_class, _ = classes(row.family)
+    declared: dict[str, Any] = config_class(**dict(row.sample)).to_dict()
+    return declared

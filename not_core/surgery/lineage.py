@@ -5,6 +5,7 @@ organ can be taken out again and the host is what it was, bit for bit. Layers th
 changed lie over what they were before, as an organ's lie over the host's.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -15,13 +16,16 @@ from pydantic.dataclasses import dataclass
 from not_core import canonical
 from not_core.canonical import STRICT, Digest, Line
 from not_core.errors import CheckpointError, OrganError, PlanError
-from not_core.manifest import MOST_LAYERS, Count, NoPrivacy, TrainingFacts
+from not_core.manifest import MOST_LAYERS, Count, NoPrivacy, TensorFacts, TrainingFacts
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.organ import Organ
 from not_core.surgery.plan import HOST, Layer, Plan
+from not_core.surgery.tensors import shown
 
 LINEAGE = "organs.json"
 FORMAT: Literal["organ-exchange/lineage/v1"] = "organ-exchange/lineage/v1"
+LINEAGE_BYTES = 32 * 1024 * 1024
+"""Largest lineage that is read; it names every tensor that a graft has set aside."""
 ROOT = "root"
 """Source name of the model that no organ has been put into."""
 RECOVERY = "recovery"
@@ -90,10 +94,10 @@ class SourceFacts:
     ``organ`` is an organ's id; ``recovery`` tells how a recovery's layers came about.
     """
 
-    organ: Line | None
+    organ: Annotated[Line, Field(min_length=1)] | None
     recovery: RecoveryFacts | None = None
     start: Annotated[int, Field(ge=0, le=MOST_LAYERS)]
-    entries: dict[str, list[JsonValue]]
+    entries: dict[str, Annotated[list[JsonValue], Field(max_length=MOST_LAYERS)]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -105,13 +109,15 @@ class Lineage:
         weights: Weights digest of this model; another one tells that it was changed since.
         sources: By the names that origins use.
         layers: One origin a layer.
+        aside: The tensors of the layers that are set aside, named ``SOURCE.INDEX.NAME``.
     """
 
     format: Literal["organ-exchange/lineage/v1"] = FORMAT
     root: Digest
     weights: Digest
     sources: dict[str, SourceFacts]
-    layers: tuple[Origin, ...]
+    layers: Annotated[tuple[Origin, ...], Field(min_length=1, max_length=MOST_LAYERS)]
+    aside: tuple[TensorFacts, ...] = ()
 
     def organs(self) -> dict[str, str]:
         """Ids of the organs in this model, by digest."""
@@ -155,7 +161,8 @@ def lineage_of(host: Checkpoint) -> Lineage:
 
     Raises:
         FormatError: What it carries is no lineage.
-        CheckpointError: The model was changed since that was written.
+        CheckpointError: The model was changed since that was written, or the lineage contradicts
+            itself or the model.
     """
     path = host.origin / LINEAGE
     if host.origin.is_file() or not path.is_file():
@@ -171,14 +178,81 @@ def lineage_of(host: Checkpoint) -> Lineage:
             },
             layers=tuple(Origin(source=ROOT, index=index) for index in range(host.layers)),
         )
-    lineage = canonical.decode(Lineage, path.read_bytes(), LINEAGE)
+    data = canonical.read_bounded(path, LINEAGE_BYTES)
+    lineage = canonical.decode(Lineage, data, LINEAGE, LINEAGE_BYTES)
     if lineage.weights != host.weights_digest or len(lineage.layers) != host.layers:
         raise CheckpointError(
             f"{host.origin} was changed after {LINEAGE} was written (weights "
             f"{host.weights_digest[:12]}, not {lineage.weights[:12]}); what its layers were is no "
             f"longer known: remove {LINEAGE} to treat it as a model of its own"
         )
+    if odd := _contradiction(lineage, host):
+        raise CheckpointError(
+            f"{LINEAGE} in {host.origin} contradicts itself: {odd}; get an undamaged copy, or "
+            f"remove {LINEAGE} to treat this as a model of its own"
+        )
     return lineage
+
+
+def aside_layer(name: str) -> tuple[Layer, str]:
+    """The layer, and the name within it, of a tensor that was set aside.
+
+    Raises:
+        ValueError: It is not named ``SOURCE.INDEX.NAME``.
+    """
+    source, index, rest = name.split(".", 2)
+    return Layer(source, int(index)), rest
+
+
+def _contradiction(lineage: Lineage, host: Checkpoint) -> str | None:
+    """What a lineage says that cannot be; None when it all can."""
+    chains = [list(origin.chain()) for origin in lineage.layers]
+    used = {at.source for chain in chains for at in chain}
+    if odd := sorted((used | {ROOT}) ^ lineage.sources.keys()):
+        return f"layers and sources disagree about {odd[0][:12]}"
+    fields = host.source.entries.keys()
+    for name, facts in lineage.sources.items():
+        if odd_facts := _odd_source(name, facts, fields):
+            return odd_facts
+    for at in (at for chain in chains for at in chain):
+        facts = lineage.sources[at.source]
+        known = min([MOST_LAYERS, *map(len, facts.entries.values())])
+        if at.index >= known or (facts.recovery and at.index not in facts.recovery.layers):
+            return f"{at.source[:12]} has no layer {at.index}"
+    # Only an organ can stand in two places; there it is the same, or one would pass for the other.
+    organs = lineage.organs()
+    every = Counter((at.source, at.index) for chain in chains for at in chain)
+    if twice := [key for key, count in every.items() if count > 1 and key[0] not in organs]:
+        return f"layer {twice[0][1]} of {twice[0][0][:12]} stands in two places"
+    standing: dict[tuple[str, int], dict[str, str]] = {}
+    for place, origin in enumerate(lineage.layers):
+        key = (origin.source, origin.index)
+        if every[key] > 1:
+            layer = host.source.layer(place)
+            content = {rest: host.tensor_digests[name] for rest, name in layer.items()}
+            if standing.setdefault(key, content) != content:
+                return f"layer {key[1]} of {key[0][:12]} is not the same in all its places"
+    below, names = set(beneath(lineage)), [one.name for one in lineage.aside]
+    for name in names:
+        try:
+            known_below = aside_layer(name)[0] in below
+        except ValueError:
+            known_below = False
+        if not known_below:
+            return f"nothing lies over {shown(name)}, which is said to be set aside"
+    return "a tensor is set aside twice" if len(set(names)) != len(names) else None
+
+
+def _odd_source(name: str, facts: SourceFacts, fields: Collection[str]) -> str | None:
+    """What a source says that cannot be."""
+    root, recovery = name == ROOT, facts.recovery
+    if [facts.organ is not None, recovery is not None, root].count(True) != 1:
+        return f"{name[:12]} is neither the root nor one organ or recovery"
+    if recovery and recovery.digest != name:
+        return f"{name[:12]} is not the digest of its recovery"
+    if facts.entries.keys() != set(fields) or len({*map(len, facts.entries.values())}) > 1:
+        return f"{name[:12]} has not one entry a layer of each of {sorted(fields)}"
+    return f"{name[:12]} starts at {facts.start}" if facts.start and not facts.organ else None
 
 
 def grafted(lineage: Lineage, plan: Plan, organs: Mapping[str, Organ]) -> Lineage:
@@ -188,6 +262,9 @@ def grafted(lineage: Lineage, plan: Plan, organs: Mapping[str, Organ]) -> Lineag
         lineage: The host's.
         plan: The layers of the new model.
         organs: Organs by the plan's source names, which are their digests.
+
+    Raises:
+        PlanError: A layer of the host, which no organ brought, would stand in two places.
     """
     sources = dict(lineage.sources) | {
         name: SourceFacts(
@@ -207,6 +284,15 @@ def grafted(lineage: Lineage, plan: Plan, organs: Mapping[str, Organ]) -> Lineag
         )
         for layer in plan.layers
     )
+    twice = Counter(layer.index for layer in plan.layers if layer.source == HOST)
+    for index, count in twice.items():
+        if count > 1 and lineage.layers[index].source not in lineage.organs():
+            raise PlanError(
+                f"the plan takes layer {index} of the host {count} times, which a lineage cannot "
+                "tell apart; cut an organ of that layer and insert it"
+            )
+    used = {at.source for origin in layers for at in origin.chain()} | {ROOT}
+    sources = {name: facts for name, facts in sources.items() if name in used}
     return replace(lineage, sources=sources, layers=layers)
 
 

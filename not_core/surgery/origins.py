@@ -3,16 +3,29 @@
 A graft holds the layers that stand in it, and beside them those that its organs replaced.
 """
 
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from not_core.errors import OrganError
-from not_core.manifest import Span
+from not_core.errors import CheckpointError, OrganError
+from not_core.manifest import Span, TensorFacts
 from not_core.surgery.assemble import Joined
-from not_core.surgery.checkpoint import Checkpoint
-from not_core.surgery.lineage import ROOT, Lineage
+from not_core.surgery.checkpoint import Checkpoint, refuse_strays
+from not_core.surgery.lineage import LINEAGE, ROOT, Lineage, aside_layer
 from not_core.surgery.plan import Layer
 from not_core.surgery.source import Source
-from not_core.surgery.tensors import SafetensorsFiles, Tensors, read_names
+from not_core.surgery.tensors import (
+    Form,
+    SafetensorsFiles,
+    Tensors,
+    read_names,
+    shown,
+    tensor_digest,
+)
+
+if TYPE_CHECKING:
+    import torch
 
 REPLACED = "replaced"
 """Folder in a graft, apart from its weights, for the layers that organs replaced."""
@@ -22,9 +35,50 @@ There = Mapping[Layer, tuple[Source, int]]
 """Where each layer can be had: a source and the layer's index there."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Tensors that a graft has set aside; only those that its lineage declares are read.
+
+    Unlike a model's own weights, which have one digest, they are checked one by one: an organ may
+    be taken out from among others, where nothing tells what the whole must be.
+    """
+
+    files: Tensors
+    facts: Mapping[str, TensorFacts]
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self.facts))
+
+    def form(self, name: str) -> Form:
+        """Type and shape of one tensor, as declared."""
+        return Form(self.facts[name].dtype, self.facts[name].shape)
+
+    def read(self, name: str, *, shared: bool = False) -> "torch.Tensor":
+        """One tensor, checked against its digest.
+
+        Raises:
+            CheckpointError: It is not the declared tensor.
+        """
+        tensor = self.files.read(name, shared=shared)
+        same = self.files.form(name) == self.form(name)
+        if not same or tensor_digest(tensor) != self.facts[name].sha256:
+            raise CheckpointError(
+                f"{shown(name)} in {REPLACED}/{SET_ASIDE} is not the tensor that {LINEAGE} "
+                f"declares; get an undamaged copy, or remove {REPLACED} and give the model before "
+                "any organ with --host"
+            )
+        return tensor
+
+
 def layers_at_hand(host: Checkpoint, lineage: Lineage) -> dict[Layer, tuple[Source, int]]:
-    """The layers that stand in a model, and those that it keeps beside them, by their origin."""
-    return _standing(host, lineage) | _set_aside(host, lineage)
+    """The layers that stand in a model, and those that it keeps beside them, by their origin.
+
+    Raises:
+        CheckpointError: What it keeps beside them is not what the lineage says.
+    """
+    # What stands is known by the digest of the weights, so nothing beside it may take its place.
+    return _set_aside(host, lineage) | _standing(host, lineage)
 
 
 def root_tensors(host: Checkpoint, lineage: Lineage, span: Span) -> Tensors:
@@ -57,17 +111,31 @@ def _standing(host: Checkpoint, lineage: Lineage) -> dict[Layer, tuple[Source, i
 
 
 def _set_aside(host: Checkpoint, lineage: Lineage) -> dict[Layer, tuple[Source, int]]:
-    """The layers that a graft keeps beside its own, by their origin."""
-    path = host.origin / REPLACED / SET_ASIDE
-    if not path.is_file():
+    """The layers that a graft keeps beside its own, by their origin.
+
+    Raises:
+        CheckpointError: They are not those of which the lineage tells, or the folder holds links.
+    """
+    folder = host.origin / REPLACED
+    path = folder / SET_ASIDE
+    if host.origin.is_file() or not os.path.lexists(path):
         return {}
-    layers: dict[Layer, dict[str, str]] = {}
-    for name in read_names(path):
-        source, index, rest = (*name.split(".", 2), "", "")[:3]
-        if source in lineage.sources and index.isdecimal() and rest:
-            layers.setdefault(Layer(source, int(index)), {})[rest] = name
+    if folder.is_symlink():
+        raise CheckpointError(f"{folder} is a link that leads elsewhere; copy the folder there")
+    refuse_strays(folder, CheckpointError)
+    facts = {one.name: one for one in lineage.aside}
     files = SafetensorsFiles({name: (path, name) for name in read_names(path)})
+    if odd := sorted(files.where.keys() ^ facts.keys()):
+        raise CheckpointError(
+            f"{path} and {LINEAGE} disagree about {shown(odd[0])}; get an undamaged copy, or "
+            f"remove {folder} and give the model before any organ with --host"
+        )
+    layers: dict[Layer, dict[str, str]] = {}
+    for name in facts:
+        layer, rest = aside_layer(name)
+        layers.setdefault(layer, {})[rest] = name
+    kept = Kept(files, facts)
     return {
-        layer: (Source(tensors=files, layers={layer.index: names}, entries={}), layer.index)
+        layer: (Source(tensors=kept, layers={layer.index: names}, entries={}), layer.index)
         for layer, names in layers.items()
     }
