@@ -28,7 +28,7 @@ def draw(table: Sequence[dict[str, Any]], baseline: str, out: Path) -> None:
     for axes, (axis, title) in zip(figure.subplots(1, 2, sharey=True), AXES, strict=True):
         axes.axhline(1, color="#bbbbbb", linewidth=1, zorder=0)
         axes.axvline(1, color="#bbbbbb", linewidth=1, zorder=0)
-        axes.plot(1, 1, marker="x", color="black", linestyle="", label=baseline)
+        axes.plot(1, 1, "x", color="black")
         for row in rows:
             case = (row["domain"], row["tokens"])
             axes.errorbar(
@@ -43,10 +43,12 @@ def draw(table: Sequence[dict[str, Any]], baseline: str, out: Path) -> None:
             )
         axes.set_xlabel(f"{title}, LoRA = 1")
         axes.set_xlim(left=0)
+        axes.margins(y=0.1)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.2)
     axes = figure.axes[0]
     axes.set_ylabel("held-out perplexity, LoRA = 1")
+    axes.plot([], [], "x", color="black", label=baseline)
     for number, method in enumerate(methods):
         axes.plot([], [], "o", color=COLOURS[number % len(COLOURS)], label=method)
     for number, (domain, tokens) in enumerate(cases):
