@@ -22,7 +22,7 @@ from not_core.errors import ExchangeError
 from not_core.learning.evaluation import DocumentLoss, Reading, read_losses
 from simulations import choices, domains
 from simulations.bench import peak_bytes
-from simulations.contestants import Contestant, fit
+from simulations.contestants import Contestant, fit, recipe_of
 from simulations.sources import Report, quiet
 
 TEST, VALIDATION, GENERAL = 80, 40, 32
@@ -56,10 +56,17 @@ class Case:
     choices: bool = False
 
     @property
+    def recipe(self) -> dict[str, Any]:
+        """All that it learns by."""
+        return asdict(recipe_of(self.contestant, dict([self.budget]), self.seed))
+
+    @property
     def file(self) -> str:
         """Name of its result."""
         kind, size = self.budget
-        key = canonical.digest(json.loads(json.dumps(asdict(self.contestant))))[:8]
+        # With the recipe, so that nothing measured by other defaults passes for the same.
+        decides = {"contestant": asdict(self.contestant), "recipe": self.recipe}
+        key = canonical.digest(json.loads(json.dumps(decides)))[:8]
         words = [self.domain, self.name, f"{kind}{size:g}", f"seed{self.seed}", self.part, key]
         return "-".join(words + ["choices"] * self.choices) + ".json"
 
@@ -122,6 +129,8 @@ def measure(case: Case, model: str) -> dict[str, Any]:
     fitted = fit(case.contestant, host, documents.train, dict([case.budget]), case.seed)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     row: dict[str, Any] = {
+        "base": host.weights_digest,
+        "recipe": case.recipe,
         "tokens": fitted.tokens,
         "seconds": round(time.monotonic() - began, 1),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime - cpu, 1),

@@ -79,6 +79,26 @@ CONTESTANTS: dict[str, Contestant] = {
 }
 
 
+def recipe_of(contestant: Contestant, budget: dict[str, Any], seed: int) -> Recipe:
+    """All that a contestant learns by, defaults filled in.
+
+    Args:
+        contestant: How.
+        budget: ``tokens`` or ``seconds`` of a ``Recipe``.
+        seed: Of the order of the documents and of first values.
+    """
+    return Recipe(
+        scaffold=contestant.scaffold,
+        rank=contestant.rank,
+        learning_rate=contestant.learning_rate,
+        precision=contestant.precision,
+        seed=seed,
+        threads=1,
+        device="cpu",
+        **budget,
+    )
+
+
 def fit(
     contestant: Contestant,
     host: Checkpoint,
@@ -96,16 +116,7 @@ def fit(
         seed: Of the order of the documents and of first values.
     """
     started = time.monotonic()
-    recipe = Recipe(
-        scaffold=contestant.scaffold,
-        rank=contestant.rank,
-        learning_rate=contestant.learning_rate,
-        precision=contestant.precision,
-        seed=seed,
-        threads=1,
-        device="cpu",
-        **budget,
-    )
+    recipe = recipe_of(contestant, budget, seed)
     if contestant.kind == "none":
         return Fitted(lambda: assemble(identity(host.layers), host, {}), 0, 0, 0)
     if contestant.kind == "organ":
