@@ -195,12 +195,12 @@ def evaluate_by_trainer(model: str, tokens: int) -> Work:
 
 
 def evaluate_organs(model: str, tokens: int) -> Work:
-    """Four organs of three layers in one host; what lies below each is computed once."""
+    """A host and four organs of three layers in it; what lies below them is computed once."""
     return _organs(model, tokens, shared=True)
 
 
 def evaluate_organs_apart(model: str, tokens: int) -> Work:
-    """The same four organs, a whole model each."""
+    """The same host and four organs, a whole model each."""
     return _organs(model, tokens, shared=False)
 
 
@@ -211,7 +211,7 @@ def _organs(model: str, tokens: int, *, shared: bool) -> Work:
     from not_core.learning.text_blocks import document_blocks
     from not_core.surgery.assemble import assemble
     from not_core.surgery.checkpoint import open_checkpoint
-    from not_core.surgery.plan import transplant
+    from not_core.surgery.plan import identity, transplant
 
     host = open_checkpoint(model)
     start = host.layers // 3
@@ -225,11 +225,11 @@ def _organs(model: str, tokens: int, *, shared: bool) -> Work:
     def work() -> int:
         with threads(1):
             if shared:
-                found = list(read_plans(host, sources, plans, documents).after.values())
+                readings = read_plans(host, sources, plans, documents)
+                found = [readings.before, *readings.after.values()]
             else:
-                found = [
-                    read_blocks(assemble(plan, host, sources), documents) for plan in plans.values()
-                ]
+                wanted = (identity(host.layers), *plans.values())
+                found = [read_blocks(assemble(plan, host, sources), documents) for plan in wanted]
         return sum(reading.tokens for reading in found)
 
     return work
