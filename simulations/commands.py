@@ -187,7 +187,7 @@ def search(
 @app.command("bench-speed")
 def bench_speed(
     out: Annotated[Path, typer.Option(help="Folder for bench-speed.json.")],
-    model: Annotated[str | None, typer.Option(help="Default: the demo's.")] = None,
+    model: BaseModel = None,
     tokens: Annotated[int, typer.Option(min=256, help="Tokens a measurement.")] = 2048,
     runs: Annotated[int, typer.Option(min=1, help="Measurements of each contestant.")] = 3,
     as_json: Json = False,
@@ -228,7 +228,7 @@ def bench_memory(
 @app.command()
 def compose(
     out: Annotated[Path, typer.Option(help="Folder for compose.json, organs and readings.")],
-    model: Annotated[str | None, typer.Option(help="Default: the demo's.")] = None,
+    model: BaseModel = None,
     tokens: Annotated[int, typer.Option(min=256, help="Training tokens an organ.")] = 16_384,
     seeds: Annotated[int, typer.Option(min=1, help="Times that all is trained anew.")] = 2,
     as_json: Json = False,
@@ -295,7 +295,7 @@ def encoders(out: ResultsOut, as_json: Json = False) -> None:
 @app.command("compare")
 def compare_methods(
     out: Annotated[Path, typer.Option(help="Folder for the table and one file a measurement.")],
-    model: Annotated[str | None, typer.Option(help="Default: the demo's.")] = None,
+    model: BaseModel = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="One domain, one seed, few tokens: ten minutes.")
     ] = False,
@@ -331,7 +331,7 @@ def compare_methods(
 @app.command()
 def federated(
     out: Annotated[Path, typer.Option(help="Folder for the tables, the plot and all results.")],
-    model: Annotated[str | None, typer.Option(help="Default: the demo's.")] = None,
+    model: BaseModel = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Three sites, two rounds, few tokens: 8 minutes.")
     ] = False,
@@ -357,7 +357,7 @@ def federated(
 @app.command()
 def clinic(
     out: Annotated[Path, typer.Option(help="Folder for table, plot and one file a measurement.")],
-    model: Annotated[str | None, typer.Option(help="Default: the demo's.")] = None,
+    model: BaseModel = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="20 records, one seed, a small organ.")
     ] = False,

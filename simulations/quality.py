@@ -52,13 +52,13 @@ def quality(
         Rows of the table.
     """
     rows: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
     measure = partial(run, model=model, out=out / "cells", say=say, kept_only=kept_only)
     for round_ in _rounds(quick):
         rows += round_.measure(measure)
         table = summary(rows)
         atomic.write(out / "quality.json", json.dumps(table, indent=1).encode())
         atomic.write(out / "quality.md", (markdown(table) + "\n" + targets(table)).encode())
-    table = summary(rows)
     draw(table, BASELINE, out / "quality.png")
     return table
 
@@ -254,26 +254,28 @@ def interval(logs: Sequence[float]) -> list[float] | None:
     return [round(math.exp(fmean(logs) + side * half), 4) for side in (-1, 1)]
 
 
-def markdown(table: Sequence[dict[str, Any]]) -> str:
+COLUMNS = (
+    "domain",
+    "tokens",
+    "method",
+    "seeds",
+    "perplexity",
+    "x LoRA",
+    "x LoRA interval",
+    "general",
+    "accuracy",
+    "accuracy less LoRA's",
+    "cpu seconds",
+    "x cpu",
+    "peak MB",
+    "x peak",
+    "trainable",
+    "artefact MB",
+)
+
+
+def markdown(table: Sequence[dict[str, Any]], names: Sequence[str] = COLUMNS) -> str:
     """The table for people; what loses to LoRA stands beside what wins."""
-    names = (
-        "domain",
-        "tokens",
-        "method",
-        "seeds",
-        "perplexity",
-        "x LoRA",
-        "x LoRA interval",
-        "general",
-        "accuracy",
-        "accuracy less LoRA's",
-        "cpu seconds",
-        "x cpu",
-        "peak MB",
-        "x peak",
-        "trainable",
-        "artefact MB",
-    )
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in sorted(table, key=lambda row: (row["tokens"], row["domain"])):
         lines.append("| " + " | ".join(_cell(row, name) for name in names) + " |")

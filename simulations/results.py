@@ -7,6 +7,7 @@ from typing import Any
 
 from not_core import atomic
 from not_core.errors import FormatError
+from simulations.quality import markdown
 
 QUALITY = Path("docs/results/quality/quality.json")
 BEGIN, END = "<!-- results: make readme -->", "<!-- end of results -->"
@@ -26,12 +27,7 @@ COLUMNS = (
 
 def block(rows: Sequence[dict[str, Any]]) -> str:
     """The table for the README, with its markers."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    for row in sorted(rows, key=lambda row: (row["tokens"], row["domain"])):
-        cells = [row.get(name, "") for name in COLUMNS]
-        words = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
-        lines.append("| " + " | ".join(words) + " |")
-    return "\n".join([BEGIN, *lines, END])
+    return f"{BEGIN}\n{markdown(rows, COLUMNS)}{END}"
 
 
 def brief(row: dict[str, Any]) -> dict[str, Any]:

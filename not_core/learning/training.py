@@ -224,9 +224,8 @@ class Course:
                 used = budget.used(progress.tokens)
                 if self._lessons.validation and used * READINGS >= len(progress.readings):
                     self._read()
-                if (
-                    used >= 1 and progress.losses
-                ) or self._stale:  # one step in however little time
+                # One step in however little time.
+                if (used >= 1 and progress.losses) or self._stale:
                     break
                 after = budget.used(progress.tokens + self._lessons.tokens(pack))
                 self._step(pack, self._recipe.peak * self._recipe.pace(after))
