@@ -1,0 +1,1 @@
+"""Differential privacy: units, sampling, clipping, noise, accounting, the ledger and the audit."""
