@@ -122,7 +122,7 @@ def pending(home: Home, as_json: Json = False) -> None:
                 "id": manifest.organ_id,
                 "domain": manifest.domain,
                 "span": str(manifest.span),
-                "privacy": manifest.privacy.mechanism,
+                "privacy": manifest.privacy.words,
                 "tokens": manifest.training.tokens if manifest.training else 0,
                 "learning_rate": manifest.training.learning_rate if manifest.training else 0.0,
             }

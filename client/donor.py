@@ -88,7 +88,7 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
         organ_bytes=(folder / TENSORS).stat().st_size,
         tokens=made.tokens,
         steps=made.steps,
-        privacy=organs.read_manifest(folder).privacy.mechanism,
+        privacy=organs.read_manifest(folder).privacy.words,
     )
     return donation, b""
 

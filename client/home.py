@@ -98,8 +98,9 @@ def create(folder: Path, settings: Settings, policy: Policy) -> None:
         OutputExistsError: ``folder`` is taken.
     """
     with atomic.folder(folder, mode=0o700) as work:
-        (work / SITE).write_text(tomli_w.dumps(asdict(settings)), encoding="utf-8")
-        (work / POLICY).write_text(tomli_w.dumps(asdict(policy)), encoding="utf-8")
+        for name, values in ((SITE, settings), (POLICY, policy)):
+            table = {key: value for key, value in asdict(values).items() if value is not None}
+            (work / name).write_text(tomli_w.dumps(table), encoding="utf-8")
         keys.create(work / "identity", settings.site)
         Log(work / "log.db").append("created", what="home")
 

@@ -1,5 +1,6 @@
 """What a site lets out and takes in, whoever asks; the content of ``policy.toml``."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -7,7 +8,14 @@ from pydantic.dataclasses import dataclass
 
 from not_core.canonical import STRICT, Name
 from not_core.errors import FormatError, PolicyError
-from not_core.manifest import Positive
+from not_core.manifest import (
+    Delta,
+    DifferentialPrivacy,
+    Epsilon,
+    NoPrivacy,
+    Positive,
+    Unit,
+)
 from not_core.protocol import DeliverRequest, DonateRequest
 
 
@@ -28,6 +36,13 @@ class Policy:
         most_trials: Most organs of one donor tried, ever: every receipt says a little about the
             held-out records, and an organ can be made to ask.
         addressees: Sites that may be sent organs; empty for any member of the federation.
+        epsilon: Most that a unit of the site's records may be charged in all, over all organs;
+            absent, there is no bound and organs need no differential privacy.
+        delta: Where ``epsilon`` holds.
+        most_epsilon_taken: Largest epsilon that an organ taken in may state; absent, organs without
+            differential privacy are taken, too.
+        most_delta_taken: Largest delta of such a statement.
+        unit_taken: What it must protect: a record, or all records of a subject.
     """
 
     release_organs: Literal["ask", "always"] = "ask"
@@ -41,6 +56,11 @@ class Policy:
     most_stored_bytes: Positive = 64 * 2**30
     most_trials: Positive = 20
     addressees: tuple[Name, ...] = ()
+    epsilon: Epsilon | None = None
+    delta: Delta = 1e-6
+    most_epsilon_taken: Epsilon | None = None
+    most_delta_taken: Delta = 1e-5
+    unit_taken: Unit = "record"
 
 
 def check_donation(policy: Policy, request: DonateRequest) -> None:
@@ -93,3 +113,34 @@ def check_delivery(policy: Policy, request: DeliverRequest, stored: int) -> None
             f"{stored} bytes of sealed organs would be kept, the policy allows "
             f"{policy.most_stored_bytes}; remove old exchanges from organs/in"
         )
+
+
+def check_privacy(policy: Policy, stated: NoPrivacy | DifferentialPrivacy) -> None:
+    """Check that an organ states as much privacy as this site demands of what it takes in.
+
+    To add or remove a subject is not to change one of its records: that is to remove the subject
+    and add it anew, two steps between neighbours. So a statement of subjects meets a demand for
+    records at twice its epsilon, and 1 + e^epsilon times its delta; one of records never meets a
+    demand for subjects, who may have any number of them.
+
+    Raises:
+        PolicyError: It states none, too little, or of too small a unit.
+
+    Source: Vadhan (2017), The Complexity of Differential Privacy, lemma 2.2 (group privacy).
+    """
+    if policy.most_epsilon_taken is None:
+        return
+    demand = (
+        f"the policy takes epsilon {policy.most_epsilon_taken:g} at delta "
+        f"{policy.most_delta_taken:g} a {policy.unit_taken}"
+    )
+    if isinstance(stated, NoPrivacy):
+        raise PolicyError(f"the organ states no differential privacy, {demand}")
+    epsilon, delta, states = stated.epsilon, stated.delta, stated.words
+    if stated.unit != policy.unit_taken:
+        if policy.unit_taken == "subject":
+            raise PolicyError(f"the organ states {states}, {demand}")
+        epsilon, delta = 2 * epsilon, delta * (1 + math.exp(epsilon))
+        states += f", which is epsilon {epsilon:.4g} at delta {delta:.4g} a record"
+    if epsilon > policy.most_epsilon_taken or delta > policy.most_delta_taken:
+        raise PolicyError(f"the organ states {states}, {demand}")

@@ -10,12 +10,14 @@ from pathlib import Path
 from client.bench import Bench
 from client.donor import OwnOrgan, own_organ
 from client.home import Site
-from client.policy import check_delivery
+from client.policy import check_delivery, check_privacy
 from client.records import general_texts, own_split
 from not_core import atomic, canonical
 from not_core.errors import OfferError, OrganError, PolicyError
 from not_core.learning.evaluation import compare
 from not_core.learning.verdict import Tolerance, judge
+from not_core.manifest import DifferentialPrivacy, Manifest
+from not_core.privacy.statement import check as check_statement
 from not_core.protocol import (
     RECEIPT_TYPE,
     Delivered,
@@ -76,7 +78,9 @@ def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Tri
     An accepted organ stays open in ``organs/opened``; any other is there only while it is tried.
 
     Raises:
-        PolicyError: Fewer held-out documents than may be reported on.
+        PolicyError: Fewer held-out documents than may be reported on, or less privacy than the
+            site demands.
+        PrivacyError: The organ understates its epsilon.
         NotError: The organ is not to be trusted or does not fit.
     """
     bench = Bench(
@@ -90,6 +94,7 @@ def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Tri
     keep = False
     try:
         if isinstance(trusted, OpenedOrgan):
+            _check_privacy(site, trusted.manifest)
             _count_trial(site, request, trusted)
         receipt = _measure(site, request, trusted, bench)
         keep = receipt.verdict == "accepted"
@@ -116,6 +121,13 @@ def _open(site: Site, exchange: str, digest: str) -> OpenedOrgan:
     opened = sealing.open_sealed(sealed, site.identity, site.root, out)
     site.log.append("opened", what="organ", digest=digest, exchange=exchange)
     return opened
+
+
+def _check_privacy(site: Site, organ: Manifest) -> None:
+    """Hold what the donor states against what this site demands, then against its own numbers."""
+    check_privacy(site.policy, organ.privacy)
+    if isinstance(organ.privacy, DifferentialPrivacy):
+        check_statement(organ.privacy)
 
 
 def _count_trial(site: Site, request: TransplantRequest, organ: OpenedOrgan) -> None:

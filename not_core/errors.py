@@ -68,6 +68,12 @@ class TrainingError(NotError):
     code = "training"
 
 
+class PrivacyError(NotError):
+    """What is stated or asked of differential privacy is impossible, out of bounds or untrue."""
+
+    code = "privacy"
+
+
 class KeyFileError(NotError):
     """A key file is missing, unreadable, too open to others, or of the wrong kind."""
 

@@ -4,6 +4,7 @@ The organ digest is the SHA-256 of the canonical manifest. The manifest holds no
 no path, so the same training gives the same digest at any hour and under any identity.
 """
 
+from decimal import ROUND_CEILING, Context
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
@@ -22,9 +23,25 @@ CARD = "README.md"
 MOST_LAYERS = 4096
 """No model has as many layers; bounds what a manifest can make its reader build."""
 
+MOST_STEPS, MOST_EPSILON, LEAST_DELTA = 100_000, 500, 1e-12
+"""Bounds of a statement of differential privacy: what its reader can recompute in a minute or so.
+
+An epsilon near the largest protects nobody.
+"""
+
+PROVES = (
+    "That it adds up, any reader can recompute. It does not prove that the donor did as it states, "
+    "nor how much else was made of the same records."
+)
+"""What a statement of differential privacy is worth, for cards and reports."""
+
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**53 - 1)]
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Delta = Annotated[float, Field(ge=LEAST_DELTA, lt=1, allow_inf_nan=False)]
+Epsilon = Annotated[float, Field(gt=0, le=MOST_EPSILON, allow_inf_nan=False)]
+Unit = Literal["record", "subject"]
+"""What differential privacy protects: a record, or all records of one subject."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -141,6 +158,75 @@ class NoPrivacy:
 
     mechanism: Literal["none"] = "none"
 
+    @property
+    def words(self) -> str:
+        """The statement in a line."""
+        return self.mechanism
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class DifferentialPrivacy:
+    """The donor's statement that it trained by DP-SGD, and what that costs a unit of its records.
+
+    The numbers are public: none tells how many units there are or were drawn.
+
+    Attributes:
+        unit: What one clipped gradient is of.
+        neighbours: Data sets that cannot be told apart well: one unit more or less.
+        sampler: Each step draws each unit by its own coin.
+        sampling_probability: Of that coin.
+        noise_multiplier: Standard deviation of the noise over ``clip``.
+        clip: Largest L2 norm of what a unit adds to a step.
+        steps: Charged for, at least those that were trained.
+        units_per_step: Planned, and what each step's sum is divided by.
+        most_blocks_per_unit: Most blocks of a unit that one gradient is of.
+        delta: Where ``epsilon`` holds.
+        epsilon: An upper bound, by ``accountant``.
+        accountant: Library, version and method.
+
+    Source: Abadi et al. (2016), arXiv:1607.00133.
+    """
+
+    mechanism: Literal["dp-sgd"] = "dp-sgd"
+    unit: Unit
+    neighbours: Literal["add-or-remove-one"] = "add-or-remove-one"
+    sampler: Literal["poisson"] = "poisson"
+    sampling_probability: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    noise_multiplier: Factor
+    clip: Factor
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
+    units_per_step: Positive
+    most_blocks_per_unit: Positive
+    delta: Delta
+    epsilon: Epsilon
+    accountant: Line
+
+    @property
+    def words(self) -> str:
+        """The statement in a line; its numbers are rounded up."""
+        return f"epsilon {_up(self.epsilon)} at delta {_up(self.delta)} a {self.unit}"
+
+
+def _up(value: float) -> str:
+    """Three digits, never less than ``value``."""
+    return f"{float(Context(prec=3, rounding=ROUND_CEILING).create_decimal(repr(value))):g}"
+
+
+Privacy = Annotated[NoPrivacy | DifferentialPrivacy, Field(discriminator="mechanism")]
+"""What bounds how much can be learned of a unit of the records."""
+
+
+def check_charged(privacy: NoPrivacy | DifferentialPrivacy, training: TrainingFacts | None) -> None:
+    """Check that a statement charges for the training that there was.
+
+    Raises:
+        ValueError: There was none, or it took more steps.
+    """
+    if isinstance(privacy, DifferentialPrivacy) and not (
+        training is not None and training.steps <= privacy.steps
+    ):
+        raise ValueError("expected differential privacy of training, charged for all its steps")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Manifest:
@@ -162,7 +248,7 @@ class Manifest:
     tensors: tuple[TensorFacts, ...]
     stored: Stored = Field(default_factory=StoredLayers)
     training: TrainingFacts | None
-    privacy: NoPrivacy
+    privacy: Privacy
     audit: Digest | None = None
     parents: tuple[Digest, ...] = ()
     merge: MergeFacts | None = None
@@ -172,6 +258,7 @@ class Manifest:
             raise ValueError(f"span {self.span} reaches past a base of {self.base.layers} layers")
         if self.compact and (self.training is None or self.training.rank is None):
             raise ValueError("expected factors of an organ that was trained by factors only")
+        check_charged(self.privacy, self.training)
         if self.merge is None:
             return
         if self.training is not None:

@@ -319,8 +319,8 @@ def duration(value: float) -> str:
 
 
 def privacy(statement: str) -> str:
-    """An organ's privacy statement in plain words."""
-    return NO_PRIVACY if statement == "none" else statement
+    """An organ's privacy statement in plain words; it is the donor's."""
+    return NO_PRIVACY if statement == "none" else f"{statement}, its donor states"
 
 
 def _recipients(report: Mapping[str, Any]) -> list[str]:

@@ -239,7 +239,7 @@ def _recoveries(lineage: Any) -> dict[str, Any]:
             "what": facts.what,
             "layers": [i for i, at in enumerate(lineage.layers) if at.source == digest],
             "tokens": facts.training.tokens,
-            "privacy": facts.privacy.mechanism,
+            "privacy": facts.privacy.words,
         }
         for digest, facts in lineage.recoveries().items()
     }
@@ -265,5 +265,5 @@ def summary(manifest: Any) -> dict[str, Any]:
         else "none (the base's own layers)"
         if training is None
         else f"{training.scaffold}, {training.tokens} tokens, {training.steps} steps",
-        "privacy": manifest.privacy.mechanism,
+        "privacy": manifest.privacy.words,
     }

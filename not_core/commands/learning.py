@@ -172,7 +172,7 @@ def train(
             "loss_first": trained.losses[0],
             "loss_last": trained.losses[-1],
             "validation": list(trained.validation),
-            "privacy": manifest.privacy.mechanism,
+            "privacy": manifest.privacy.words,
         },
         as_json,
     )

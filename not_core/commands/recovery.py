@@ -123,7 +123,7 @@ def recover(
             "note": None
             if recovered.better
             else "no reading was better than the graft's; what was written is the graft",
-            "privacy": facts.privacy.mechanism,  # to change nothing is chosen by records, too
+            "privacy": facts.privacy.words,  # to change nothing is chosen by records, too
         },
         as_json,
     )

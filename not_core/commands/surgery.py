@@ -356,8 +356,8 @@ def merge(
 ) -> None:
     """Merge organs that grew in one base at one span into a new organ.
 
-    It has its parents' privacy: none. This command does not verify signatures: use
-    `organ verify` or `organ open` first.
+    It states no differential privacy, whatever its parents do. This command does not verify
+    signatures: use `organ verify` or `organ open` first.
 
     Example: organ merge opened-a/ opened-b/ --base SmolLM2/ --method ties --out merged/
     """

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +43,9 @@ def verify(
     trust: Trust,
     as_json: Json = False,
 ) -> None:
-    """Verify who signed an organ, and that nothing was changed since; opens nothing.
+    """Verify who signed an organ, that nothing was changed since, and that its epsilon adds up.
+
+    A sealed organ is not opened: what it states of privacy is inside.
 
     Example: organ verify opened/ --trust root.pem
     """
@@ -57,7 +59,8 @@ def verify(
         return
     signer = signing.verify_folder(organ, root)
     manifest = read_stored(organ).manifest
-    report({"organ": str(organ), "digest": manifest.digest, "signer": signer.site}, as_json)
+    facts = {"organ": str(organ), "digest": manifest.digest, "signer": signer.site}
+    report({**facts, "privacy": manifest.privacy.words, **_recomputed(manifest)}, as_json)
 
 
 def seal(
@@ -124,3 +127,17 @@ def open_(
         },
         as_json,
     )
+
+
+def _recomputed(manifest: Any) -> dict[str, Any]:
+    """The epsilon that follows from a statement's other numbers, and what that is worth."""
+    from not_core.manifest import PROVES, DifferentialPrivacy
+    from not_core.privacy.statement import check
+
+    if not isinstance(manifest.privacy, DifferentialPrivacy):
+        return {}
+    found = check(manifest.privacy)
+    return {
+        "epsilon": {"stated": manifest.privacy.epsilon, "pld": found.pld, "prv": found.prv},
+        "note": PROVES,
+    }

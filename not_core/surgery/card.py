@@ -1,6 +1,6 @@
 """The model card of an organ, written from its manifest and from nothing else."""
 
-from not_core.manifest import Manifest, StoredFactors
+from not_core.manifest import PROVES, DifferentialPrivacy, Manifest, StoredFactors
 
 
 def card(manifest: Manifest) -> str:
@@ -56,10 +56,7 @@ def card(manifest: Manifest) -> str:
         "",
         "## Privacy",
         "",
-        "No differential privacy: nothing bounds what this organ may have memorised from the "
-        f"records {'it was' if training is not None else 'its parents were'} trained on."
-        if manifest.trained
-        else "No private record was used.",
+        *_privacy(manifest),
         "",
         "## Use",
         "",
@@ -70,3 +67,27 @@ def card(manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _privacy(manifest: Manifest) -> list[str]:
+    """What the manifest states of privacy, and what that is worth."""
+    stated = manifest.privacy
+    if isinstance(stated, DifferentialPrivacy):
+        return [
+            f"The donor states {stated.words}, one {stated.unit} added or removed: DP-SGD of "
+            f"{stated.steps} steps, sampling probability {stated.sampling_probability:.4g}, noise "
+            f"multiplier {stated.noise_multiplier:.4g}, clipped at {stated.clip:.4g}, accounted by "
+            f"{stated.accountant}. {PROVES}",
+        ]
+    if not manifest.trained:
+        return ["No private record was used."]
+    if manifest.merge is not None:
+        return [
+            "A merge states no differential privacy of its own: what bounds what it may have "
+            "memorised from the records its parents were trained on, if anything does, their "
+            "manifests say.",
+        ]
+    return [
+        "No differential privacy: nothing bounds what this organ may have memorised from the "
+        "records it was trained on.",
+    ]

@@ -16,7 +16,15 @@ from pydantic.dataclasses import dataclass
 from not_core import canonical
 from not_core.canonical import STRICT, Digest, Line
 from not_core.errors import CheckpointError, OrganError, PlanError
-from not_core.manifest import MOST_LAYERS, Count, NoPrivacy, TensorFacts, TrainingFacts
+from not_core.manifest import (
+    MOST_LAYERS,
+    Count,
+    NoPrivacy,
+    Privacy,
+    TensorFacts,
+    TrainingFacts,
+    check_charged,
+)
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.organ import Organ
 from not_core.surgery.plan import HOST, Layer, Plan
@@ -69,8 +77,7 @@ class RecoveryFacts:
         learned: Digest of their tensors after, so that no two recoveries have one name.
         training: How.
         validation: Documents that chose among the readings.
-        privacy: What it cost the records' owners. There is no accounting yet; when a site keeps a
-            ledger, the charge of a recovery stands here.
+        privacy: What it cost a unit of the records.
     """
 
     what: What
@@ -79,7 +86,10 @@ class RecoveryFacts:
     learned: Digest
     training: TrainingFacts
     validation: Count
-    privacy: NoPrivacy = NoPrivacy()
+    privacy: Privacy = NoPrivacy()
+
+    def __post_init__(self) -> None:
+        check_charged(self.privacy, self.training)
 
     @property
     def digest(self) -> str:

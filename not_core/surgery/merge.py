@@ -117,8 +117,9 @@ def merge(
 ) -> tuple[Manifest, Tensors]:
     """Merge organs that grew in one base at one span.
 
-    The manifest names its parents in order of their digests. Its privacy is that of the parents,
-    none; what they memorised of their records, it may hold too.
+    The manifest names its parents in order of their digests. It states no privacy, whatever they
+    state: a unit that only one of them was trained on keeps what that one states, but a patient may
+    be at two sites, where epsilons add up, and no manifest tells.
 
     Args:
         organs: Two or more.

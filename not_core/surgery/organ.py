@@ -23,6 +23,7 @@ from not_core.manifest import (
     Manifest,
     NoPrivacy,
     Positive,
+    Privacy,
     Span,
     StoredFactors,
     StoredLayers,
@@ -195,6 +196,7 @@ def describe(
     label: Label,
     *,
     training: TrainingFacts | None,
+    privacy: Privacy = NoPrivacy(),  # noqa: B008 - frozen
     parents: tuple[str, ...] = (),
     form: Literal["layers", "factors"] = "layers",
 ) -> Manifest:
@@ -206,6 +208,7 @@ def describe(
         tensors: Its tensors; read one at a time.
         label: Its names.
         training: How it was trained; None for an untrained span.
+        privacy: What bounds what it holds of the records that it was trained on.
         parents: Digests of organs that it was made from.
         form: What its folder is to hold; ``factors`` takes ``Expanded`` tensors.
     """
@@ -234,7 +237,7 @@ def describe(
         tensors=tensor_facts(tensors),
         stored=factors or StoredLayers(),
         training=training,
-        privacy=NoPrivacy(),
+        privacy=privacy,
         parents=parents,
     )
 
