@@ -163,8 +163,8 @@ def log(home: Home, as_json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from client.log import Log
     from not_core.errors import HomeError
+    from not_core.trust.log import Log
 
     path = home / "log.db"
     if not path.is_file():

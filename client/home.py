@@ -20,7 +20,6 @@ import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from client.log import Log
 from client.policy import Policy
 from not_core import atomic
 from not_core.canonical import STRICT, Line, Name
@@ -29,6 +28,7 @@ from not_core.manifest import Positive
 from not_core.trust import keys
 from not_core.trust.federation import Root
 from not_core.trust.keys import Identity
+from not_core.trust.log import Log
 
 T = TypeVar("T")
 

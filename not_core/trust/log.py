@@ -1,4 +1,4 @@
-"""A site's log: every byte that left and every decision, hash-chained in SQLite.
+"""A log, hash-chained in SQLite: at a site, every byte that left and every decision.
 
 Each row's hash covers the row and the hash before it, so ``verify`` finds a row that was changed,
 dropped from the middle or reordered. It cannot find that the last rows were cut off, or that all
