@@ -124,7 +124,7 @@ class Log:
     def _connect(self) -> Iterator[sqlite3.Connection]:
         database = sqlite3.connect(self._path, timeout=60, isolation_level=None)
         try:
-            database.execute("PRAGMA synchronous = FULL")
+            database.execute("PRAGMA synchronous = EXTRA")
             database.execute(
                 "CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, time INTEGER, "
                 "event TEXT, what TEXT, digest TEXT, bytes INTEGER, exchange TEXT, "
