@@ -18,9 +18,9 @@ from flwr.clientapp import ClientApp
 
 from client import donor, recipient
 from client.home import Site, load
-from client.log import Log
 from not_core import canonical, protocol
 from not_core.errors import HomeError, NotError
+from not_core.trust.log import Log
 
 Request = TypeVar("Request")
 Handler = Callable[[Site, Request, bytes], tuple[object, bytes]]

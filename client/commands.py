@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from not_core.commands.budget import Delta, Epsilon, show
 from not_core.commands.program import Json, listing, new_app, new_place, report, run
 from not_core.errors import OrganError
 
@@ -163,8 +164,8 @@ def log(home: Home, as_json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from client.log import Log
     from not_core.errors import HomeError
+    from not_core.trust.log import Log
 
     path = home / "log.db"
     if not path.is_file():
@@ -183,6 +184,21 @@ def log(home: Home, as_json: Json = False) -> None:
         table.add_row(moment, entry.event, entry.what, size, entry.exchange, entry.digest[:16])
     Console().print(table)
     Console().print(f"{count} rows, head {head}", highlight=False)
+
+
+@app.command()
+def ledger(home: Home, delta: Delta = None, epsilon: Epsilon = None, as_json: Json = False) -> None:
+    """Check the privacy ledger against the log and print what was charged to the records.
+
+    Example: organ-site ledger ~/clinic --epsilon 8 --delta 1e-6
+    """
+    from not_core.errors import HomeError
+    from not_core.privacy.ledger import LEDGER, LOG, Ledger
+    from not_core.trust.log import Log
+
+    if not (home / LOG).is_file():
+        raise HomeError(f"no log in {home}; expected a site's home")
+    show(Ledger(home / LEDGER, Log(home / LOG)), delta, epsilon, as_json)
 
 
 def _decide(home: Path, organ: str, event: str, as_json: bool) -> None:

@@ -5,6 +5,7 @@ policy.toml    what may leave, what to take log.db     hash-chained log
 organs/made    organs trained here          organs/sealed/EXCHANGE  as offered
 organs/in/EXCHANGE  sealed, as delivered    organs/opened   verified, unsealed
 receipts/EXCHANGE   signed receipts         work/      scratch, emptied at will
+ledger.db      what each unit of the records was in; its heads are in log.db
 """
 
 import json
@@ -20,15 +21,16 @@ import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from client.log import Log
 from client.policy import Policy
 from not_core import atomic
 from not_core.canonical import STRICT, Line, Name
 from not_core.errors import HomeError
 from not_core.manifest import Positive
+from not_core.privacy.ledger import LEDGER, Ledger
 from not_core.trust import keys
 from not_core.trust.federation import Root
 from not_core.trust.keys import Identity
+from not_core.trust.log import Log
 
 T = TypeVar("T")
 
@@ -83,6 +85,11 @@ class Site:
     def root(self) -> Root:
         """The federation root that this site was installed with."""
         return self.identity.root
+
+    @property
+    def ledger(self) -> Ledger:
+        """The privacy ledger of this site's records; its witness is the site's log."""
+        return Ledger(self.folder / LEDGER, self.log)
 
     def place(self, *parts: str) -> Path:
         """A path in the home, which is its owner's only; its parent is made."""

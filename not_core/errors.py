@@ -117,9 +117,15 @@ class PolicyError(NotError):
 
 
 class HomeError(NotError):
-    """A site's or coordinator's home folder is missing or incomplete."""
+    """A home folder is missing or incomplete, or the log in it was changed."""
 
     code = "home"
+
+
+class LedgerError(NotError):
+    """A privacy budget does not allow a run, or its ledger is not the one that its log knows."""
+
+    code = "ledger"
 
 
 class RefusedError(NotError):

@@ -12,11 +12,11 @@ from typing import Any
 
 from client import home as site_home
 from client.donor import made_organs
-from client.log import Log
 from not_core import canonical
 from not_core.learning.records import read_records
 from not_core.protocol import Receipt
 from not_core.surgery.checkpoint import open_checkpoint
+from not_core.trust.log import Log
 from not_core.trust.offer import peek_offer
 from server import home as coordinator_home
 from simulations.exchange import Scenario

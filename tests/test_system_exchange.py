@@ -21,7 +21,6 @@ import server.claims as claims_module
 from client import donor, recipient
 from client import home as site_home
 from client.app import WORDS
-from client.log import Log
 from client.records import own_split
 from not_core import canonical, protocol
 from not_core.errors import (
@@ -34,6 +33,7 @@ from not_core.errors import (
 from not_core.manifest import Span
 from not_core.protocol import DonateRequest, Enrolment, Receipt, Terms
 from not_core.surgery import organ as organs
+from not_core.trust.log import Log
 from server import home as coordinator_home
 from server.exchange import Event, Exchange, Settings
 from simulations import exchange as simulation

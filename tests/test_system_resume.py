@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import sentences, write_jsonl
 
-from client.log import Log
+from not_core.trust.log import Log
 
 SITES = """
 exchange = "resumed"

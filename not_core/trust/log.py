@@ -1,4 +1,4 @@
-"""A site's log: every byte that left and every decision, hash-chained in SQLite.
+"""A log, hash-chained in SQLite: at a site, every byte that left and every decision.
 
 Each row's hash covers the row and the hash before it, so ``verify`` finds a row that was changed,
 dropped from the middle or reordered. It cannot find that the last rows were cut off, or that all
@@ -124,7 +124,7 @@ class Log:
     def _connect(self) -> Iterator[sqlite3.Connection]:
         database = sqlite3.connect(self._path, timeout=60, isolation_level=None)
         try:
-            database.execute("PRAGMA synchronous = FULL")
+            database.execute("PRAGMA synchronous = EXTRA")
             database.execute(
                 "CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, time INTEGER, "
                 "event TEXT, what TEXT, digest TEXT, bytes INTEGER, exchange TEXT, "
