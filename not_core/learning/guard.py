@@ -6,12 +6,11 @@ from typing import Literal
 
 from not_core.errors import PrivacyError
 from not_core.learning.recipe import Recipe
-from not_core.manifest import DifferentialPrivacy
+from not_core.manifest import DifferentialPrivacy, Unit
 from not_core.privacy import accounting
 from not_core.privacy.accounting import Mechanism
 
 Clipping = Literal["loop", "samples", "ghost"]
-UnitKind = Literal["record", "subject"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +32,7 @@ class Guard:
     epsilon: float | None = None
     noise_multiplier: float | None = None
     delta: float
-    unit: UnitKind = "record"
+    unit: Unit = "record"
     clip: float = 1.0
     units_per_step: int = 32
     most_blocks_per_unit: int = 1
@@ -119,8 +118,14 @@ def plan(guard: Guard, recipe: Recipe, units: int) -> Planned:
     if guard.epsilon is not None:
         noise = accounting.noise_multiplier(guard.epsilon, guard.delta, probability, steps)
     assert noise is not None  # noqa: S101 - for the type checker: the guard has one of the two
-    mechanism = Mechanism(sampling_probability=probability, noise_multiplier=noise, steps=steps)
-    return Planned(mechanism, accounting.epsilon([mechanism], guard.delta), steps * step)
+    mechanism = Mechanism(probability, noise, steps)
+    epsilon = accounting.epsilon([mechanism], guard.delta)
+    if not math.isfinite(epsilon):
+        raise PrivacyError(
+            f"{steps} steps with noise multiplier {noise:g} bound nothing at delta "
+            f"{guard.delta:g}; take more noise, fewer steps or fewer units a step"
+        )
+    return Planned(mechanism, epsilon, steps * step)
 
 
 def around(units: int) -> float:

@@ -69,12 +69,22 @@ class Factored(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The module's output with ``left @ right`` added to its weight."""
-        weight, first, second = self.weight.T, self.right.T, self.left.T
-        if self._by_input:
-            weight, first, second = self.weight, self.left, self.right
+        weight = self.weight if self._by_input else self.weight.T
         flat = x.reshape(-1, x.shape[-1])
-        out: torch.Tensor = _Product.apply(flat, weight, self.bias, first, second)  # type: ignore[no-untyped-call]
+        out: torch.Tensor = _Product.apply(flat, weight, self.bias, *self.factors())  # type: ignore[no-untyped-call]
         return out.view(*x.shape[:-1], out.shape[-1])
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What an input is multiplied by: shape ``(inputs, rank)``, then ``(rank, outputs)``."""
+        return (self.left, self.right) if self._by_input else (self.right.T, self.left.T)
+
+    def by_factor(
+        self, first: torch.Tensor, second: torch.Tensor
+    ) -> dict[torch.nn.Parameter, torch.Tensor]:
+        """Tensors shaped as ``factors`` under more dimensions, by the parameter that each is of."""
+        if self._by_input:
+            return {self.left: first, self.right: second}
+        return {self.right: first.mT, self.left: second.mT}
 
 
 class _Product(torch.autograd.Function):

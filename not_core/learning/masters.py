@@ -3,7 +3,7 @@
 Imported by what trains, inside its functions, because it needs torch to be imported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -14,25 +14,37 @@ class Masters:
     Args:
         parameters: The model's, by name.
         clip: Largest L2 norm of one step's gradient.
+
+    Attributes:
+        parameters: The model's, in order.
     """
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter], clip: float) -> None:
         self._names = list(parameters)
-        self._parameters = list(parameters.values())
+        self.parameters = list(parameters.values())
         self._clip = clip
         # A copy even in float32: the model's own may share memory with the host's file.
-        self._values = [one.detach().to(torch.float32, copy=True) for one in self._parameters]
+        self._values = [one.detach().to(torch.float32, copy=True) for one in self.parameters]
         self._spread()
-        for parameter in self._parameters:
+        for parameter in self.parameters:
             parameter.requires_grad_(True)
         self._optimizer = torch.optim.AdamW(self._values, weight_decay=0.0, fused=True)
 
     def step(self, learning_rate: float) -> None:
-        """Move along the gradients that the model's parameters hold, and forget them."""
-        for value, parameter in zip(self._values, self._parameters, strict=True):
+        """Move along the gradients that the model's parameters hold, clipped, and forget them."""
+        for value, parameter in zip(self._values, self.parameters, strict=True):
             value.grad = None if parameter.grad is None else parameter.grad.float()
             parameter.grad = None
         torch.nn.utils.clip_grad_norm_(self._values, self._clip)
+        self._move(learning_rate)
+
+    def move(self, gradients: Sequence[torch.Tensor], learning_rate: float) -> None:
+        """Move along gradients in float32, in the order of the parameters, as they are."""
+        for value, gradient in zip(self._values, gradients, strict=True):
+            value.grad = gradient
+        self._move(learning_rate)
+
+    def _move(self, learning_rate: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
@@ -72,4 +84,4 @@ class Masters:
 
     def _spread(self) -> None:
         with torch.no_grad():
-            torch._foreach_copy_([one.data for one in self._parameters], self._values)
+            torch._foreach_copy_([one.data for one in self.parameters], self._values)

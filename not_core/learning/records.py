@@ -6,7 +6,7 @@ leave an unencrypted copy of them in its cache in the user's home. No message qu
 
 import glob
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,19 @@ class Split:
     held_out: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """All that differential privacy hides the presence of: a record, or all those of a subject.
+
+    Attributes:
+        key: Digest of the record, or of the subject's name.
+        texts: Of its records, without exact duplicates; one, if it is a record.
+    """
+
+    key: str
+    texts: tuple[str, ...]
+
+
 def read_records(source: Path, text_field: str = "text") -> tuple[str, ...]:
     """Read the text of every record, in order, without exact duplicates and empty texts.
 
@@ -43,26 +56,58 @@ def read_records(source: Path, text_field: str = "text") -> tuple[str, ...]:
     Raises:
         RecordsError: Nothing there, unreadable, no such field, or no text in it.
     """
+    return tuple(dict.fromkeys(text for text, _ in _read(source, text_field, None)))
+
+
+def read_units(
+    source: Path, text_field: str = "text", unit_field: str | None = None
+) -> tuple[Unit, ...]:
+    """Read records as the units of differential privacy.
+
+    Args:
+        source: As for ``read_records``.
+        text_field: Field that holds the text; ignored for text files.
+        unit_field: Field that names whom a record is about; None makes each record a unit.
+
+    Raises:
+        RecordsError: As for ``read_records``; or a record names nobody.
+    """
+    if unit_field is None:
+        return record_units(read_records(source, text_field))
+    subjects: dict[str, dict[str, None]] = {}
+    for text, subject in _read(source, text_field, unit_field):
+        subjects.setdefault(canonical.digest({"subject": subject}), {})[text] = None
+    return tuple(Unit(key, tuple(texts)) for key, texts in subjects.items())
+
+
+def record_units(texts: Iterable[str]) -> tuple[Unit, ...]:
+    """Each text as a unit."""
+    return tuple(Unit(text_digest(text), (text,)) for text in texts)
+
+
+def _read(source: Path, text_field: str, unit_field: str | None) -> list[tuple[str, str]]:
+    """Text and subject of every record that has text; the subject is empty without its field."""
     files, kind = _files(source)
-    texts: dict[str, None] = {}
+    if kind == "text" and unit_field is not None:
+        raise RecordsError("text files have no field that names a subject; bring a table or JSONL")
+    found: list[tuple[str, str]] = []
     number = 0
     try:
         for number, row in enumerate(_rows(files, kind), start=1):
-            field = "text" if kind == "text" else text_field
-            if field not in row:
-                # Names of fields are not quoted: a table without a header has data there.
+            where = f"record {number} of {source}"
+            text = _value(row, "text" if kind == "text" else text_field, where)
+            if text is not None and not isinstance(text, str):
                 raise RecordsError(
-                    f"record {number} of {source} has no field {field!r} among its "
-                    f"{len(row)}; name the field that holds the text"
+                    f"field {text_field!r} of {where} is {type(text).__name__}, expected text"
                 )
-            value = row[field]
-            if value is not None and not isinstance(value, str):
+            subject = "" if unit_field is None else _value(row, unit_field, where)
+            if not isinstance(subject, str | int) or (unit_field and str(subject).strip() == ""):
                 raise RecordsError(
-                    f"field {field!r} of record {number} of {source} is "
-                    f"{type(value).__name__}, expected text"
+                    f"field {unit_field!r} of {where} names nobody; every record needs the "
+                    "subject that it is about, as text or a whole number"
                 )
-            if value and value.strip():
-                texts.setdefault(value.strip())
+            if text and text.strip():
+                found.append((text.strip(), str(subject).strip()))
     except (RecordsError, ImportError):
         raise
     except Exception as error:  # the library raises whatever its parsers raise, quoting rows
@@ -70,9 +115,19 @@ def read_records(source: Path, text_field: str = "text") -> tuple[str, ...]:
             f"{source} cannot be read as {kind} ({type(error).__name__} after {number} records); "
             "check that every line or row is well formed"
         ) from None
-    if not texts:
+    if not found:
         raise RecordsError(f"{source} holds no text; expected at least one record with text")
-    return tuple(texts)
+    return found
+
+
+def _value(row: dict[str, Any], field: str, where: str) -> Any:
+    if field not in row:
+        # Names of fields are not quoted: a table without a header has data there.
+        raise RecordsError(
+            f"{where} has no field {field!r} among its {len(row)}; "
+            "name the field that holds the text, or the subject"
+        )
+    return row[field]
 
 
 def split(

@@ -31,12 +31,14 @@ class Progress:
         seconds: Taken so far.
         losses: Of each step.
         readings: On validation documents.
+        run: Random name of a private run, which its charge goes by; empty for others.
     """
 
     tokens: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     readings: list[float] = field(default_factory=list)
+    run: str = ""
 
 
 class Resumption:

@@ -11,7 +11,7 @@ import torch
 
 from not_core.errors import PlanError, TrainingError
 from not_core.learning.head import Head
-from not_core.learning.packing import rows_of
+from not_core.learning.packing import Rows, rows_of
 from not_core.learning.prefix import Prefix
 from not_core.learning.scaffold import Standing
 from not_core.learning.stage import Stage, hidden_of
@@ -32,6 +32,7 @@ class Scene:
         gradient_checkpointing: Whether layers compute their activations again.
         sample: Of the token ids that occur in no block, how many an estimate of the loss draws;
             None makes no estimates.
+        apart: Whether each block is a row of its own, even where several could share one.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Scene:
         folder: Path | None = None,
         gradient_checkpointing: bool = False,
         sample: int | None = None,
+        apart: bool = False,
     ) -> None:
         self._blocks, self._device = blocks, device
         upper = layers.trained + layers.above
@@ -56,10 +58,10 @@ class Scene:
             whole = layers.below + upper
             self._stage = Stage(host, layers.sources, whole, device=device, dtype=dtype)
             self._stage.stack(whole)
-            self._rows = rows_of(self._stage.model)
+            self._rows = Rows(packed=False) if apart else rows_of(self._stage.model)
         else:
             self._stage.stack(upper)
-            self._rows = rows_of(self._stage.model)
+            self._rows = Rows(packed=False) if apart else rows_of(self._stage.model)
             if layers.below:
                 self._stage.stack(upper, replayed=True)
                 self._prefix = Prefix(

@@ -8,8 +8,9 @@ what learns.
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,7 +20,8 @@ from not_core.learning import device as devices
 from not_core.learning.lessons import Budget, Lessons
 from not_core.learning.recipe import Recipe
 from not_core.learning.scaffold import Standing, standing
-from not_core.manifest import Span, TrainingFacts
+from not_core.learning.text_blocks import Block
+from not_core.manifest import NoPrivacy, Privacy, Span, TrainingFacts
 from not_core.surgery import compact
 from not_core.surgery.assemble import Joined
 from not_core.surgery.checkpoint import Checkpoint
@@ -48,6 +50,8 @@ class TrainedOrgan:
         losses: Mean loss of each step, in nats a token; they never leave the site.
         validation: Perplexities on the validation documents, in order; the first is from before
             the first step.
+        privacy: What bounds what it may have memorised, for the manifest.
+        finished: To be called once it is written: removes the state to go on from, if one is kept.
     """
 
     tensors: Tensors
@@ -55,6 +59,8 @@ class TrainedOrgan:
     facts: TrainingFacts
     losses: tuple[float, ...]
     validation: tuple[float, ...]
+    privacy: Privacy = field(default_factory=NoPrivacy)
+    finished: Callable[[], None] = lambda: None
 
 
 Advance = Callable[[int, float], None]
@@ -94,6 +100,57 @@ def train(
     Source: Neural Organ Transplantation, arXiv:2601.13580; low-rank factors from Hu et al. (2021),
         LoRA, arXiv:2106.09685.
     """
+    started = time.monotonic()
+    lessons = Lessons(host.tokenizer, texts, validation, recipe)
+    with workplace(host, span, lessons.blocks, recipe, only=only, work=work) as place:
+        course = Course(place.scene, place.masters, lessons, recipe, place.kept, advance)
+        progress = course.run(started)
+        trained = place.outcome(progress)
+        place.kept.clear()
+    return trained
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What training of an organ needs and makes.
+
+    Attributes:
+        scene: The model in training.
+        masters: What learns.
+        kept: State of an earlier process to go on from.
+        outcome: Makes the organ of what has been learned, after some progress.
+    """
+
+    scene: "Scene"
+    masters: "Masters"
+    kept: "Resumption"
+    outcome: "Callable[[Progress], TrainedOrgan]"
+
+
+@contextmanager
+def workplace(
+    host: Checkpoint,
+    span: Span,
+    blocks: Sequence[Block],
+    recipe: Recipe,
+    *,
+    only: Collection[int] | None,
+    work: Path | None,
+    apart: bool = False,
+    key: object = None,
+) -> Iterator[Workplace]:
+    """Set up the training of an organ on blocks.
+
+    Args:
+        host: The base model.
+        span: The organ's layers in it.
+        blocks: All that will be read.
+        recipe: How.
+        only: Host layers of the span that learn; None for all.
+        work: Private folder; see ``train``.
+        apart: Whether each block is a row of its own, even where several could share one.
+        key: What else decides the outcome, as JSON data.
+    """
     import torch
     import transformers
 
@@ -101,23 +158,22 @@ def train(
     from not_core.learning.resumption import Resumption
     from not_core.learning.scene import Scene
 
-    started = time.monotonic()
     device = devices.pick(recipe.device)
     dtype = devices.precision(recipe.precision, device)
     layers = standing(host, span, recipe)
-    lessons = Lessons(host.tokenizer, texts, validation, recipe)
     libraries = {"torch": torch.__version__, "transformers": transformers.__version__}
     with (
         devices.threads(recipe.threads) as threads,
         Scene(
             host,
             layers,
-            lessons.blocks,
+            blocks,
             device=device,
             dtype=dtype,
             folder=work,
             gradient_checkpointing=recipe.gradient_checkpointing,
             sample=recipe.head_sample,
+            apart=apart,
         ) as scene,
     ):
         torch.manual_seed(recipe.seed)
@@ -136,31 +192,34 @@ def train(
                     "span": str(span),
                     "only": chosen,
                     "base": host.weights_digest,
-                    "blocks": canonical.sha256(repr(lessons.blocks).encode()),
+                    "blocks": canonical.sha256(repr(blocks).encode()),
                     "run": [device.type, dtype, threads, libraries],
+                    "key": key,
                 }
             ),
         )
-        course = Course(scene, masters, lessons, recipe, kept, advance)
-        progress = course.run(started)
-        tensors, factors = _result(host, layers, scene, masters.values())
-        kept.clear()
-    facts = TrainingFacts(
-        scaffold=recipe.scaffold,
-        rank=recipe.rank,
-        tokens=progress.tokens,
-        steps=len(progress.losses),
-        seed=recipe.seed,
-        learning_rate=recipe.peak,
-        block_tokens=recipe.block_tokens,
-        step_tokens=recipe.step_tokens,
-        head_sample=recipe.head_sample,
-        precision=dtype,
-        device=device.type,
-        threads=threads,
-        libraries=libraries,
-    )
-    return TrainedOrgan(tensors, factors, facts, tuple(progress.losses), tuple(progress.readings))
+
+        def outcome(progress: "Progress") -> TrainedOrgan:
+            tensors, factors = _result(host, layers, scene, masters.values())
+            facts = TrainingFacts(
+                scaffold=recipe.scaffold,
+                rank=recipe.rank,
+                tokens=progress.tokens,
+                steps=len(progress.losses),
+                seed=recipe.seed,
+                learning_rate=recipe.peak,
+                block_tokens=recipe.block_tokens,
+                step_tokens=recipe.step_tokens,
+                head_sample=recipe.head_sample,
+                precision=dtype,
+                device=device.type,
+                threads=threads,
+                libraries=libraries,
+            )
+            losses, readings = tuple(progress.losses), tuple(progress.readings)
+            return TrainedOrgan(tensors, factors, facts, losses, readings)
+
+        yield Workplace(scene, masters, kept, outcome)
 
 
 class Losses(Protocol):
