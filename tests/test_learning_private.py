@@ -3,6 +3,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import sentences
@@ -11,11 +12,12 @@ from not_core.errors import PrivacyError, RecordsError
 from not_core.learning import resumption
 from not_core.learning.evaluation import read_losses
 from not_core.learning.guard import Clipping, Guard, around, plan
-from not_core.learning.private import Uncharged, train_privately
+from not_core.learning.private import Private, train_privately
 from not_core.learning.recipe import Recipe
 from not_core.learning.records import Unit, read_records, read_units, record_units
 from not_core.learning.training import TrainedOrgan
 from not_core.manifest import DifferentialPrivacy, Span
+from not_core.privacy.account import Account, Uncharged
 from not_core.privacy.accounting import Mechanism
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
@@ -51,6 +53,17 @@ class Refusing(Book):
         raise PrivacyError("the bound would be passed")
 
 
+def fit(
+    host: Checkpoint,
+    units: Sequence[Unit],
+    recipe: Recipe,
+    guard: Guard,
+    account: Account,
+    **more: Any,
+) -> TrainedOrgan:
+    return train_privately(host, SPAN, Private(units, guard, account), recipe, **more)
+
+
 def digests(trained: TrainedOrgan) -> list[str]:
     return [tensor_digest(trained.tensors.read(name)) for name in trained.tensors.names()]
 
@@ -73,14 +86,10 @@ def test_an_organ_learns_through_little_noise_and_not_through_much(
     host = open_checkpoint(models[family])
     units = record_units(sentences(100, seed=1, topic=TOPIC))
     guard = replace(GUARD, clipping=clipping)
-    still = train_privately(
-        host, SPAN, units, replace(RECIPE, learning_rate=1e-9, tokens=1), guard, Uncharged()
-    )
+    still = fit(host, units, replace(RECIPE, learning_rate=1e-9, tokens=1), guard, Uncharged())
     before = perplexity(host, still)
-    little = train_privately(host, SPAN, units, RECIPE, guard, Uncharged())
-    much = train_privately(
-        host, SPAN, units, RECIPE, replace(guard, noise_multiplier=200.0), Uncharged()
-    )
+    little = fit(host, units, RECIPE, guard, Uncharged())
+    much = fit(host, units, RECIPE, replace(guard, noise_multiplier=200.0), Uncharged())
     assert perplexity(host, little) < 0.93 * before
     assert perplexity(host, much) > 0.98 * before
     assert little.factors is not None
@@ -93,7 +102,7 @@ def test_what_the_manifest_says_follows_from_the_plan_and_not_from_the_draws(
     statements = []
     for count in (99, 100):
         units = record_units(sentences(count, seed=count, topic=TOPIC))
-        trained = train_privately(host, SPAN, units, RECIPE, GUARD, Uncharged())
+        trained = fit(host, units, RECIPE, GUARD, Uncharged())
         statements.append((trained.privacy, trained.facts))
     assert statements[0] == statements[1], "one record more or less shows"
     privacy, facts = statements[0]
@@ -105,16 +114,16 @@ def test_what_the_manifest_says_follows_from_the_plan_and_not_from_the_draws(
 
 def test_an_empty_draw_is_a_step_and_gets_noise(models: dict[str, Path]) -> None:
     host = open_checkpoint(models["llama"])
-    units = record_units([*sentences(1, seed=1), *(f"w{n}" for n in range(511))])
-    guard = replace(GUARD, units_per_step=1)
+    units = record_units([*sentences(1, seed=1), *(f"w{n}" for n in range(2**15 - 1))])
+    guard = replace(GUARD, units_per_step=1, delta=1e-6)
     recipe = replace(RECIPE, tokens=32 * 3)
     book = Book()
-    trained = train_privately(host, SPAN, units, recipe, guard, book)
+    trained = fit(host, units, recipe, guard, book)
     assert trained.facts.steps == len(trained.losses) == 3
     assert all(math.isnan(loss) for loss in trained.losses), "the one with text was drawn"
     (mechanism,) = book.reserved.values()
     assert mechanism.steps == 3
-    calm = train_privately(host, SPAN, units, replace(recipe, learning_rate=1e-9), guard, book)
+    calm = fit(host, units, replace(recipe, learning_rate=1e-9), guard, book)
     assert digests(trained) != digests(calm)
 
 
@@ -122,9 +131,8 @@ def test_nothing_is_learned_before_it_is_charged(models: dict[str, Path], tmp_pa
     host, units = open_checkpoint(models["llama"]), record_units(sentences(20, seed=1))
     steps: list[int] = []
     with pytest.raises(PrivacyError, match="bound"):
-        train_privately(
+        fit(
             host,
-            SPAN,
             units,
             RECIPE,
             GUARD,
@@ -150,9 +158,7 @@ def test_a_run_that_was_cut_off_goes_on_under_its_own_charge(
             if len(steps) == stop:
                 raise KeyboardInterrupt
 
-        return train_privately(
-            host, SPAN, units, RECIPE, GUARD, book, work=tmp_path, advance=advance
-        )
+        return fit(host, units, RECIPE, GUARD, book, work=tmp_path, advance=advance)
 
     with pytest.raises(KeyboardInterrupt):
         run(stop=5)
@@ -220,9 +226,7 @@ def test_what_reads_several_units_or_too_few_is_refused(
 def test_units_without_text_are_refused(models: dict[str, Path]) -> None:
     host = open_checkpoint(models["llama"])
     with pytest.raises(RecordsError, match="two tokens"):
-        train_privately(
-            host, SPAN, record_units("abcdefghijklmnopqrst"), RECIPE, GUARD, Uncharged()
-        )
+        fit(host, record_units("abcdefghijklmnopqrst"), RECIPE, GUARD, Uncharged())
 
 
 def jsonl(path: Path, rows: Sequence[dict[str, object]]) -> Path:

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from not_core.errors import RecordsError
 from not_core.learning.guard import Guard, Planned, plan
@@ -18,6 +18,7 @@ from not_core.learning.records import Unit
 from not_core.learning.text_blocks import document_blocks
 from not_core.learning.training import Advance, TrainedOrgan, Workplace, workplace
 from not_core.manifest import Span
+from not_core.privacy.account import Account
 from not_core.privacy.accounting import Mechanism
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.tensors import Tensors, table_digest, tensor_digest
@@ -29,41 +30,26 @@ if TYPE_CHECKING:
     from not_core.learning.resumption import Progress
 
 
-class Charge(Protocol):
-    """Where training is paid for: a ledger, for the units and the bound of one organ."""
+@dataclass(frozen=True, slots=True)
+class Private:
+    """Private records, and on what terms they are learned from.
 
-    def reserve(self, run: str, mechanism: Mechanism) -> None:
-        """Charge in full, before the first step; the same run is charged once.
+    Attributes:
+        units: Records, or subjects with all of theirs.
+        guard: What bounds what one of them adds.
+        account: Where it is paid for.
+    """
 
-        Raises:
-            PrivacyError: It would pass the bound.
-        """
-
-    def settle(self, run: str, result: str) -> None:
-        """Note what came of it.
-
-        Raises:
-            PrivacyError: Something else came of it before.
-        """
-
-
-class Uncharged:
-    """No ledger: for simulations on public text."""
-
-    def reserve(self, run: str, mechanism: Mechanism) -> None:
-        """Charge nothing."""
-
-    def settle(self, run: str, result: str) -> None:
-        """Note nothing."""
+    units: Sequence[Unit]
+    guard: Guard
+    account: Account
 
 
 def train_privately(
     host: Checkpoint,
     span: Span,
-    units: Sequence[Unit],
+    private: Private,
     recipe: Recipe,
-    guard: Guard,
-    charge: Charge,
     *,
     only: Collection[int] | None = None,
     work: Path | None = None,
@@ -78,24 +64,24 @@ def train_privately(
     Args:
         host: The base model.
         span: The organ's layers in it.
-        units: Records, or subjects with all of theirs.
+        private: What to learn from.
         recipe: How; without a budget of seconds and without ``head_sample``.
-        guard: What bounds it.
-        charge: Where it is paid for.
         only: Host layers of the span that learn; None for all.
         work: See ``training.train``.
         advance: Told the planned tokens of a step, and the mean loss of the units drawn.
 
     Raises:
         PlanError: The span reaches past the model.
-        PrivacyError: The guard does not suit recipe or units, or the charge is refused.
+        PrivacyError: The guard does not suit recipe or units.
+        LedgerError: The charge is refused.
         RecordsError: No unit has text to learn from.
         TrainingError: The recipe does not suit the family.
     """
     from not_core.learning.clipping import Learner, clipped
 
-    planned = plan(guard, recipe, len(units))
-    lessons = UnitLessons(host, units, recipe)
+    guard, account = private.guard, private.account
+    planned = plan(guard, recipe, len(private.units))
+    lessons = UnitLessons(host, private.units, recipe)
     with workplace(
         host,
         span,
@@ -108,9 +94,11 @@ def train_privately(
     ) as place:
         learner = Learner(place.scene.model, place.scene, place.masters.parameters, lessons.sizes)
         way = clipped(guard.clipping, learner, guard.clip, guard.batch_tokens)
-        progress = PrivateCourse(place, lessons, way, recipe, guard, planned, advance).go_on(charge)
+        progress = PrivateCourse(place, lessons, way, recipe, guard, planned, advance).go_on(
+            account
+        )
         trained = place.outcome(progress)
-        charge.settle(progress.run, _digest(trained.tensors))
+        account.settle(progress.run, _digest(trained.tensors))
     return replace(trained, privacy=planned.statement(guard), finished=place.kept.clear)
 
 
@@ -166,7 +154,7 @@ class PrivateCourse:
     planned: Planned
     advance: Advance
 
-    def go_on(self, charge: Charge) -> "Progress":
+    def go_on(self, account: Account) -> "Progress":
         """Charge, and learn until all steps are done; from where a process was cut off."""
         from not_core.learning.resumption import Progress
         from not_core.privacy import randomness
@@ -178,7 +166,7 @@ class PrivateCourse:
             masters.load(state)
         else:
             kept.save(progress, masters.state())  # its name, before it is charged
-        charge.reserve(progress.run, self.planned.mechanism)
+        account.reserve(progress.run, self.planned.mechanism)
         if progress.losses:
             self.advance(progress.tokens, progress.losses[-1])
         generator = randomness.fresh()

@@ -1,0 +1,117 @@
+"""Options of private training, which several commands take."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from not_core.learning.guard import Guard
+    from not_core.learning.private import Private
+
+
+class ClippingName(StrEnum):
+    """How a sum of clipped gradients is made."""
+
+    LOOP = "loop"
+    SAMPLES = "samples"
+    GHOST = "ghost"
+
+
+DpEpsilon = Annotated[
+    float | None,
+    typer.Option(help="Differential privacy: most that a unit may cost; finds the noise."),
+]
+DpNoise = Annotated[
+    float | None,
+    typer.Option("--dp-noise-multiplier", help="Instead of an epsilon: the noise, over the clip."),
+]
+DpDelta = Annotated[float, typer.Option(help="Probability that the epsilon leaves out.")]
+DpClip = Annotated[float, typer.Option(help="Largest norm of one unit's gradient.")]
+DpUnits = Annotated[int, typer.Option("--dp-units-per-step", help="Units a step, on average.")]
+DpClipping = Annotated[
+    ClippingName,
+    typer.Option(help="One unit at a time; or side by side, holding gradients or only norms."),
+]
+MaxBlocks = Annotated[
+    int, typer.Option("--max-blocks-per-unit", help="Blocks of a unit that make one gradient.")
+]
+UnitField = Annotated[
+    str | None,
+    typer.Option(help="Field that names whom a record is about: all of theirs is one unit."),
+]
+LedgerFolder = Annotated[
+    Path | None,
+    typer.Option("--ledger", help="Folder of the privacy ledger; see `organ ledger --help`."),
+]
+DpBound = Annotated[
+    float, typer.Option(help="Most that a unit may cost over all runs in the ledger.")
+]
+
+
+def guard_of(
+    *,
+    epsilon: float | None,
+    noise_multiplier: float | None,
+    delta: float,
+    clip: float,
+    units_per_step: int,
+    most_blocks: int,
+    clipping: ClippingName,
+    unit_field: str | None,
+) -> "Guard | None":
+    """The guard that options ask for, if any.
+
+    Raises:
+        PrivacyError: It would guard nothing.
+    """
+    from not_core.learning.guard import Guard
+
+    if epsilon is None and noise_multiplier is None:
+        if unit_field is not None:
+            raise typer.BadParameter("--unit-field takes --dp-epsilon or --dp-noise-multiplier")
+        return None
+    return Guard(
+        epsilon=epsilon,
+        noise_multiplier=noise_multiplier,
+        delta=delta,
+        unit="record" if unit_field is None else "subject",
+        clip=clip,
+        units_per_step=units_per_step,
+        most_blocks_per_unit=most_blocks,
+        clipping=clipping.value,
+    )
+
+
+def private_of(
+    guard: "Guard",
+    data: Path,
+    text_field: str,
+    unit_field: str | None,
+    *,
+    ledger: Path | None,
+    bound: float,
+    label: str,
+) -> "Private":
+    """Read records as units, and open the ledger that pays for them.
+
+    Raises:
+        RecordsError: They cannot be read as units.
+        LedgerError: The ledger cannot be used.
+    """
+    from not_core.learning.private import Private
+    from not_core.learning.records import read_units
+    from not_core.privacy.account import Charged
+    from not_core.privacy.charge import Bound
+    from not_core.privacy.ledger import default_folder, standalone
+
+    units = read_units(data, text_field, unit_field)
+    account = Charged(
+        standalone(ledger or default_folder()),
+        tuple(unit.key for unit in units),
+        guard.unit,
+        Bound(bound, guard.delta),
+        label,
+    )
+    return Private(units, guard, account)
