@@ -101,7 +101,7 @@ def train(
             "--audit",
             min=0,
             help="Canaries to make: a coin plants each or not, and the organ is searched for them. "
-            "The report lies beside the organ; 500 can show an epsilon of 4.7, 5000 one of 6.8.",
+            "The report lies beside the organ; 500 can show an epsilon of 4.6, 5000 one of 6.7.",
         ),
     ] = 0,
     work: Annotated[
