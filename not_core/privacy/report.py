@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -23,6 +23,7 @@ FORMAT: Literal["organ-exchange/audit/v1"] = "organ-exchange/audit/v1"
 DELTA = 1e-5
 """Where nothing is claimed."""
 
+T = TypeVar("T", bool, float)
 Verdict = Literal["contradicts the claim", "does not contradict", "too weak to tell", "no claim"]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
@@ -170,7 +171,7 @@ def _verdict(
     return "does not contradict", (found, could, claimed)
 
 
-def _sides(values: Sequence[float], planted: Sequence[bool]) -> tuple[list[float], list[float]]:
+def _sides(values: Sequence[T], planted: Sequence[bool]) -> tuple[list[T], list[T]]:
     """Values of planted canaries, and of the others."""
     pairs = list(zip(values, planted, strict=True))
     return [one for one, coin in pairs if coin], [one for one, coin in pairs if not coin]
