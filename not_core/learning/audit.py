@@ -15,7 +15,7 @@ from not_core.privacy.report import AuditReport, Claim, Observed, conclude
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.organ import Organ
-from not_core.surgery.plan import Plan, identity, transplant
+from not_core.surgery.plan import Mode, Plan, identity, transplant
 from not_core.surgery.tensors import Form, table_digest
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def observe(
 
 def _with_organ(host: Checkpoint, organ: Organ) -> Plan:
     training = organ.manifest.training
-    mode = "insert" if training and training.scaffold == "inserted" else "replace"
+    mode: Mode = "insert" if training and training.scaffold == "inserted" else "replace"
     start = organ.manifest.span.start
     return transplant(host.layers, ORGAN, len(organ), mode=mode, position=start)
 
