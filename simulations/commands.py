@@ -1,5 +1,6 @@
 """The ``organ-simulate`` command line."""
 
+import math
 import os
 import sys
 from dataclasses import asdict
@@ -373,6 +374,39 @@ def clinic(
     from simulations.model import base_model
 
     listing(clinics.experiment(base_model(model, say), out, say, quick=quick), as_json)
+
+
+@app.command()
+def attack(
+    out: Annotated[Path, typer.Option(help="Folder for table, plot and one file a measurement.")],
+    model: BaseModel = None,
+    claims: Annotated[
+        str, typer.Option(help="Epsilons to put to the test, with commas between.")
+    ] = "1,4,8",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer canaries, records and passes: two minutes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Attack organs: tell their records from others, make them recite, bound epsilon from below.
+
+    Without noise the audit must find more than is claimed; that is its control. A run that was cut
+    off goes on.
+
+    Example: organ-simulate attack --claims 1,8 --out runs/attack
+    """
+    try:
+        tested = [float(one) for one in claims.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"expected numbers such as 1,8, got {claims}") from None
+    if not all(0 <= one < math.inf for one in tested):
+        raise typer.BadParameter(f"expected claims of at least 0, got {claims}")
+    from simulations import attack as attacks
+    from simulations.model import base_model
+
+    listing(
+        attacks.experiment(base_model(model, say), out, say, claims=tested, quick=quick), as_json
+    )
 
 
 @app.command()

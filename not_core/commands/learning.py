@@ -1,11 +1,13 @@
-"""``organ train`` and ``organ evaluate``."""
+"""``organ train``, ``organ evaluate`` and ``organ audit``."""
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from not_core.commands import private as options
 from not_core.commands.program import Json, new_place, progress, report, seconds, span
 from not_core.commands.surgery import Model, Out
 
@@ -47,6 +49,7 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command()(train)
     app.command()(evaluate)
+    app.command()(audit)
 
 
 def train(
@@ -93,6 +96,25 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
+    canaries: Annotated[
+        int,
+        typer.Option(
+            "--audit",
+            min=0,
+            help="Canaries to make: a coin plants each or not, and the organ is searched for them. "
+            "The report lies beside the organ; 500 can show an epsilon of 4.6, 5000 one of 6.7.",
+        ),
+    ] = 0,
+    dp_epsilon: options.DpEpsilon = None,
+    dp_noise_multiplier: options.DpNoise = None,
+    dp_delta: options.DpDelta = 1e-6,
+    dp_clip: options.DpClip = 1.0,
+    dp_units_per_step: options.DpUnits = 16,
+    dp_clipping: options.DpClipping = options.ClippingName.LOOP,
+    max_blocks_per_unit: options.MaxBlocks = 1,
+    unit_field: options.UnitField = None,
+    ledger: options.LedgerFolder = None,
+    dp_bound: options.DpBound = 10.0,
     work: Annotated[
         Path | None,
         typer.Option(help="Private folder to go on from, should the process die."),
@@ -108,15 +130,30 @@ def train(
 ) -> None:
     """Train an organ on private records: the model around it stays frozen.
 
-    There is no differential privacy: the organ may memorise records.
+    With --dp-epsilon, what the organ can tell of a record, or of a subject, is bounded; the ledger
+    is charged before the first step. Without it, the organ may memorise records.
 
-    Example: organ train --model SmolLM2/ --data hospital.jsonl --out organ/
+    Example: organ train --model SmolLM2/ --data hospital.jsonl --dp-epsilon 8 --out organ/
     """
     new_place(out)
+    guard = options.guard_of(
+        epsilon=dp_epsilon,
+        noise_multiplier=dp_noise_multiplier,
+        delta=dp_delta,
+        clip=dp_clip,
+        units_per_step=dp_units_per_step,
+        most_blocks=max_blocks_per_unit,
+        clipping=dp_clipping,
+        unit_field=unit_field,
+    )
+    if guard and validation:
+        raise typer.BadParameter("--validation chooses by records, which --dp-epsilon cannot bound")
     wanted = span(span_) if span_ else None
     form = ship or (ShipName.FACTORS if rank else ShipName.LAYERS)
     if form is ShipName.FACTORS and not rank:
         raise typer.BadParameter("--ship factors takes a --rank above 0")
+    from not_core.learning import audit as audits
+    from not_core.learning.private import train_privately
     from not_core.learning.recipe import Recipe, default_span
     from not_core.learning.records import read_records, split_part
     from not_core.learning.training import train as train_organ
@@ -140,26 +177,62 @@ def train(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if guard:
+        recipe = replace(recipe, head_sample=None)
     label = organs.make_label(name=name, domain=domain, licence=licence, version=version)
     host = open_checkpoint(model)
-    parts = split_part(read_records(data, text_field), validation, seed)
     cut = default_span(host.layers, recipe.rank)
     if wanted:
         cut = Span(start=wanted[0], stop=wanted[1])
+    planted = audits.canaries_for(host, canaries, work) if canaries else None
+    more = planted.to_plant if planted else ()
+
     with progress("training", recipe.tokens, "tokens") as bar:
-        trained = train_organ(
-            host,
-            cut,
-            parts.train,
-            recipe,
-            validation=parts.held_out,
-            work=work,
-            advance=lambda n, loss: bar(n, f"loss {loss:.3f}"),
-        )
+
+        def advance(n: int, loss: float) -> None:
+            bar(n, f"loss {loss:.3f}")
+
+        if guard:
+            private = options.private_of(
+                guard,
+                data,
+                text_field,
+                unit_field,
+                more=more,
+                ledger=ledger,
+                bound=dp_bound,
+                label=name,
+            )
+            trained = train_privately(host, cut, private, recipe, work=work, advance=advance)
+        else:
+            parts = split_part(read_records(data, text_field), validation, seed)
+            trained = train_organ(
+                host,
+                cut,
+                (*parts.train, *more),
+                recipe,
+                validation=parts.held_out,
+                work=work,
+                advance=advance,
+            )
     manifest = organs.describe(
-        host, cut, trained.tensors, label, training=trained.facts, form=form.value
+        host,
+        cut,
+        trained.tensors,
+        label,
+        training=trained.facts,
+        privacy=trained.privacy,
+        form=form.value,
     )
+    found = None
+    if planted:
+        organ = organs.Organ(manifest, trained.tensors)
+        found = audits.audited(host, organ, planted, claim=audits.claimed(manifest))
+        manifest = replace(manifest, audit=found.digest)
+        audits.write_report(audits.beside(out), found)
     organs.write_organ(out, trained.tensors, manifest)
+    audits.forget(work)
+    trained.finished()
     report(
         {
             "organ": str(out),
@@ -173,6 +246,7 @@ def train(
             "loss_last": trained.losses[-1],
             "validation": list(trained.validation),
             "privacy": manifest.privacy.words,
+            "audit": audits.summary(found) if found else None,
         },
         as_json,
     )
@@ -224,3 +298,27 @@ def evaluate(
         },
         as_json,
     )
+
+
+def audit(
+    organ: Annotated[Path, typer.Argument(help="Organ folder.")],
+    kept: Annotated[
+        Path | None,
+        typer.Option("--report", help="The audit's report; default: ORGAN.audit.json."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the audit of an organ found, if it is the one that the organ's manifest names.
+
+    Audits are made by `organ train --audit`. Exit code 1 when the audit contradicts the claim.
+
+    Example: organ audit organ/
+    """
+    from not_core.errors import OrganError
+    from not_core.learning import audit as audits
+    from not_core.surgery.organ import read_manifest
+
+    found = audits.read_report(kept or audits.beside(organ), read_manifest(organ))
+    report(audits.summary(found), as_json)
+    if found.verdict == "contradicts the claim":
+        raise OrganError("the audit contradicts what the organ claims; do not ship or use it")

@@ -1,5 +1,6 @@
 """Options of private training, which several commands take."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,18 +91,29 @@ def private_of(
     text_field: str,
     unit_field: str | None,
     *,
+    more: Sequence[str] = (),
     ledger: Path | None,
     bound: float,
     label: str,
 ) -> "Private":
     """Read records as units, and open the ledger that pays for them.
 
+    Args:
+        guard: Of the training.
+        data: Private records.
+        text_field: Field that holds a record's text.
+        unit_field: Field that names whom a record is about.
+        more: Texts of nobody, such as canaries; each is a unit that is not charged.
+        ledger: Folder of the ledger; None for the user's.
+        bound: Most that a unit may cost over all runs in it.
+        label: What is trained.
+
     Raises:
         RecordsError: They cannot be read as units.
         LedgerError: The ledger cannot be used.
     """
     from not_core.learning.private import Private
-    from not_core.learning.records import read_units
+    from not_core.learning.records import read_units, record_units
     from not_core.privacy.account import Charged
     from not_core.privacy.charge import Bound
     from not_core.privacy.ledger import default_folder, standalone
@@ -114,4 +126,4 @@ def private_of(
         Bound(bound, guard.delta),
         label,
     )
-    return Private(units, guard, account)
+    return Private((*units, *record_units(more)), guard, account)

@@ -40,16 +40,20 @@ def document_blocks(
     return documents
 
 
-def token_nats(model: "PreTrainedModel", blocks: Sequence[Block]) -> "torch.Tensor":
-    """Negative log-likelihood of each token but the first, in nats, on the model's device.
+def predictions(
+    model: "PreTrainedModel", blocks: Sequence[Block]
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """What a model expects in each place but the first, and what is there.
 
     Args:
         model: A causal language model.
         blocks: At least one.
 
     Returns:
-        Shape ``(blocks, longest - 1)``, zero where a block has ended. Padding stands on the right,
-        where causal layers cannot see it, so no mask is needed and none slows attention down.
+        Logits, shape ``(blocks, longest - 1, vocabulary)``, and token ids, ``(blocks, longest -
+        1)``, ``UNSEEN`` where a block has ended, both on the model's device. Padding stands on the
+        right, where causal layers cannot see it, so no mask is needed and none slows attention
+        down.
     """
     import torch
 
@@ -59,10 +63,29 @@ def token_nats(model: "PreTrainedModel", blocks: Sequence[Block]) -> "torch.Tens
         labels[row, : len(block)] = torch.tensor(block)
     labels = labels.to(model.device)
     logits = model(input_ids=labels.clamp(min=0), use_cache=False).logits
-    nats = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(),
-        labels[:, 1:].flatten(),
+    return logits[:, :-1], labels[:, 1:]
+
+
+def token_nats(model: "PreTrainedModel", blocks: Sequence[Block]) -> "torch.Tensor":
+    """Negative log-likelihood of each token but the first, in nats, on the model's device.
+
+    Args:
+        model: A causal language model.
+        blocks: At least one.
+
+    Returns:
+        Shape ``(blocks, longest - 1)``, zero where a block has ended.
+    """
+    return nats(*predictions(model, blocks))
+
+
+def nats(logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
+    """Negative log-likelihood of what ``predictions`` found, in nats, in the labels' shape."""
+    import torch
+
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(),
+        labels.flatten(),
         reduction="none",
         ignore_index=UNSEEN,
-    )
-    return nats.view(len(blocks), longest - 1)
+    ).view(labels.shape)

@@ -52,6 +52,8 @@ def card(manifest: Manifest) -> str:
             + ", ".join(f"{name} {version}" for name, version in training.libraries.items())
             + " |",
         ]
+    if manifest.audit is not None:
+        lines.append(f"| report of its audit (SHA-256) | `{manifest.audit}` |")
     lines += [
         "",
         "## Privacy",

@@ -1,0 +1,272 @@
+"""What can be found out about its records from an organ alone: membership, and a bound on epsilon.
+
+The control comes first: with no noise, an audit must refute the claims that it can test, or it
+could not find fault with anything. Measurements are kept as in ``compare``.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from not_core import atomic, canonical
+from not_core.learning import audit
+from not_core.learning.guard import Guard
+from not_core.learning.private import Private, train_privately
+from not_core.learning.recipe import Recipe
+from not_core.learning.records import record_units
+from not_core.learning.training import TrainedOrgan, train
+from not_core.manifest import DifferentialPrivacy, Span
+from not_core.privacy.account import Uncharged
+from not_core.privacy.canaries import Canaries, make, words_of
+from not_core.privacy.membership import Estimate, curve, membership
+from not_core.privacy.report import DELTA, AuditReport, Claim, Observed, conclude
+from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
+from not_core.surgery.organ import Label, Organ, describe
+from simulations.compare import run, shuffled
+
+DOMAIN = "abstracts"
+CLAIMS = (1.0, 4.0, 8.0)
+LAYERS = 6
+"""Of the organ: the base's topmost, which learn by heart at the least cost."""
+CHARACTERS = 200
+"""Read of each record."""
+COLOURS = {"canaries": "#0072b2", "records": "#d55e00"}
+NO_NOISE = "no noise"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attack:
+    """One organ, trained and searched.
+
+    Attributes:
+        epsilon: That training is to keep; None for no noise.
+        canaries: Made; a coin plants each or not.
+        records: Learned; as many others are not.
+        passes: Over records and canaries.
+        seed: Of coins and training.
+    """
+
+    epsilon: float | None = None
+    canaries: int = 400
+    records: int = 150
+    passes: float = 4.0
+    seed: int = 0
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the organ is trained."""
+        return Recipe(epochs=self.passes, seed=self.seed, threads=1, device="cpu")
+
+    @property
+    def setting(self) -> str:
+        """What protects the records, in words."""
+        return NO_NOISE if self.epsilon is None else f"epsilon {self.epsilon:g}"
+
+    @property
+    def file(self) -> str:
+        """Name of its result."""
+        decides = [asdict(self), asdict(self.recipe), LAYERS, CHARACTERS]
+        words = self.setting.replace(" ", "-")
+        return f"{words}-{self.canaries}-seed{self.seed}-{canonical.digest(decides)[:8]}.json"
+
+
+def attacks(claims: Sequence[float], *, quick: bool) -> Iterator[Attack]:
+    """The organs to train: the control without noise, and one for each claim."""
+    size: dict[str, Any] = {"canaries": 120, "records": 100, "passes": 3.0} if quick else {}
+    for epsilon in (None, *claims):
+        yield Attack(epsilon=epsilon, **size)
+
+
+def fitted(
+    attack: Attack, host: Checkpoint, span: Span, texts: Sequence[str]
+) -> tuple[TrainedOrgan, Claim | None]:
+    """Train an organ, and say what it claims."""
+    if attack.epsilon is None:
+        return train(host, span, texts, attack.recipe), None
+    guard = Guard(epsilon=attack.epsilon, delta=DELTA)
+    private = Private(record_units(texts), guard, Uncharged())
+    recipe = replace(attack.recipe, head_sample=None)
+    made = train_privately(host, span, private, recipe)
+    assert isinstance(made.privacy, DifferentialPrivacy)  # noqa: S101 - for the type checker
+    return made, Claim(epsilon=made.privacy.epsilon, delta=DELTA)
+
+
+def measure(attack: Attack, model: str) -> dict[str, Any]:
+    """Train and attack; in this process, which should do nothing else."""
+    host = open_checkpoint(model)
+    texts = [group[0][:CHARACTERS] for group in shuffled(DOMAIN)]
+    members, others = texts[: attack.records], texts[attack.records : 2 * attack.records]
+    canaries = _canaries(attack, words_of(host.tokenizer))
+    span = Span(start=host.layers - LAYERS, stop=host.layers)
+    began = time.process_time()
+    made, claim = fitted(attack, host, span, [*members, *canaries.to_plant])
+    trained = time.process_time()
+    manifest = describe(host, span, made.tensors, Label(name="organ"), training=made.facts)
+    organ = Organ(manifest, made.tensors)
+    seen = audit.observe(host, organ, canaries)
+    return {
+        "organ": audit.tensors_digest(manifest),
+        "claim": None if claim is None else asdict(claim),
+        "tokens": made.facts.tokens,
+        "steps": made.facts.steps,
+        "losses": [round(made.losses[0], 3), round(made.losses[-1], 3)],
+        "planted": list(canaries.planted),
+        "scores": [round(one, 4) for one in seen.scores],
+        "recited": list(seen.recited),
+        "before": list(seen.before),
+        "members": [round(one, 6) for one in audit.score_records(host, organ, members)],
+        "others": [round(one, 6) for one in audit.score_records(host, organ, others)],
+        "train_cpu_seconds": round(trained - began, 1),
+        "attack_cpu_seconds": round(time.process_time() - trained, 1),
+    }
+
+
+def _canaries(attack: Attack, words: Sequence[str]) -> Canaries:
+    # A seed that all may know: the records here are public, and the attack should be repeatable.
+    seed = canonical.sha256(f"attack {attack.seed}".encode()).encode()
+    return make(words, attack.canaries, seed)
+
+
+def experiment(
+    model: str,
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    claims: Sequence[float] = CLAIMS,
+    quick: bool = False,
+) -> list[dict[str, Any]]:
+    """Attack what is not attacked yet, and write what all says together.
+
+    Args:
+        model: Folder of the base model.
+        out: Folder of table, plot and ``cells``, which holds one file a measurement.
+        say: Told of progress.
+        claims: Epsilons to put to the test: an organ's own, and each of them for the control.
+        quick: Fewer canaries, records and passes.
+
+    Returns:
+        Rows of the table.
+    """
+    wanted = list(attacks(claims, quick=quick))
+    cells = run(wanted, model, out / "cells", say, module="simulations.attack")
+    found = dict(zip(wanted, cells, strict=True))
+    table = [row for attack, cell in found.items() for row in _rows(attack, cell, claims)]
+    atomic.write(out / "attack.json", json.dumps(table, indent=1).encode())
+    atomic.write(out / "attack.md", markdown(table).encode())
+    draw(table, {attack.setting: cell for attack, cell in found.items()}, out / "attack.png")
+    return table
+
+
+def _rows(
+    attack: Attack, cell: Mapping[str, Any], claims: Sequence[float]
+) -> Iterator[dict[str, Any]]:
+    own = cell["claim"]
+    tested = [Claim(epsilon=one, delta=DELTA) for one in claims] if own is None else [Claim(**own)]
+    records = membership(cell["members"], cell["others"])
+    for claim in tested:
+        report = concluded(cell, claim)
+        yield {
+            "setting": attack.setting,
+            "claim": claim.epsilon,
+            "epsilon at least": report.epsilon,
+            "could have shown": report.most,
+            "guesses": f"{report.right}/{report.guesses}",
+            "verdict": report.verdict,
+            "canaries, area": _word(report.membership.area),
+            "canaries, found at 1%": _word(report.membership.true_positives),
+            "records, area": _word(records.area),
+            "records, found at 1%": _word(records.true_positives),
+            "recited, planted": _word(report.recited.planted),
+            "recited, others": _word(report.recited.others),
+            "recited, planted, before": _word(report.recited.planted_before),
+            "cpu seconds": round(cell["train_cpu_seconds"] + cell["attack_cpu_seconds"]),
+        }
+
+
+def concluded(cell: Mapping[str, Any], claim: Claim) -> AuditReport:
+    """The report of a kept measurement."""
+    planted = tuple(cell["planted"])
+    seen = Observed(tuple(cell["scores"]), tuple(cell["recited"]), tuple(cell["before"]))
+    texts = tuple(map(str, range(len(planted))))
+    return conclude(seen, Canaries(texts, planted), organ=cell["organ"], claim=claim)
+
+
+def _word(part: Estimate | None) -> str:
+    return "cannot tell" if part is None else f"{part.value:.2f} [{part.low:.2f}, {part.high:.2f}]"
+
+
+def markdown(table: Sequence[Mapping[str, Any]]) -> str:
+    """The table for people."""
+    names = list(table[0])
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in table]
+    return "\n".join([*lines, ""])
+
+
+def draw(
+    table: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]], path: Path
+) -> None:
+    """Who is found at which cost in false positives, and what is shown of each claim.
+
+    Args:
+        table: Rows of the table.
+        cells: Measurements by setting.
+        path: The PNG to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for number, (setting, cell) in enumerate(cells.items()):
+        for kind, colour in COLOURS.items():
+            points = curve(*_sides(cell, kind))
+            left.plot(
+                *zip(*points, strict=True),
+                drawstyle="steps-post",
+                color=colour,
+                linestyle=("-", "--", ":", "-.")[number % 4],
+                label=f"{setting}, {kind}",
+            )
+    left.plot([1e-3, 1], [1e-3, 1], color="#bbbbbb", linewidth=1, zorder=0)
+    left.set(xscale="log", yscale="log", xlim=(2e-3, 1), ylim=(2e-3, 1.1))
+    left.set_xlabel("part of the others taken for members")
+    left.set_ylabel("part of the members found")
+    left.legend(frameon=False, loc="lower right")
+    top = 1.1 * max(max(row["claim"], row["could have shown"]) for row in table)
+    right.fill_between([0, top], [0, top], top, color="#d55e00", alpha=0.08, linewidth=0)
+    right.plot([0, top], [0, top], color="#bbbbbb", linewidth=1)
+    right.text(0.04 * top, 0.95 * top, "contradicts the claim", color="#d55e00", va="top")
+    for number, setting in enumerate(cells):
+        rows = [row for row in table if row["setting"] == setting]
+        claims = [row["claim"] for row in rows]
+        mark, colour = "os^D"[number % 4], "#0072b2"
+        right.plot(claims, [row["epsilon at least"] for row in rows], mark, color=colour,
+                   label=f"{setting}: shown")  # fmt: skip
+        right.plot(claims, [row["could have shown"] for row in rows], mark, color=colour,
+                   mfc="none", label=f"{setting}: could have been shown")  # fmt: skip
+    right.set(xlim=(0, top), ylim=(0, top))
+    right.set_xlabel("epsilon claimed")
+    right.set_ylabel("epsilon, at least, with 95% confidence")
+    right.legend(frameon=False, loc="lower right")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    with atomic.file(path) as work, work.open("wb") as out:
+        figure.savefig(out, format="png")
+
+
+def _sides(cell: Mapping[str, Any], kind: str) -> tuple[list[float], list[float]]:
+    """Scores of members and of others."""
+    if kind == "records":
+        return cell["members"], cell["others"]
+    pairs = list(zip(cell["scores"], cell["planted"], strict=True))
+    return [one for one, coin in pairs if coin], [one for one, coin in pairs if not coin]
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Attack(**json.loads(sys.argv[1])), sys.argv[2])))
