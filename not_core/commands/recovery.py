@@ -1,11 +1,13 @@
 """``organ recover``."""
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from not_core.commands import private as options
 from not_core.commands.learning import Data, Device, TextField, Threads
 from not_core.commands.program import Json, new_place, progress, report, seconds
 from not_core.commands.surgery import Out
@@ -47,11 +49,14 @@ def recover(
         str | None, typer.Option(help="Time to take, such as 90s, 5m or 2h, instead of epochs.")
     ] = None,
     validation: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0, max=0.5, help="Part of the records kept back to choose by; 0 is a risk."
+            min=0,
+            max=0.5,
+            help="Part of the records kept back to choose by; default: 0.2, and 0, which is a "
+            "risk, with differential privacy.",
         ),
-    ] = 0.2,
+    ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(help="Peak; default: 2e-3 for factors, 1e-3 for layers, 5e-3 for norms."),
@@ -59,6 +64,16 @@ def recover(
     keep_replaced: Annotated[
         bool, typer.Option(help="Set aside the layers that change, for `organ excise`.")
     ] = True,
+    dp_epsilon: options.DpEpsilon = None,
+    dp_noise_multiplier: options.DpNoise = None,
+    dp_delta: options.DpDelta = 1e-6,
+    dp_clip: options.DpClip = 1.0,
+    dp_units_per_step: options.DpUnits = 16,
+    dp_clipping: options.DpClipping = options.ClippingName.LOOP,
+    max_blocks_per_unit: options.MaxBlocks = 1,
+    unit_field: options.UnitField = None,
+    ledger: options.LedgerFolder = None,
+    dp_bound: options.DpBound = 10.0,
     work: Annotated[
         Path | None,
         typer.Option(help="Private folder to go on from, should the process die."),
@@ -71,14 +86,26 @@ def recover(
     """Tune a grafted model briefly on a site's own records, however few.
 
     A part of the records is kept back; where nothing reads better on it than the graft did, a copy
-    of the graft is written. There is no differential privacy: the result may memorise records.
+    of the graft is written. Without --dp-epsilon, the result may memorise records.
 
     Example: organ recover grafted/ --data clinic.jsonl --out recovered/
     """
     new_place(out)
+    guard = options.guard_of(
+        epsilon=dp_epsilon,
+        noise_multiplier=dp_noise_multiplier,
+        delta=dp_delta,
+        clip=dp_clip,
+        units_per_step=dp_units_per_step,
+        most_blocks=max_blocks_per_unit,
+        clipping=dp_clipping,
+        unit_field=unit_field,
+    )
+    if guard and validation:
+        raise typer.BadParameter("--validation chooses by records, which --dp-epsilon cannot bound")
     from not_core.learning import recovery
     from not_core.learning.recipe import Recipe
-    from not_core.learning.records import read_records, split_part
+    from not_core.learning.records import Split, read_records, split_part
     from not_core.surgery.checkpoint import open_checkpoint
 
     try:
@@ -95,9 +122,18 @@ def recover(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if guard:
+        recipe = replace(recipe, head_sample=None)
     host = open_checkpoint(graft)
     recovery.places(host, what.value)  # refused before records are read
-    parts = split_part(read_records(data, text_field), validation, seed)
+    private, parts = None, Split((), ())
+    if guard:
+        private = options.private_of(
+            guard, data, text_field, unit_field, ledger=ledger, bound=dp_bound, label="recovery"
+        )
+    else:
+        part = recovery.VALIDATION if validation is None else validation
+        parts = split_part(read_records(data, text_field), part, seed)
     with progress("recovering", recipe.tokens, "tokens") as bar:
         recovered = recovery.recover(
             host,
@@ -105,10 +141,12 @@ def recover(
             recipe,
             what=what.value,
             validation=parts.held_out,
+            private=private,
             work=work,
             advance=lambda n, loss: bar(n, f"loss {loss:.3f}"),
         )
     written = recovery.write(host, recovered, out, keep_replaced=keep_replaced)
+    recovered.finished()
     facts = recovered.facts
     report(
         {
@@ -117,7 +155,7 @@ def recover(
             "layers": list(facts.layers) if recovered.better else [],
             "weights": written.weights,
             "recovery": facts.digest if recovered.better else None,
-            "records": len(parts.train),
+            "records": len(private.units) if private else len(parts.train),
             "validation_records": len(parts.held_out),
             "validation": list(recovered.validation),
             "note": None

@@ -1,15 +1,16 @@
 """Recovery: brief tuning of a grafted model on the few records of the site that it is for.
 
-It is training as any other, with the graft for a host, and has the same cost in privacy: none of
-it is bounded yet, and what a recovery writes says so.
+It is training as any other, with the graft for a host, and costs the same in privacy: what it wrote
+says what bounds it, if anything does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from not_core.errors import OrganError
+from not_core.learning.private import Private, train_privately
 from not_core.learning.recipe import Recipe
 from not_core.learning.training import Advance, train
 from not_core.manifest import Span
@@ -42,6 +43,7 @@ class Recovered:
             was asked for; otherwise these are the graft's own tensors.
         losses: Mean loss of each step, in nats a token; they never leave the site.
         validation: Perplexities on the validation documents; the first is the graft's.
+        finished: To be called once it is written; see ``TrainedOrgan``.
     """
 
     tensors: Tensors
@@ -49,6 +51,7 @@ class Recovered:
     better: bool
     losses: tuple[float, ...]
     validation: tuple[float, ...]
+    finished: Callable[[], None]
 
 
 def recover(
@@ -58,6 +61,7 @@ def recover(
     *,
     what: What = "organ",
     validation: Sequence[str] = (),
+    private: Private | None = None,
     work: Path | None = None,
     advance: Advance = lambda tokens, loss: None,
 ) -> Recovered:
@@ -65,11 +69,13 @@ def recover(
 
     Args:
         graft: A model that carries a lineage with organs.
-        texts: Documents of the site.
+        texts: Documents of the site; none where ``private`` holds them.
         recipe: How; ``rank`` counts where layers learn.
         what: What learns; see ``places``.
         validation: Documents to read while learning. The best reading is kept, the graft's own
             among them; without any, what the last step made is kept, for better or worse.
+        private: To learn under differential privacy, without validation: records, and on what
+            terms.
         work: See ``train``.
         advance: Told of progress.
 
@@ -78,24 +84,33 @@ def recover(
         CheckpointError: It was changed after its lineage was written.
         RecordsError: The documents hold no text to learn from.
         TrainingError: As ``train``; or a layer has no norm to tune.
-        ValueError: The recipe is for another scaffold than the model itself.
+        PrivacyError, LedgerError: As ``train_privately``.
+        ValueError: The recipe is for another scaffold than the model itself, or there are texts
+            beside private ones.
     """
+    if private and (texts or validation):
+        raise ValueError("expected no other texts beside private ones")
     if recipe.scaffold != "in-situ":
         raise ValueError(f"expected scaffold in-situ, got {recipe.scaffold}")
     if what in ("norms", "organ-norms"):
         recipe = replace(recipe, learns="norms", rank=None)
     learning = places(graft, what)
     span = Span(start=learning[0], stop=learning[-1] + 1)
-    trained = train(
-        graft,
-        span,
-        texts,
-        recipe,
-        only=learning,
-        validation=validation,
-        work=work,
-        advance=advance,
-    )
+    if private:
+        trained = train_privately(
+            graft, span, private, recipe, only=learning, work=work, advance=advance
+        )
+    else:
+        trained = train(
+            graft,
+            span,
+            texts,
+            recipe,
+            only=learning,
+            validation=validation,
+            work=work,
+            advance=advance,
+        )
     names = {
         f"{place}.{rest}": f"{place - span.start}.{rest}"
         for place in learning
@@ -112,10 +127,11 @@ def recover(
         ),
         training=trained.facts,
         validation=len(validation),
+        privacy=trained.privacy,
     )
     readings = trained.validation
     better = not readings or min(readings[1:]) <= readings[0]
-    return Recovered(tensors, facts, better, trained.losses, readings)
+    return Recovered(tensors, facts, better, trained.losses, readings, trained.finished)
 
 
 def places(graft: Checkpoint, what: What) -> tuple[int, ...]:

@@ -88,8 +88,8 @@ def train(
         only: Host layers of the span that learn; None for all.
         validation: Documents to read while training; the best organ on them is kept, which may be
             the host's own layers.
-        work: Private folder for activations and for a state to go on from should the process die;
-            None for the system's temporary one, and no state.
+        work: Private folder, made if need be, for activations and for a state to go on from should
+            the process die; None for the system's temporary one, and no state.
         advance: Told of progress.
 
     Raises:
@@ -158,6 +158,8 @@ def workplace(
     from not_core.learning.resumption import Resumption
     from not_core.learning.scene import Scene
 
+    if work:
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
     device = devices.pick(recipe.device)
     dtype = devices.precision(recipe.precision, device)
     layers = standing(host, span, recipe)
