@@ -56,8 +56,7 @@ def words_of(tokenizer: Any) -> tuple[str, ...]:
 def make(words: Sequence[str], count: int, seed: bytes, *, length: int = LENGTH) -> Canaries:
     """Canaries of words drawn one by one, each word as likely as any other.
 
-    Nothing surprises a language model more, so nothing that it learns from one of them is of use
-    for another, and its gradient is as large as a unit's can be.
+    What a language model learns from one of them is of little use for another.
 
     Args:
         words: To draw from.
