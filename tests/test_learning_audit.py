@@ -204,3 +204,7 @@ def test_the_report_of_another_organ_is_refused(
     borrowed = replace(untrained.manifest, audit=found.digest)
     with pytest.raises(OrganError, match="another organ"):
         audit.read_report(tmp_path / "a.json", borrowed)
+    tested = audit.audited(host, overfitted, canaries, claim=Claim(epsilon=0.5, delta=1e-5))
+    audit.write_report(tmp_path / "b.json", tested)
+    with pytest.raises(OrganError, match="another claim"):
+        audit.read_report(tmp_path / "b.json", replace(own, audit=tested.digest))

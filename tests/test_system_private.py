@@ -112,7 +112,7 @@ def test_a_recovery_is_charged_and_says_so(
     ledger = ("--ledger", tmp_path / "ledger", "--dp-bound", 100)
     host = models["llama"]
     organ("extract", "--model", host, "--span", "2:4", "--out", tmp_path / "organ")
-    organ("transplant", tmp_path / "organ", host, "--mode", "insert", "--position", 4,
+    organ("transplant", tmp_path / "organ", "--into", host, "--mode", "insert", "--position", 4,
           "--out", tmp_path / "graft")  # fmt: skip
     told = organ(
         *("recover", tmp_path / "graft", "--data", records, *DP, *ledger, "--threads", 1),

@@ -205,4 +205,9 @@ def read_report(path: Path, manifest: Manifest) -> AuditReport:
     report = canonical.decode(AuditReport, data, "audit report")
     if report.organ != tensors_digest(manifest):
         raise OrganError(f"{path} is of another organ's tensors; ask the donor for its own audit")
+    if report.claim != claimed(manifest):
+        raise OrganError(
+            f"{path} tests another claim than the organ's manifest makes; ask the donor for an "
+            "audit of its own claim"
+        )
     return report
