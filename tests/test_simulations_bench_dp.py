@@ -223,6 +223,9 @@ def test_the_table_says_where_privacy_costs_all_that_was_learned(tmp_path: Path)
     assert "beats the untrained model at epsilon 8" in nothing
     assert "it does not at 1 (+21.2%, surely)" in nothing
     assert lora.endswith("it does not at 1 (+1.0%, perhaps by chance)")
+    worst = [row for row in rows if row["epsilon"] != 8.0]
+    against_worst, *_ = bench_dp_results.summary(worst)["said"]
+    assert "beats private LoRA at no epsilon; it does not at 1 (+20.0%" in against_worst
     text = bench_dp_results.markdown(found)
     assert f"- {against}." in text
     assert "| abstracts | 8.0 | organ | 2 |" in text
