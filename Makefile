@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench-speed bench-memory bench-quality bench-clinic readme fetch clean
+.PHONY: demo test check bench-speed bench-memory bench-quality bench-clinic bench-dp readme fetch clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -29,6 +29,9 @@ bench-quality: $(READY) fetch
 
 bench-clinic: $(READY)
 	$(BIN)/organ-simulate clinic --out docs/results/clinic $(FLAGS)
+
+bench-dp: $(READY) fetch
+	$(BIN)/organ-simulate bench-dp --out docs/results/privacy $(FLAGS)
 
 readme: $(READY)
 	$(BIN)/organ-simulate compare --out docs/results/quality --kept-only

@@ -409,6 +409,35 @@ def attack(
     )
 
 
+@app.command("bench-dp")
+def bench_dp(
+    out: Annotated[Path, typer.Option(help="Folder for tables, plot and one file a measurement.")],
+    model: BaseModel = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One domain, seed and epsilon, few tokens: ten minutes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what differential privacy costs an organ and LoRA: time, memory and perplexity.
+
+    Three ways to clip; epsilon 1, 3, 8 and none on two domains, three seeds; hours on one core. A
+    run that was cut off goes on. Needs organ-exchange[comparison].
+
+    Example: organ-simulate bench-dp --quick --out runs/privacy
+    """
+    from simulations import bench_dp as private
+    from simulations.model import base_model
+
+    found = private.experiment(base_model(model, say), out, say, quick=quick)
+    if as_json:
+        report(found, as_json)
+        return
+    listing(found["cost"], as_json)
+    listing(found["utility"], as_json)
+    for line in found["said"]:
+        say(line)
+
+
 @app.command()
 def readme(
     path: Annotated[Path, typer.Argument(help="The README to refresh.")] = Path("README.md"),

@@ -130,7 +130,11 @@ def _organ(
     span = default_span(host.layers, recipe.rank)
     if contestant.span:
         span = Span(start=contestant.span[0], stop=contestant.span[1])
-    trained = train(host, span, texts, recipe)
+    return of_organ(host, span, train(host, span, texts, recipe))
+
+
+def of_organ(host: Checkpoint, span: Span, trained: TrainedOrgan) -> Fitted:
+    """What training of an organ made and took."""
     shared = trained.factors or trained.tensors
     forms = [shared.form(name) for name in shared.names()]
     return Fitted(

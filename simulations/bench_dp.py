@@ -1,0 +1,282 @@
+"""What privacy costs an organ, beside LoRA under the same privacy: time, memory and perplexity.
+
+Measurements are kept as in ``compare``; those without privacy are the comparison's own, and read
+from its folder where it has made them.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from not_core import atomic, canonical
+from not_core.learning.evaluation import read_losses
+from not_core.learning.guard import Clipping, Guard, plan
+from not_core.learning.recipe import Recipe
+from not_core.learning.records import record_units
+from not_core.surgery.checkpoint import open_checkpoint
+from simulations import domains
+from simulations.bench import peak_bytes
+from simulations.compare import BLOCK_TOKENS, GENERAL, Case, parts, run
+from simulations.contestants import CONTESTANTS, recipe_of
+from simulations.private_contestants import fit_privately
+from simulations.quality import QUICK_TOKENS, SEEDS, TOKENS
+from simulations.results import QUALITY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How a method learns under privacy; see ``Guard`` and ``Recipe``."""
+
+    learning_rate: float = 2e-3
+    rank: int = 16
+    units_per_step: int = 32
+    clip: float = 1.0
+    most_blocks_per_unit: int = 1
+    clipping: Clipping = "loop"
+    batch_tokens: int = 1024
+
+
+SETTINGS = {"organ": Setting(), "lora": Setting()}
+"""What was chosen for each method."""
+DOMAINS = ("abstracts", "cases")
+EPSILONS = (8.0, 3.0, 1.0)
+DELTA = 1e-5
+CLIPPINGS: tuple[Clipping, ...] = ("loop", "samples", "ghost")
+COST_TOKENS, COST_UNITS, COST_EPSILON = QUICK_TOKENS, 8, 8.0
+"""A cost is measured on few tokens, so in small steps; epsilon decides nothing of it."""
+KEPT = QUALITY.parent / "cells"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateCase:
+    """One measurement under privacy.
+
+    Attributes:
+        domain: One of ``domains.BUILTIN``.
+        method: ``organ`` or ``lora``.
+        guard: What bounds what a record adds.
+        learning_rate: Peak.
+        rank: Of what learns.
+        tokens: Planned.
+        seed: Of first values; sampling and noise have none.
+        read: Whether perplexities are measured, too.
+    """
+
+    domain: str
+    method: str
+    guard: Guard
+    learning_rate: float
+    rank: int
+    tokens: int
+    seed: int
+    read: bool = True
+
+    @property
+    def recipe(self) -> Recipe:
+        """All that it learns by, beside the guard."""
+        contestant = replace(
+            CONTESTANTS[self.method], learning_rate=self.learning_rate, rank=self.rank
+        )
+        recipe = recipe_of(contestant, {"tokens": self.tokens}, self.seed)
+        return replace(recipe, head_sample=None)
+
+    @property
+    def file(self) -> str:
+        """Name of its result."""
+        decides = json.loads(json.dumps([asdict(self), asdict(self.recipe)]))
+        words = [
+            self.domain,
+            self.method,
+            f"epsilon{self.guard.epsilon:g}",
+            self.guard.clipping,
+            f"tokens{self.tokens}",
+            f"seed{self.seed}",
+            canonical.digest(decides)[:8],
+        ]
+        return "-".join(words) + ".json"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A measurement, and which table it is for.
+
+    Attributes:
+        table: ``cost`` or ``utility``.
+        case: What is measured.
+    """
+
+    table: str
+    case: Case | PrivateCase
+
+    @property
+    def tags(self) -> dict[str, Any]:
+        """What the tables know it by."""
+        case = self.case
+        guard = case.guard if isinstance(case, PrivateCase) else None
+        return {
+            "table": self.table,
+            "domain": case.domain,
+            "method": case.method if isinstance(case, PrivateCase) else case.name,
+            "epsilon": guard and guard.epsilon,
+            "clipping": guard and guard.clipping,
+            "seed": case.seed,
+        }
+
+
+def private_case(
+    domain: str, method: str, epsilon: float, tokens: int, seed: int, **changes: Any
+) -> PrivateCase:
+    """A measurement by what was chosen for the method.
+
+    Args:
+        domain: One of ``domains.BUILTIN``.
+        method: ``organ`` or ``lora``.
+        epsilon: Largest.
+        tokens: Planned.
+        seed: Of first values.
+        changes: To the guard; and ``read``.
+    """
+    setting = asdict(SETTINGS[method])
+    own = {name: setting.pop(name) for name in ("learning_rate", "rank")}
+    read = changes.pop("read", True)
+    guard = Guard(epsilon=epsilon, delta=DELTA, **setting | changes)
+    return PrivateCase(
+        domain=domain, method=method, guard=guard, tokens=tokens, seed=seed, read=read, **own
+    )
+
+
+def plain_case(domain: str, name: str, tokens: int, seed: int) -> Case:
+    """A measurement without privacy, as the comparison makes it."""
+    stock = name == "stock"  # the model as it is has no seed and no budget
+    return Case(
+        domain=domain,
+        name=name,
+        contestant=CONTESTANTS[name],
+        budget=("tokens", 1 if stock else tokens),
+        seed=0 if stock else seed,
+        choices=tokens == TOKENS and seed == 0,
+    )
+
+
+def cells(*, quick: bool) -> Iterator[Cell]:
+    """All measurements: costs first, then seed by seed, so that any stop is balanced.
+
+    The quick ones take small steps, and what they cost is what they are measured for: one way to
+    clip, no measurement twice.
+    """
+    tokens = QUICK_TOKENS if quick else TOKENS
+    small = {"units_per_step": COST_UNITS}
+    for method in SETTINGS:
+        yield Cell("cost", plain_case(DOMAINS[0], method, COST_TOKENS, 0))
+        for way in () if quick else CLIPPINGS:
+            case = private_case(
+                DOMAINS[0], method, COST_EPSILON, COST_TOKENS, 0, clipping=way, read=False, **small
+            )
+            yield Cell("cost", case)
+    for seed in range(1 if quick else SEEDS):
+        for domain in DOMAINS[:1] if quick else DOMAINS:
+            yield Cell("utility", plain_case(domain, "stock", tokens, 0))
+            for epsilon in (None, *EPSILONS[:1]) if quick else (None, *EPSILONS):
+                for method in SETTINGS:
+                    if epsilon is None:
+                        yield Cell("utility", plain_case(domain, method, tokens, seed))
+                    elif quick:
+                        case = private_case(domain, method, epsilon, tokens, seed, **small)
+                        yield from (Cell("cost", case), Cell("utility", case))
+                    else:
+                        case = private_case(domain, method, epsilon, tokens, seed)
+                        yield Cell("utility", case)
+
+
+def experiment(
+    model: str, out: Path, say: Callable[[str], None], *, quick: bool = False
+) -> dict[str, Any]:
+    """Measure what is not measured yet, and write what all says together.
+
+    Args:
+        model: Folder of the base model.
+        out: Folder of tables, plot and ``cells``, which holds one file a measurement.
+        say: Told of progress.
+        quick: One domain, one seed, one epsilon, few tokens.
+
+    Returns:
+        Rows of the tables ``cost`` and ``utility``, and sentences under ``said``.
+    """
+    from simulations import bench_dp_results as results
+
+    base = open_checkpoint(model).weights_digest
+    rows: list[dict[str, Any]] = []
+    found: dict[str, Any] = {}
+    for cell in dict.fromkeys(cells(quick=quick)):
+        module = "bench_dp" if isinstance(cell.case, PrivateCase) else "compare"
+        folder = _folder(cell.case.file, base, out)
+        for row in run([cell.case], model, folder, say, module=f"simulations.{module}"):
+            rows.append({**row, **cell.tags})
+        found = results.summary(rows)
+        atomic.write(out / "bench-dp.json", json.dumps(found, indent=1).encode())
+        atomic.write(out / "bench-dp.md", results.markdown(found).encode())
+    results.draw(found, out / "bench-dp.png")
+    return found
+
+
+def _folder(file: str, base: str, out: Path) -> Path:
+    """Where a measurement is, or will be: the comparison's folder only if it has it of this base.
+
+    Nothing is written there.
+    """
+    kept = KEPT / file
+    if kept.is_file() and json.loads(kept.read_bytes())["base"] == base:
+        return KEPT
+    return out / "cells"
+
+
+def measure(case: PrivateCase, model: str) -> dict[str, Any]:
+    """Fit and measure; in this process, which should do nothing else."""
+    documents, host = parts(case.domain), open_checkpoint(model)
+    _ = host.tokenizer, host.weights_digest  # read once on any site, whatever it does
+    units = record_units(documents.train)
+    imports, began = peak_bytes(), time.process_time()
+    planned = plan(case.guard, case.recipe, len(units))  # what it finds is kept for the fitting
+    planning = time.process_time() - began
+    contestant = replace(CONTESTANTS[case.method], rank=case.rank)
+    began, cpu = time.monotonic(), time.process_time()
+    done = fit_privately(contestant, host, units, case.guard, case.recipe)
+    row: dict[str, Any] = {
+        "base": host.weights_digest,
+        "recipe": asdict(case.recipe),
+        "records": len(units),
+        "mechanism": asdict(planned.mechanism),
+        "epsilon_spent": planned.epsilon,
+        "tokens": done.read,
+        "planned_tokens": done.fitted.tokens,
+        "steps": done.steps,
+        "units": done.units,
+        "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "planning_cpu_seconds": round(planning, 1),
+        "noise_cpu_seconds": round(done.noise_seconds, 3),
+        "peak_mb": round(peak_bytes() / 1e6),
+        "imports_mb": round(imports / 1e6),
+        "trainable": done.fitted.trainable,
+        "artefact_bytes": done.fitted.artefact_bytes,
+    }
+    if case.read:
+        body = done.fitted.model()
+        general = [record.text for record in domains.general()[:GENERAL]]
+        for name, texts in (("domain", documents.test), ("general", general)):
+            reading = read_losses(body, host.tokenizer, texts, block_tokens=BLOCK_TOKENS)
+            row[f"{name}_perplexity"] = round(reading.perplexity, 4)
+            row[f"{name}_losses"] = [(round(one.nats, 4), one.tokens) for one in reading.losses]
+    return row
+
+
+def _case(given: Mapping[str, Any]) -> PrivateCase:
+    return PrivateCase(**{**given, "guard": Guard(**given["guard"])})
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(_case(json.loads(sys.argv[1])), sys.argv[2])))
