@@ -91,7 +91,7 @@ WORDS: Mapping[type[Any], Mapping[str, str]] = {
         "general_perplexity_after": "the same, with the organ",
         "change": "of perplexity on held-out records, as a fraction",
         "interval": "where 95 % of resamples of the held-out records put it",
-        "documents": "held-out records that were measured",
+        "documents": "held-out records that were measured, exactly",
         "general_documents": "public texts that were measured",
         "tokens": "of held-out records that were measured",
         "verdict": "whether the site keeps the organ",

@@ -17,7 +17,7 @@ from client.home import Site
 from client.policy import Policy
 from client.records import held_out_texts, own_units
 from not_core import protocol
-from not_core.errors import HomeError, LedgerError, NotError, PolicyError
+from not_core.errors import HomeError, LedgerError, NotError, PolicyError, PrivacyError
 from not_core.manifest import DifferentialPrivacy, Manifest, Span
 from not_core.protocol import DonateRequest, Donation, Receipt, Terms, TransplantRequest
 from not_core.surgery import organ as organs
@@ -145,6 +145,20 @@ def test_what_was_paid_for_is_not_lost_before_it_is_written(
     ask(hospital, clinic)
     assert hospital.ledger.reservations() == [charge]
     assert not list(hospital.folder.glob("work/*.safetensors"))
+
+
+def test_an_organ_that_states_too_little_is_not_signed(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = members.member("hospital", POLICY, 200)
+
+    def understated(privacy: DifferentialPrivacy) -> None:
+        raise PrivacyError("the organ claims less than its own numbers give")
+
+    monkeypatch.setattr(donor, "check_statement", understated)
+    with pytest.raises(PrivacyError):
+        ask(hospital, hospital)
+    assert not list(hospital.folder.glob("organs/made/*"))
 
 
 def test_each_organ_costs_what_the_policy_gives_it(members: Members) -> None:
