@@ -2,13 +2,17 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from not_core.commands import private as options
 from not_core.commands.budget import Delta, Epsilon, show
 from not_core.commands.program import Json, listing, new_app, new_place, report, run
 from not_core.errors import OrganError
+
+if TYPE_CHECKING:
+    from client.home import Site
 
 app = new_app(
     "Run a site: a home folder with private records, keys, a policy and a log.\n\n"
@@ -31,6 +35,15 @@ def init(
     general: Annotated[Path, typer.Option(help="Public general text, to measure forgetting.")],
     domain: Annotated[str, typer.Option(help="What the records are about, in public words.")],
     text_field: Annotated[str, typer.Option(help="Field that holds a record's text.")] = "text",
+    dp_epsilon: Annotated[
+        float | None,
+        typer.Option(help="Differential privacy: most that a unit may cost, over all organs."),
+    ] = None,
+    dp_epsilon_per_organ: Annotated[
+        float | None, typer.Option(help="Most that one organ may cost; default: all of it.")
+    ] = None,
+    dp_delta: options.DpDelta = 1e-6,
+    unit_field: options.UnitField = None,
     organ_name: Annotated[str, typer.Option(help="Name of the organ it gives.")] = "organ",
     licence: Annotated[str, typer.Option(help="Licence of that organ.")] = "unspecified",
     donate: Annotated[bool, typer.Option(help="Whether the site gives organs.")] = True,
@@ -38,16 +51,20 @@ def init(
 ) -> None:
     """Make a home with new keys, a policy that asks before any organ leaves, and a request.
 
+    With --dp-epsilon, organs are trained with differential privacy and charged to the ledger.
+    Without it, they may memorise records.
+
     Example: organ-site init ~/clinic --site clinic --model SmolLM2/ --records r.jsonl
-    --general g.jsonl --domain "family medicine"
+    --general g.jsonl --domain "family medicine" --dp-epsilon 8 --dp-epsilon-per-organ 2
     """
     new_place(home)
     from client import home as homes
-    from client.policy import Policy
-    from not_core.learning.records import read_records
+    from not_core.learning.records import read_records, read_units
 
-    for path, field in ((records, text_field), (general, "text")):
-        read_records(path, field)
+    if unit_field and dp_epsilon is None:
+        raise typer.BadParameter("--unit-field takes --dp-epsilon")
+    read_units(records, text_field, unit_field)
+    read_records(general)
     settings = homes.settings(
         {
             "site": site,
@@ -56,12 +73,16 @@ def init(
             "general": str(general.resolve()),
             "domain": domain,
             "text_field": text_field,
+            "unit_field": unit_field or "",
             "organ_name": organ_name,
             "licence": licence,
             "donates": donate,
         }
     )
-    homes.create(home, settings, Policy())
+    policy = homes.policy(
+        {"epsilon": dp_epsilon, "epsilon_per_organ": dp_epsilon_per_organ, "delta": dp_delta}
+    )
+    homes.create(home, settings, policy)
     request = home / "identity" / "request.json"
     report({"home": str(home), "request": str(request), "next": "have it admitted"}, as_json)
 
@@ -86,7 +107,7 @@ def join(
 
 @app.command()
 def status(home: Home, as_json: Json = False) -> None:
-    """Say who this site is, what it is doing, and what waits for approval.
+    """Say who this site is, what it is doing, what it has spent, and what waits for approval.
 
     Example: organ-site status ~/clinic
     """
@@ -100,6 +121,7 @@ def status(home: Home, as_json: Json = False) -> None:
         {
             "site": site.settings.site,
             "policy": asdict(site.policy),
+            "privacy": _spent(site) or "none",
             "doing": f"{doing.step}, {doing.done} of {doing.total} tokens" if doing else "nothing",
             "pending": waiting,
         },
@@ -116,6 +138,8 @@ def pending(home: Home, as_json: Json = False) -> None:
     from client import donor
     from client.home import load
 
+    site = load(home)
+    waiting, spent = donor.pending(site), _spent(site)
     listing(
         [
             {
@@ -124,10 +148,11 @@ def pending(home: Home, as_json: Json = False) -> None:
                 "domain": manifest.domain,
                 "span": str(manifest.span),
                 "privacy": manifest.privacy.words,
+                **spent,
                 "tokens": manifest.training.tokens if manifest.training else 0,
                 "learning_rate": manifest.training.learning_rate if manifest.training else 0.0,
             }
-            for manifest in donor.pending(load(home))
+            for manifest in waiting
         ],
         as_json,
     )
@@ -199,6 +224,28 @@ def ledger(home: Home, delta: Delta = None, epsilon: Epsilon = None, as_json: Js
     if not (home / LOG).is_file():
         raise HomeError(f"no log in {home}; expected a site's home")
     show(Ledger(home / LEDGER, Log(home / LOG)), delta, epsilon, as_json)
+
+
+@app.command()
+def reveals(home: Home, as_json: Json = False) -> None:
+    """List all that ever leaves this site, field by field, and how it is rounded.
+
+    Example: organ-site reveals ~/clinic
+    """
+    from client import reveals as fields
+    from client.home import settings_of
+
+    _, policy = settings_of(home)
+    listing([asdict(one) for one in fields.listed(policy)], as_json)
+
+
+def _spent(site: "Site") -> dict[str, float]:
+    """What the most charged unit has spent and has left; nothing without a bound."""
+    bound = site.policy.bound
+    if bound is None:
+        return {}
+    spent = site.ledger.spent(bound.delta).worst
+    return {"epsilon spent": spent, "epsilon left": max(0.0, bound.epsilon - spent)}
 
 
 def _decide(home: Path, organ: str, event: str, as_json: bool) -> None:

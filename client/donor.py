@@ -7,13 +7,13 @@ from pathlib import Path
 
 from client import progress
 from client.home import Site
-from client.policy import check_donation, check_passes
-from client.records import own_split
+from client.policy import check_donation
+from client.training import prepare
 from not_core import atomic, canonical
-from not_core.errors import FormatError, NotError, OrganError, PolicyError, RecordsError
-from not_core.learning.recipe import Recipe
-from not_core.learning.training import TrainedOrgan, train
-from not_core.manifest import TENSORS, Manifest
+from not_core.errors import FormatError, NotError, OrganError, PolicyError
+from not_core.learning.training import TrainedOrgan
+from not_core.manifest import TENSORS, DifferentialPrivacy, Manifest
+from not_core.privacy.statement import check as check_statement
 from not_core.protocol import (
     ENROLMENT_TYPE,
     DonateRequest,
@@ -66,6 +66,8 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     Raises:
         PolicyError: The site gives nothing, the terms exceed its policy, or the operator has not
             approved the organ yet.
+        PrivacyError: The policy's privacy does not suit terms or records.
+        LedgerError: The organ would cost more than the policy's epsilon leaves.
         CertificateError: An addressee's profile does not chain to this site's root.
     """
     if not site.settings.donates:
@@ -145,44 +147,22 @@ def own_organ(site: Site, digest: str) -> OwnOrgan | None:
 
 def _make(site: Site, terms: Terms) -> Made:
     host = open_checkpoint(site.settings.model)
-    split = own_split(site)
-    if not split.train:
-        raise RecordsError(
-            f"all {len(split.held_out)} documents are held out, none is left to train on; "
-            "bring more records or set donates = false"
-        )
-    there = sum(len(ids) for ids in host.tokenizer(list(split.train))["input_ids"])
-    check_passes(site.policy, terms.tokens, there)
+    training = prepare(site, host, terms)
     key = canonical.digest(
         {
             "terms": canonical.plain(canonical.encode(terms), "terms"),
             "base": host.weights_digest,
-            "records": [canonical.sha256(text.encode()) for text in split.train],
             "label": [site.settings.organ_name, site.settings.domain, site.settings.licence],
+            **training.follows,
         }
     )
     note = site.place("organs", "made", f"{key}.json")
     if note.is_file() and (made := _read_note(note)) and _made(site, made.organ).is_dir():
         return made
-    recipe = Recipe(
-        rank=terms.rank,
-        tokens=terms.tokens,
-        learning_rate=terms.learning_rate,
-        seed=terms.seed,
-        device=site.settings.device,
-        threads=site.settings.threads or None,
-    )
     site.log.append("training", what="organ", digest=key)
     started = time.monotonic()
-    with progress.writer(site, "training", terms.tokens) as advance:
-        trained = train(
-            host,
-            terms.span,
-            split.train,
-            recipe,
-            work=site.place("work"),
-            advance=lambda n, loss: advance(n),
-        )
+    with progress.writer(site, "training", training.tokens) as advance:
+        trained = training.run(advance=lambda n, loss: advance(n))
     manifest = _keep(site, host, terms, trained)
     made = Made(
         organ=manifest.digest,
@@ -191,12 +171,15 @@ def _make(site: Site, terms: Terms) -> Made:
         seconds=round(time.monotonic() - started, 1),
     )
     atomic.write(note, json.dumps(asdict(made)).encode(), mode=0o600)
+    trained.finished()
     site.log.append("trained", what="organ", digest=made.organ)
     return made
 
 
 def _keep(site: Site, host: Checkpoint, terms: Terms, trained: TrainedOrgan) -> Manifest:
     settings = site.settings
+    if isinstance(trained.privacy, DifferentialPrivacy):
+        check_statement(trained.privacy)
     label = organs.Label(
         name=settings.organ_name,
         donor=settings.site,
@@ -209,6 +192,7 @@ def _keep(site: Site, host: Checkpoint, terms: Terms, trained: TrainedOrgan) -> 
         trained.tensors,
         label,
         training=trained.facts,
+        privacy=trained.privacy,
         form="layers" if trained.factors is None else "factors",
     )
     folder = _made(site, manifest.digest)

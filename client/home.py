@@ -25,7 +25,7 @@ from client.policy import Policy
 from not_core import atomic
 from not_core.canonical import STRICT, Line, Name
 from not_core.errors import HomeError
-from not_core.manifest import Positive
+from not_core.manifest import Positive, Unit
 from not_core.privacy.ledger import LEDGER, Ledger
 from not_core.trust import keys
 from not_core.trust.federation import Root
@@ -47,12 +47,15 @@ class Settings:
         model: Model folder, GGUF file or hub id.
         records: The private records.
         text_field: Field of a record that holds its text.
+        unit_field: Field that names whom a record is about: differential privacy then hides all
+            records of one subject; empty to hide each record.
         general: Public general text, to measure forgetting.
         domain: What the records are about, in public words.
         donates: Whether the site gives organs.
         organ_name: Name of the organ it gives.
         licence: Licence of that organ.
-        held_out: Documents kept back from all training, to measure on.
+        held_out: Documents kept back from all training, to measure on; about so many units with
+            differential privacy.
         device: auto, cpu, cuda or mps.
         threads: CPU threads; 0 for torch's choice.
     """
@@ -63,6 +66,7 @@ class Settings:
     general: str
     domain: Line
     text_field: str = "text"
+    unit_field: str = ""
     donates: bool = True
     organ_name: Name = "organ"
     licence: Line = "unspecified"
@@ -85,6 +89,13 @@ class Site:
     def root(self) -> Root:
         """The federation root that this site was installed with."""
         return self.identity.root
+
+    @property
+    def unit(self) -> Unit | None:
+        """What differential privacy hides here; None where organs are trained without."""
+        if self.policy.bound is None:
+            return None
+        return "subject" if self.settings.unit_field else "record"
 
     @property
     def ledger(self) -> Ledger:
@@ -159,6 +170,15 @@ def settings(table: dict[str, Any]) -> Settings:
         HomeError: A value is missing or not valid.
     """
     return _parsed(table, Settings, SITE)
+
+
+def policy(table: dict[str, Any]) -> Policy:
+    """A policy from plain data; what is None is as if it were absent.
+
+    Raises:
+        HomeError: A value is not valid.
+    """
+    return _parsed({key: one for key, one in table.items() if one is not None}, Policy, POLICY)
 
 
 def _read(path: Path, cls: type[T]) -> T:

@@ -16,6 +16,7 @@ from not_core.manifest import (
     Positive,
     Unit,
 )
+from not_core.privacy.charge import Bound
 from not_core.protocol import DeliverRequest, DonateRequest
 
 
@@ -36,9 +37,12 @@ class Policy:
         most_trials: Most organs of one donor tried, ever: every receipt says a little about the
             held-out records, and an organ can be made to ask.
         addressees: Sites that may be sent organs; empty for any member of the federation.
-        epsilon: Most that a unit of the site's records may be charged in all, over all organs;
-            absent, there is no bound and organs need no differential privacy.
-        delta: Where ``epsilon`` holds.
+        epsilon: Most that a unit of the site's records may be charged in all, over all organs,
+            which are then trained with differential privacy; absent, they are trained without.
+        epsilon_per_organ: Most that one organ may cost; absent, the first may cost ``epsilon``.
+        delta: Where both hold.
+        units_per_step: Units that a step of private training draws, on average; more of them drown
+            more of the noise, and make fewer steps of the tokens that are asked for.
         most_epsilon_taken: Largest epsilon that an organ taken in may state; absent, organs without
             differential privacy are taken, too.
         most_delta_taken: Largest delta of such a statement.
@@ -57,10 +61,23 @@ class Policy:
     most_trials: Positive = 20
     addressees: tuple[Name, ...] = ()
     epsilon: Epsilon | None = None
+    epsilon_per_organ: Epsilon | None = None
     delta: Delta = 1e-6
+    units_per_step: Positive = 16
     most_epsilon_taken: Epsilon | None = None
     most_delta_taken: Delta = 1e-5
     unit_taken: Unit = "record"
+
+    def __post_init__(self) -> None:
+        if self.epsilon_per_organ is not None and self.epsilon_per_organ > (self.epsilon or 0):
+            raise ValueError(
+                "expected an epsilon that bounds all organs, and epsilon_per_organ up to it"
+            )
+
+    @property
+    def bound(self) -> Bound | None:
+        """What no unit of the site's records may pass; None without differential privacy."""
+        return None if self.epsilon is None else Bound(self.epsilon, self.delta)
 
 
 def check_donation(policy: Policy, request: DonateRequest) -> None:

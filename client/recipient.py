@@ -11,7 +11,7 @@ from client.bench import Bench
 from client.donor import OwnOrgan, own_organ
 from client.home import Site
 from client.policy import check_delivery, check_privacy
-from client.records import general_texts, own_split
+from client.records import general_texts, held_out_texts
 from not_core import atomic, canonical
 from not_core.errors import OfferError, OrganError, PolicyError
 from not_core.learning.evaluation import compare
@@ -84,7 +84,7 @@ def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Tri
         NotError: The organ is not to be trusted or does not fit.
     """
     bench = Bench(
-        site, open_checkpoint(site.settings.model), own_split(site).held_out, general_texts(site)
+        site, open_checkpoint(site.settings.model), held_out_texts(site), general_texts(site)
     )
     evidence = f"{request.organ}-{request.mode}-{bench.key[:16]}.json"
     kept = site.place("receipts", request.exchange, evidence)
@@ -96,6 +96,8 @@ def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Tri
         if isinstance(trusted, OpenedOrgan):
             _check_privacy(site, trusted.manifest)
             _count_trial(site, request, trusted)
+        else:
+            _check_split(site, trusted.manifest)
         receipt = _measure(site, request, trusted, bench)
         keep = receipt.verdict == "accepted"
     finally:
@@ -128,6 +130,20 @@ def _check_privacy(site: Site, organ: Manifest) -> None:
     check_privacy(site.policy, organ.privacy)
     if isinstance(organ.privacy, DifferentialPrivacy):
         check_statement(organ.privacy)
+
+
+def _check_split(site: Site, own: Manifest) -> None:
+    """Check that an organ of the site's own was trained under the split that it is measured by.
+
+    Raises:
+        PolicyError: Another: documents that are held out now may have been trained on.
+    """
+    unit = own.privacy.unit if isinstance(own.privacy, DifferentialPrivacy) else None
+    if unit != site.unit:
+        raise PolicyError(
+            f"this site's organ was trained by {unit or 'document'}, its records are split by "
+            f"{site.unit or 'document'} now: it may know what it would be measured on; train anew"
+        )
 
 
 def _count_trial(site: Site, request: TransplantRequest, organ: OpenedOrgan) -> None:

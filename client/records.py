@@ -1,16 +1,28 @@
 """A site's own records: read, and split once for the life of the site."""
 
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from client.home import Site
 from not_core import atomic, canonical
 from not_core.canonical import STRICT, Digest
-from not_core.learning.records import Split, read_records, split, text_digest
+from not_core.learning.guard import around
+from not_core.learning.records import (
+    Split,
+    UnitSplit,
+    read_records,
+    read_units,
+    split,
+    split_units,
+    text_digest,
+)
 
 SPLIT_SEED = 0
 KEPT = "split.json"
+PART = "split-private.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -21,8 +33,15 @@ class _Kept:
     train: tuple[Digest, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class _Part:
+    """Part of the units that is held out; it never changes, so no unit changes sides."""
+
+    part: Annotated[float, Field(gt=0, le=0.5)]
+
+
 def own_split(site: Site) -> Split:
-    """The site's documents to train on and to measure on.
+    """The site's documents to train on and to measure on, where no privacy is promised.
 
     The sides are kept in the home: what was held out once is held out in every exchange, and what
     may have been trained on is never measured on, whatever records come or go.
@@ -49,6 +68,27 @@ def own_split(site: Site) -> Split:
 
 def _merged(kept: tuple[str, ...], texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted({*kept, *map(text_digest, texts)}))
+
+
+def own_units(site: Site) -> UnitSplit:
+    """The site's units to train on with differential privacy, and documents to measure on.
+
+    A unit's side follows from itself and from the part that is held out, which is chosen when units
+    are first counted and kept in the home.
+    """
+    settings = site.settings
+    units = read_units(Path(settings.records), settings.text_field, settings.unit_field or None)
+    place = site.place(PART)
+    if not place.is_file():
+        chosen = _Part(part=min(0.5, settings.held_out / around(len(units))))
+        atomic.write(place, canonical.encode(chosen), mode=0o600)
+    kept = canonical.decode(_Part, place.read_bytes(), PART)
+    return split_units(units, kept.part, SPLIT_SEED)
+
+
+def held_out_texts(site: Site) -> tuple[str, ...]:
+    """The site's documents to measure on."""
+    return (own_split(site) if site.unit is None else own_units(site)).held_out
 
 
 def general_texts(site: Site) -> tuple[str, ...]:

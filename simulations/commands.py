@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from not_core.commands import private as options
 from not_core.commands.program import Json, errors, listing, new_app, report, run, say, span
 from not_core.commands.surgery import ModeName
 
@@ -58,6 +59,16 @@ def exchange(
     homes: Annotated[
         Path | None, typer.Option(help="Folder for the sites' homes; default: in the user's cache.")
     ] = None,
+    dp_epsilon: Annotated[
+        float | None,
+        typer.Option(help="Differential privacy at every donor: most that a record may cost."),
+    ] = None,
+    dp_delta: options.DpDelta = 1e-6,
+    dp_units_per_step: options.DpUnits = 16,
+    beside: Annotated[
+        Path | None,
+        typer.Option(help="The --out of the same exchange without privacy: shows what it costs."),
+    ] = None,
     plant: Annotated[
         int, typer.Option(min=0, help="Marked sentences to plant in records, for a search.")
     ] = 0,
@@ -74,15 +85,22 @@ def exchange(
     A run that was cut off is resumed by the same command: what was trained, delivered or measured
     is not done again.
 
+    With --dp-epsilon, donors train on as many tokens as without, so for about as long. Their noise
+    is never the same twice: equal seeds make equal organs only without it.
+
     Example: organ-simulate exchange --sites sites.toml --model ./my-model --out runs/mine
     """
+    if beside and dp_epsilon is None:
+        raise typer.BadParameter("--beside takes --dp-epsilon: it shows what privacy costs")
     cut = span(span_) if span_ else None
+    from client import home as site_home
     from not_core.learning.recipe import default_span
     from not_core.manifest import Span
     from not_core.protocol import Terms
     from not_core.surgery.checkpoint import open_checkpoint
     from simulations import exchange as simulation
     from simulations import report as reports
+    from simulations.beside import read_beside
     from simulations.facts import gather
     from simulations.model import base_model
     from simulations.sites import load_sites
@@ -102,12 +120,17 @@ def exchange(
             seed=seed,
         ),
         mode=mode.value,
+        donors=site_home.policy(
+            asdict(simulation.OPEN)
+            | {"epsilon": dp_epsilon, "delta": dp_delta, "units_per_step": dp_units_per_step}
+        ),
         homes=(homes or simulation.default_homes(out)).resolve(),
         marks=plant,
         keep_messages=keep_messages,
         threads=threads,
         parallel=parallel or max(1, (os.cpu_count() or 1) // threads),
     )
+    other = read_beside(beside, scenario) if beside else None
     if fresh:
         simulation.remove(scenario.homes)
     resumed = simulation.prepare(scenario, say)
@@ -116,7 +139,7 @@ def exchange(
     watch = Watch(scenario, errors)
     with watch.shown():
         simulation.run(scenario, watch.notify)
-    facts = gather(scenario, resumed=resumed)
+    facts = gather(scenario, resumed=resumed, beside=other)
     out.mkdir(parents=True, exist_ok=True)
     reports.write_json(facts, out / "report.json")
     (out / "report.html").write_text(reports.render_html(facts), encoding="utf-8")
@@ -127,6 +150,8 @@ def exchange(
     else:
         reports.print_matrix(facts, console)
         console.print(f"wrote {out}/report.json, report.html and report.png", highlight=False)
+    if dp_epsilon is not None and other is None:
+        say("to see what privacy costs: run it without --dp-epsilon, then name that --out --beside")
     say(f"the sites' homes are in {scenario.homes}")
 
 

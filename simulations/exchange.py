@@ -29,6 +29,7 @@ from simulations.sources import Report, quiet
 READY = "simulation.json"
 MARKS = "marks.txt"
 GENERAL_DOCUMENTS = 12
+OPEN = Policy(release_organs="always")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,8 @@ class Scenario:
         terms: What donors train.
         mode: How recipients put organs in.
         homes: Folder for all homes; private, outside the checkout.
+        donors: Policy of the sites that donate; nobody sits beside a simulated site, so organs
+            leave unasked.
         marks: Marked sentences to plant in private records.
         keep_messages: Whether the coordinator keeps every reply as it came.
         threads: CPU threads a site.
@@ -52,6 +55,7 @@ class Scenario:
     terms: Terms
     mode: Mode
     homes: Path
+    donors: Policy = OPEN
     marks: int = 0
     keep_messages: bool = False
     threads: int = 1
@@ -81,6 +85,7 @@ class Scenario:
                 "terms": asdict(self.terms),
                 "mode": self.mode,
                 "threads": self.threads,
+                "donors": asdict(self.donors),
                 "marks": self.marks,
             }
         )
@@ -183,8 +188,7 @@ def _make_site(
         held_out=site.held_out,
         threads=scenario.threads,
     )
-    # Nobody sits beside a simulated site, so its policy lets organs leave unasked.
-    site_home.create(home, settings, Policy(release_organs="always"))
+    site_home.create(home, settings, scenario.donors if site.donates else OPEN)
     request = read_request(home / "identity" / keys.REQUEST)
     profile = trust.admit(work / "federation", request)
     keys.install(home / "identity", profile, root)

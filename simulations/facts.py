@@ -5,6 +5,7 @@ read from the sites' homes, which only a simulation can do.
 """
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -16,21 +17,26 @@ from not_core import canonical
 from not_core.learning.records import read_records
 from not_core.protocol import Receipt
 from not_core.surgery.checkpoint import open_checkpoint
+from not_core.surgery.organ import read_manifest
 from not_core.trust.log import Log
 from not_core.trust.offer import peek_offer
 from server import home as coordinator_home
+from simulations.costs import COMPARED
 from simulations.exchange import Scenario
 from simulations.report import FORMAT
 
 LIBRARIES = ("organ-exchange", "flwr", "torch", "transformers", "datasets", "cryptography")
 
 
-def gather(scenario: Scenario, *, resumed: bool = False) -> dict[str, Any]:
+def gather(
+    scenario: Scenario, *, resumed: bool = False, beside: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Everything ``report.json`` holds.
 
     Args:
         scenario: The exchange.
         resumed: Whether its last run took up an earlier one; bytes and seconds are the last run's.
+        beside: The report of the same exchange without differential privacy.
     """
     coordinator = coordinator_home.load(scenario.coordinator)
     exchange = scenario.federation.exchange
@@ -44,14 +50,7 @@ def gather(scenario: Scenario, *, resumed: bool = False) -> dict[str, Any]:
         "format": FORMAT,
         "exchange": exchange,
         "seed": scenario.terms.seed,
-        "settings": {
-            "span": str(scenario.terms.span),
-            "rank": scenario.terms.rank,
-            "tokens": scenario.terms.tokens,
-            "learning_rate": scenario.terms.learning_rate,
-            "mode": scenario.mode,
-            "threads": scenario.threads,
-        },
+        "settings": settings(scenario),
         "resumed": resumed,
         "base": {
             "family": base.anatomy.family,
@@ -68,12 +67,34 @@ def gather(scenario: Scenario, *, resumed: bool = False) -> dict[str, Any]:
                 receipts, key=lambda one: (names.index(one.donor), names.index(one.recipient))
             )
         ],
+        "without_privacy": (
+            [{key: row[key] for key in COMPARED} for row in beside["evaluations"]]
+            if beside
+            else None
+        ),
         "failures": run.get("failures", []),
         "bytes": run.get("bytes", {}),
         "seconds": run.get("seconds", {}),
         "versions": {name: metadata.version(name) for name in LIBRARIES}
         | {"python": platform.python_version()},
     }
+
+
+def settings(scenario: Scenario) -> dict[str, Any]:
+    """What was chosen, as the report says it."""
+    return {
+        "span": str(scenario.terms.span),
+        "rank": scenario.terms.rank,
+        "tokens": scenario.terms.tokens,
+        "learning_rate": scenario.terms.learning_rate,
+        "mode": scenario.mode,
+        "threads": scenario.threads,
+    }
+
+
+def _statement(home: Path, organ: str) -> dict[str, Any]:
+    """What an organ's manifest says of its privacy, number by number."""
+    return asdict(read_manifest(home / "organs" / "made" / organ).privacy)
 
 
 def _site(scenario: Scenario, name: str, receipts: list[Receipt]) -> dict[str, Any]:
@@ -126,6 +147,7 @@ def _organs(
                 "steps": donation.steps,
                 "seconds": made_organs(scenario.home(donor))[digest].seconds,
                 "privacy": donation.privacy,
+                "statement": _statement(scenario.home(donor), digest),
                 "addressees": sorted(sites.get(one, one) for one in offer.addressees),
             }
         )

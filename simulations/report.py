@@ -19,6 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from not_core import atomic
+from not_core.manifest import PROVES
+from simulations.costs import privacy_costs
 
 FORMAT = "organ-exchange/report/v1"
 NO_PRIVACY = "none — nothing bounds what this organ may have memorised"
@@ -93,6 +95,9 @@ def render_html(report: Mapping[str, Any]) -> str:
         recipients=_recipients(report),
         matrix=[(organ, _row(report, organ)) for organ in report["organs"]],
         organs={organ["digest"]: organ for organ in report["organs"]},
+        private=[organ for organ in report["organs"] if _stated(organ) != "none"],
+        costs=privacy_costs(report),
+        proves=PROVES,
         steps=STEPS,
         volumes=VOLUMES,
     )
@@ -321,6 +326,10 @@ def duration(value: float) -> str:
 def privacy(statement: str) -> str:
     """An organ's privacy statement in plain words; it is the donor's."""
     return NO_PRIVACY if statement == "none" else f"{statement}, its donor states"
+
+
+def _stated(organ: Mapping[str, Any]) -> str:
+    return str(organ.get("statement", {}).get("mechanism", "none"))
 
 
 def _recipients(report: Mapping[str, Any]) -> list[str]:

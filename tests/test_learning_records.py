@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from not_core.errors import RecordsError
 from not_core.learning.near_duplicates import groups
-from not_core.learning.records import read_records, split
+from not_core.learning.records import (
+    Unit,
+    read_records,
+    record_units,
+    split,
+    split_units,
+    text_digest,
+)
 
 TEXTS = ["one two three", "vier fünf", "six\nseven"]
 
@@ -130,3 +137,30 @@ def test_a_table_without_a_header_is_not_quoted(tmp_path: Path) -> None:
     assert "secret" not in str(caught.value)
     del caught
     gc.collect()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.integers(0, 400), min_size=1, max_size=40), st.floats(0.01, 0.5), st.data())
+def test_a_unit_moves_no_other_to_another_side(
+    numbers: set[int], part: float, data: st.DataObject
+) -> None:
+    """Near-duplicates among them: a word apart, or the same text of two subjects."""
+    words = sentences(8, seed=1)
+    units = [Unit(text_digest(str(n)), (f"{words[n % 8]} {n // 50}",)) for n in sorted(numbers)]
+    one = data.draw(st.sampled_from(units))
+    whole = split_units(units, part, 0)
+    less = split_units([unit for unit in units if unit != one], part, 0)
+    assert set(whole.train) - set(less.train) <= {one}
+    assert set(less.train) <= set(whole.train)
+    trained = [text for unit in whole.train for text in unit.texts]
+    group = groups([*trained, *whole.held_out])
+    assert set(group[: len(trained)]).isdisjoint(group[len(trained) :])
+
+
+def test_about_a_part_of_the_units_is_held_out() -> None:
+    units = record_units(f"{text} {n}" for n, text in enumerate(sentences(2000, seed=3)))
+    split = split_units(units, 0.25, 0)
+    assert 440 < len(split.held_out) < 560
+    assert len(split.train) + len(split.held_out) == 2000
+    assert split.held_out == split_units(units[::-1], 0.25, 0).held_out
+    assert split.held_out != split_units(units, 0.25, 1).held_out

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from simulations import report as reports
+from simulations.costs import privacy_costs
 
 DOMAINS = {
     "hospital": ("biomedical abstracts", True, 940, 18.9),
@@ -185,6 +187,35 @@ def test_page_says_the_numbers_and_loads_nothing(sample: dict[str, Any]) -> None
     assert tags.tags.count("h1") == 1
     scopes = [value for name, value in tags.attributes if name == "scope"]
     assert len(scopes) == tags.tags.count("th")
+
+
+def test_privacy_has_its_own_section_and_its_cost_is_said(sample: dict[str, Any]) -> None:
+    assert "what it cost" not in reports.render_html(sample)
+    for organ in sample["organs"]:
+        organ["privacy"] = "epsilon 8 at delta 1e-06 a record"
+        organ["statement"] = {
+            "mechanism": "dp-sgd",
+            "noise_multiplier": 1.25,
+            "clip": 1.0,
+            "sampling_probability": 0.0442,
+            "steps": 3,
+            "accountant": f"PLD {HOSTILE}",
+        }
+    sample["without_privacy"] = [
+        {"donor": "hospital", "recipient": name, "change": -0.5} for name in ("hospital", "clinic")
+    ]
+    costs = privacy_costs(sample)
+    assert [(cost.recipient, cost.same) for cost in costs] == [
+        ("hospital", False),
+        ("clinic", True),
+    ]
+    change = 15.8 / 19.3 - 1
+    assert costs[1].higher == pytest.approx((1 + change) / 0.5 - 1)
+    assert math.isinf(dataclasses.replace(costs[0], without=-1.0).higher)
+    tags = Tags(reports.render_html(sample))
+    assert "script" not in tags.tags
+    assert reports.percent(costs[1].higher) in tags.text
+    assert tags.text.count("other held-out records") == 1
 
 
 def test_headline_takes_the_best_accepted_organ_of_another_site(sample: dict[str, Any]) -> None:

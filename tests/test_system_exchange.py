@@ -38,6 +38,8 @@ from server import home as coordinator_home
 from server.exchange import Event, Exchange, Settings
 from simulations import exchange as simulation
 from simulations import report as reports
+from simulations.beside import read_beside
+from simulations.costs import privacy_costs
 from simulations.facts import gather
 from simulations.search import Needles, search
 from simulations.sites import load_sites
@@ -231,6 +233,53 @@ def test_an_exchange_by_factors_ships_factors_that_each_site_expands(
     request = protocol.TransplantRequest(exchange="trial", organ=opened.name, mode="replace")
     with pytest.raises(IncompatibleOrganError, match="own base only"):
         recipient.transplant(site_home.load(clinic), request, b"")
+
+
+def test_what_privacy_costs_is_shown_beside_the_same_exchange_without(
+    make_scenario: Callable[[str], simulation.Scenario], tmp_path: Path
+) -> None:
+    plain = make_scenario("homes")
+    simulation.prepare(plain)
+    by_hand(plain)
+    reports.write_json(gather(plain), tmp_path / "report.json")
+    scenario = replace(
+        make_scenario("private"),
+        donors=replace(simulation.OPEN, epsilon=8.0, units_per_step=8),
+    )
+    assert scenario.fingerprint != plain.fingerprint
+    simulation.prepare(scenario)
+    by_hand(scenario)
+    other = read_beside(tmp_path, scenario)
+    facts = gather(scenario, beside=other)
+    assert facts["failures"] == []
+    for organ in facts["organs"]:
+        assert organ["privacy"].startswith("epsilon ")
+        assert 7 < organ["statement"]["epsilon"] <= 8
+        assert organ["steps"] == organ["statement"]["steps"]
+    costs = {(one.donor, one.recipient): one for one in privacy_costs(facts)}
+    assert len(costs) == len(facts["evaluations"]) == 6
+    for (donor_, recipient_), cost in costs.items():
+        assert cost.same == (recipient_ == "clinic"), (donor_, recipient_)
+    # The same gain without privacy as that run's own report says.
+    kept = {(row["donor"], row["recipient"]): row["change"] for row in other["evaluations"]}
+    assert {key: cost.without for key, cost in costs.items()} == kept
+    page = reports.render_html(facts)
+    assert "Privacy, and what it cost" in page
+    assert "Change of perplexity with and without" in page
+    assert "--beside" not in page
+    page = reports.render_html(gather(scenario))
+    assert "--beside" in page
+
+    reports.write_json(facts, tmp_path / "report.json")
+    with pytest.raises(ExchangeError, match="has other privacy"):
+        read_beside(tmp_path, scenario)
+    reports.write_json(other, tmp_path / "report.json")
+    slower = replace(scenario, terms=replace(scenario.terms, learning_rate=1e-4, seed=1))
+    with pytest.raises(ExchangeError, match="has other seed and settings"):
+        read_beside(tmp_path, slower)
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(ExchangeError, match="no report of an exchange"):
+        read_beside(tmp_path, scenario)
 
 
 def test_a_dead_site_holds_up_nobody(make_scenario: Callable[[str], simulation.Scenario]) -> None:

@@ -45,6 +45,14 @@ class Unit:
     texts: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class UnitSplit:
+    """Units to train on, and documents of the others to measure on."""
+
+    train: tuple[Unit, ...]
+    held_out: tuple[str, ...]
+
+
 def read_records(source: Path, text_field: str = "text") -> tuple[str, ...]:
     """Read the text of every record, in order, without exact duplicates and empty texts.
 
@@ -203,6 +211,34 @@ def split_part(texts: Sequence[str], part: float, seed: int) -> Split:
             "keep back a smaller part or bring more records"
         )
     return found
+
+
+def split_units(units: Sequence[Unit], part: float, seed: int) -> UnitSplit:
+    """Split units so that the side of each depends on itself alone, as differential privacy needs.
+
+    Near-duplicates may be on both sides. Training keeps its own, whatever the others are; what is
+    measured leaves out those of what is trained on.
+
+    Args:
+        units: With different keys.
+        part: About this part of the units is held out; it must not follow from the units
+            themselves, or one more of them may move others.
+        seed: Chooses the split.
+    """
+    sides: tuple[list[Unit], list[Unit]] = ([], [])
+    for unit in units:
+        chance = int.from_bytes(_keyed(seed, unit.key)[:8], "big") / 2**64
+        sides[chance < part].append(unit)
+    trained, held = ([text for unit in side for text in unit.texts] for side in sides)
+    group = groups([*trained, *held])
+    learned = set(group[: len(trained)])
+    measured = {
+        text for text, one in zip(held, group[len(trained) :], strict=True) if one not in learned
+    }
+    return UnitSplit(
+        train=tuple(sides[0]),
+        held_out=tuple(sorted(measured, key=lambda text: _keyed(seed, text))),
+    )
 
 
 def text_digest(text: str) -> str:

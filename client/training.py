@@ -1,0 +1,104 @@
+"""How a site trains an organ: with differential privacy where its policy bounds it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from client.home import Site
+from client.policy import check_passes
+from client.records import own_split, own_units
+from not_core.errors import RecordsError
+from not_core.learning.guard import Guard, around, plan
+from not_core.learning.private import Private, train_privately
+from not_core.learning.recipe import Recipe
+from not_core.learning.records import text_digest
+from not_core.learning.training import TrainedOrgan, train
+from not_core.privacy.account import Charged
+from not_core.privacy.charge import Bound
+from not_core.protocol import Terms
+from not_core.surgery.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Training that the policy allows, not begun.
+
+    Attributes:
+        tokens: Planned.
+        follows: What of it decides the outcome, besides model and terms; JSON data.
+        run: Trains; takes ``advance``, as ``train`` does.
+    """
+
+    tokens: int
+    follows: dict[str, Any]
+    run: Callable[..., TrainedOrgan]
+
+
+def prepare(site: Site, host: Checkpoint, terms: Terms) -> Training:
+    """Get training ready on terms of a coordinator, who has no say in its privacy.
+
+    Raises:
+        PolicyError: The policy does not allow it.
+        PrivacyError: The policy's privacy does not suit terms or records.
+        RecordsError: No records to train on.
+    """
+    recipe = Recipe(
+        rank=terms.rank,
+        tokens=terms.tokens,
+        learning_rate=terms.learning_rate,
+        seed=terms.seed,
+        device=site.settings.device,
+        threads=site.settings.threads or None,
+    )
+    if site.policy.bound is None:
+        return _open(site, host, terms, recipe)
+    return _private(site, host, terms, recipe, site.policy.bound)
+
+
+def _open(site: Site, host: Checkpoint, terms: Terms, recipe: Recipe) -> Training:
+    split = own_split(site)
+    _check_some(split.train)
+    there = sum(len(ids) for ids in host.tokenizer(list(split.train))["input_ids"])
+    check_passes(site.policy, terms.tokens, there)
+    return Training(
+        terms.tokens,
+        {"records": [text_digest(text) for text in split.train]},
+        partial(train, host, terms.span, split.train, recipe, work=site.place("work")),
+    )
+
+
+def _private(site: Site, host: Checkpoint, terms: Terms, recipe: Recipe, bound: Bound) -> Training:
+    policy, unit = site.policy, site.unit or "record"
+    units = own_units(site).train
+    _check_some(units)
+    recipe = replace(recipe, head_sample=None)
+    guard = Guard(
+        epsilon=policy.epsilon_per_organ or bound.epsilon,
+        delta=bound.delta,
+        unit=unit,
+        units_per_step=policy.units_per_step,
+    )
+    planned = plan(guard, recipe, len(units))
+    # By planned numbers only: how many tokens the records have is nobody's to learn.
+    room = guard.most_blocks_per_unit * recipe.block_tokens
+    check_passes(policy, planned.tokens, round(around(len(units)) * room))
+    keys = tuple(one.key for one in units)
+    account = Charged(site.ledger, keys, unit, bound, site.settings.organ_name)
+    private = Private(units, guard, account)
+    return Training(
+        planned.tokens,
+        {
+            "guard": asdict(guard),
+            "units": [[one.key, *map(text_digest, one.texts)] for one in units],
+        },
+        partial(train_privately, host, terms.span, private, recipe, work=site.place("work")),
+    )
+
+
+def _check_some(train: Sequence[object]) -> None:
+    if not train:
+        raise RecordsError(
+            "all documents are held out, none is left to train on; "
+            "bring more records or set donates = false"
+        )
