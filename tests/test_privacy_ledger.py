@@ -145,24 +145,6 @@ def test_an_epsilon_that_is_no_number_is_refused(tmp_path: Path, value: float) -
 
 
 @pytest.mark.parametrize(
-    "mechanism",
-    [
-        Mechanism(0.5, math.nan, 1),
-        Mechanism(0.5, math.inf, 1),
-        Mechanism(0.5, 0.0, 1),
-        Mechanism(math.nan, 1.0, 1),
-        Mechanism(0.0, 1.0, 1),
-        Mechanism(1.5, 1.0, 1),
-        Mechanism(0.5, 1.0, 0),
-        Mechanism(0.5, 1.0, -4),
-    ],
-)
-def test_a_mechanism_that_costs_nothing_is_refused(book: Ledger, mechanism: Mechanism) -> None:
-    with pytest.raises(LedgerError, match="not private"):
-        reserve(book, "a", 1, mechanism=mechanism)
-
-
-@pytest.mark.parametrize(
     ("epsilon", "delta"),
     [(math.inf, 1e-6), (math.nan, 1e-6), (0, 1e-6), (1, 0), (1, 1), (1, math.nan)],
 )

@@ -16,7 +16,6 @@ who knows how: for that, keep the head that ``organ ledger`` prints elsewhere. A
 changes, as a record's does when one letter of it is edited, is a new unit to the ledger.
 """
 
-import math
 import os
 import sys
 import time
@@ -95,12 +94,10 @@ class Ledger:
 
         Raises:
             LedgerError: The bound would be passed, the run was reserved with other content, the
-                ledger counts other units, the mechanism is not private, or the ledger is not the
-                one that the witness knows.
+                ledger counts other units, or it is not the one that the witness knows.
             HomeError: The witness was changed.
             ValueError: A unit is not a digest, or there is none.
         """
-        _refuse_unusable(mechanism)
         with self._open() as book:
             keyed = book.keyed(units)
             groups = book.groups(keyed)
@@ -285,15 +282,3 @@ def default_folder() -> Path:
     else:
         state = Path.home() / ".local" / "state"
     return state / "organ-exchange" / "ledger"
-
-
-def _refuse_unusable(mechanism: Mechanism) -> None:
-    if not (
-        0 < mechanism.sampling_probability <= 1
-        and 0 < mechanism.noise_multiplier < math.inf
-        and mechanism.steps >= 1
-    ):
-        raise LedgerError(
-            f"{mechanism} is not private; choose a sampling probability in (0, 1], a finite noise "
-            "multiplier above 0 and at least one step"
-        )
