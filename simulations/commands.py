@@ -64,7 +64,7 @@ def exchange(
         typer.Option(help="Differential privacy at every donor: most that a record may cost."),
     ] = None,
     dp_delta: options.DpDelta = 1e-6,
-    dp_units_per_step: options.DpUnits = 16,
+    dp_units_per_step: options.DpUnits = 4,
     beside: Annotated[
         Path | None,
         typer.Option(help="The --out of the same exchange without privacy: shows what it costs."),
