@@ -32,6 +32,8 @@ DOMAIN = "abstracts"
 CLAIMS = (1.0, 4.0, 8.0)
 LAYERS = 6
 """Of the organ: the base's topmost, which learn by heart at the least cost."""
+UNITS_PER_STEP = 32
+"""Of training with a guard: few large steps, as many passes as without."""
 CHARACTERS = 200
 """Read of each record."""
 COLOURS = {"canaries": "#0072b2", "records": "#d55e00"}
@@ -62,6 +64,13 @@ class Attack:
         return Recipe(epochs=self.passes, seed=self.seed, threads=1, device="cpu")
 
     @property
+    def guard(self) -> Guard | None:
+        """What keeps its epsilon."""
+        if self.epsilon is None:
+            return None
+        return Guard(epsilon=self.epsilon, delta=DELTA, units_per_step=UNITS_PER_STEP)
+
+    @property
     def setting(self) -> str:
         """What protects the records, in words."""
         return NO_NOISE if self.epsilon is None else f"epsilon {self.epsilon:g}"
@@ -69,7 +78,9 @@ class Attack:
     @property
     def file(self) -> str:
         """Name of its result."""
-        decides = [asdict(self), asdict(self.recipe), LAYERS, CHARACTERS]
+        decides: list[Any] = [asdict(self), asdict(self.recipe), LAYERS, CHARACTERS]
+        if self.guard:
+            decides.append(asdict(self.guard))
         words = self.setting.replace(" ", "-")
         return f"{words}-{self.canaries}-seed{self.seed}-{canonical.digest(decides)[:8]}.json"
 
@@ -85,10 +96,9 @@ def fitted(
     attack: Attack, host: Checkpoint, span: Span, texts: Sequence[str]
 ) -> tuple[TrainedOrgan, Claim | None]:
     """Train an organ, and say what it claims."""
-    if attack.epsilon is None:
+    if attack.guard is None:
         return train(host, span, texts, attack.recipe), None
-    guard = Guard(epsilon=attack.epsilon, delta=DELTA)
-    private = Private(record_units(texts), guard, Uncharged())
+    private = Private(record_units(texts), attack.guard, Uncharged())
     recipe = replace(attack.recipe, head_sample=None)
     made = train_privately(host, span, private, recipe)
     assert isinstance(made.privacy, DifferentialPrivacy)  # noqa: S101 - for the type checker
@@ -171,7 +181,7 @@ def _rows(
         report = concluded(cell, claim)
         yield {
             "setting": attack.setting,
-            "claim": claim.epsilon,
+            "claim": round(claim.epsilon, 3),
             "epsilon at least": report.epsilon,
             "could have shown": report.most,
             "guesses": f"{report.right}/{report.guesses}",

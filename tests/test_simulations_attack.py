@@ -36,10 +36,13 @@ def test_a_measurement_is_plain_json_and_repeats(
     assert one["tokens"] >= 2 * 24 * sum(one["planted"])
 
 
-def test_no_guard_no_epsilon(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attack, "shuffled", shuffled)
-    with pytest.raises(ValueError, match="no guard"):
-        attack.measure(attack.Attack(epsilon=1.0, canaries=4, records=4), str(models["llama"]))
+def test_an_organ_under_a_guard_claims_what_the_guard_keeps(
+    cells: Callable[[attack.Attack], dict[str, Any]],
+) -> None:
+    found = cells(attack.Attack(epsilon=2.0, canaries=40, records=20, passes=2.0))
+    assert 1.9 < found["claim"]["epsilon"] <= 2.0
+    assert found["claim"]["delta"] == attack.DELTA
+    assert found["steps"] == round(2 / (32 / 45.25))
 
 
 def cell(leak: float) -> dict[str, Any]:
@@ -66,14 +69,19 @@ def test_the_control_refutes_what_it_can_test_and_nothing_else(
 ) -> None:
     leaking = cell(2.0)
 
-    def run(*words: Any, **named: Any) -> Iterator[dict[str, Any]]:
-        yield leaking
+    kept = cell(0.0) | {"claim": {"epsilon": 1.0, "delta": 1e-5}}
+
+    def run(wanted: list[attack.Attack], *words: Any, **named: Any) -> Iterator[dict[str, Any]]:
+        assert [one.epsilon for one in wanted] == [None, 1.0, 8.0]
+        yield from (leaking, kept, kept | {"claim": {"epsilon": 8.0, "delta": 1e-5}})
 
     monkeypatch.setattr(attack, "run", run)
     words = ("attack", "--out", tmp_path, "--model", "none", "--claims", "1,8", "--json")
     code, out, err = call(*words, app=commands.app)
     assert code == 0, err
-    low, high = json.loads(out)
+    low, high, guarded, loose = json.loads(out)
+    assert guarded["verdict"] == "does not contradict"
+    assert loose["verdict"] == "too weak to tell"
     assert low["verdict"] == "contradicts the claim"
     assert high["verdict"] == "too weak to tell"
     assert low["epsilon at least"] > 4
@@ -100,6 +108,7 @@ def test_what_decides_a_measurement_names_it() -> None:
             attack.Attack(records=9),
             attack.Attack(seed=1),
             attack.Attack(epsilon=1.0),
+            attack.Attack(epsilon=2.0),
         )
     }
-    assert len(names) == 6
+    assert len(names) == 7
