@@ -63,7 +63,7 @@ class Policy:
     epsilon: Epsilon | None = None
     epsilon_per_organ: Epsilon | None = None
     delta: Delta = 1e-6
-    units_per_step: Positive = 16
+    units_per_step: Positive = 8
     most_epsilon_taken: Epsilon | None = None
     most_delta_taken: Delta = 1e-5
     unit_taken: Unit = "record"

@@ -32,16 +32,17 @@ class Setting:
     """How a method learns under privacy; see ``Guard`` and ``Recipe``."""
 
     learning_rate: float = 2e-3
-    rank: int = 16
-    units_per_step: int = 32
+    rank: int | None = 16
+    block_tokens: int = 128
+    units_per_step: int = 8
     clip: float = 1.0
     most_blocks_per_unit: int = 1
     clipping: Clipping = "loop"
     batch_tokens: int = 1024
 
 
-SETTINGS = {"organ": Setting(), "lora": Setting()}
-"""What was chosen for each method."""
+SETTINGS = {"organ": Setting(rank=None), "lora": Setting()}
+"""What was chosen for each method, by the validation documents of abstracts; see decision 15."""
 DOMAINS = ("abstracts", "cases")
 EPSILONS = (8.0, 3.0, 1.0)
 DELTA = 1e-5
@@ -60,7 +61,8 @@ class PrivateCase:
         method: ``organ`` or ``lora``.
         guard: What bounds what a record adds.
         learning_rate: Peak.
-        rank: Of what learns.
+        rank: Of what learns; None for whole layers.
+        block_tokens: Longest block.
         tokens: Planned.
         seed: Of first values; sampling and noise have none.
         read: Whether perplexities are measured, too.
@@ -70,7 +72,8 @@ class PrivateCase:
     method: str
     guard: Guard
     learning_rate: float
-    rank: int
+    rank: int | None
+    block_tokens: int
     tokens: int
     seed: int
     read: bool = True
@@ -82,7 +85,7 @@ class PrivateCase:
             CONTESTANTS[self.method], learning_rate=self.learning_rate, rank=self.rank
         )
         recipe = recipe_of(contestant, {"tokens": self.tokens}, self.seed)
-        return replace(recipe, head_sample=None)
+        return replace(recipe, head_sample=None, block_tokens=self.block_tokens)
 
     @property
     def file(self) -> str:
@@ -141,7 +144,7 @@ def private_case(
         changes: To the guard; and ``read``.
     """
     setting = asdict(SETTINGS[method])
-    own = {name: setting.pop(name) for name in ("learning_rate", "rank")}
+    own = {name: setting.pop(name) for name in ("learning_rate", "rank", "block_tokens")}
     read = changes.pop("read", True)
     guard = Guard(epsilon=epsilon, delta=DELTA, **setting | changes)
     return PrivateCase(

@@ -68,7 +68,7 @@ def recover(
     dp_noise_multiplier: options.DpNoise = None,
     dp_delta: options.DpDelta = 1e-6,
     dp_clip: options.DpClip = 1.0,
-    dp_units_per_step: options.DpUnits = 16,
+    dp_units_per_step: options.DpUnits = 8,
     dp_clipping: options.DpClipping = options.ClippingName.LOOP,
     max_blocks_per_unit: options.MaxBlocks = 1,
     unit_field: options.UnitField = None,

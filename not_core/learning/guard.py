@@ -34,7 +34,7 @@ class Guard:
     delta: float
     unit: Unit = "record"
     clip: float = 1.0
-    units_per_step: int = 32
+    units_per_step: int = 8
     most_blocks_per_unit: int = 1
     clipping: Clipping = "loop"
     batch_tokens: int = 1024
