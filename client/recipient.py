@@ -12,6 +12,7 @@ from client.donor import OwnOrgan, own_organ
 from client.home import Site
 from client.policy import check_delivery, check_privacy
 from client.records import general_texts, held_out_texts
+from client.reveals import DIGITS, rounded
 from not_core import atomic, canonical
 from not_core.errors import OfferError, OrganError, PolicyError
 from not_core.learning.evaluation import compare
@@ -197,15 +198,15 @@ def _measure(
         recipient=settings.site,
         mode=request.mode,
         position=position,
-        domain_perplexity_before=round(before.domain.perplexity, 1),
-        domain_perplexity_after=round(after.domain.perplexity, 1),
-        general_perplexity_before=round(before.general.perplexity, 1),
-        general_perplexity_after=round(after.general.perplexity, 1),
-        change=round(change.change, 3),
-        interval=(round(change.low, 3), round(change.high, 3)),
+        domain_perplexity_before=rounded("domain_perplexity_before", before.domain.perplexity),
+        domain_perplexity_after=rounded("domain_perplexity_after", after.domain.perplexity),
+        general_perplexity_before=rounded("general_perplexity_before", before.general.perplexity),
+        general_perplexity_after=rounded("general_perplexity_after", after.general.perplexity),
+        change=rounded("change", change.change),
+        interval=(rounded("interval", change.low), rounded("interval", change.high)),
         documents=len(before.domain.losses),
         general_documents=len(before.general.losses),
-        tokens=max(100, round(before.domain.tokens, -2)),
+        tokens=max(100, round(before.domain.tokens, DIGITS["tokens"])),
         verdict=verdict.verdict,
         reason=verdict.reason,
     )

@@ -131,6 +131,11 @@ DIGITS: Mapping[str, int] = {
 """Decimals that are left of a receipt's measurements."""
 
 
+def rounded(field: str, value: float) -> float:
+    """A measurement as a receipt may say it."""
+    return round(value, DIGITS[field])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revealed:
     """One field that leaves a site.

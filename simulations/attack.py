@@ -19,13 +19,14 @@ from not_core.learning.private import Private, train_privately
 from not_core.learning.recipe import Recipe
 from not_core.learning.records import record_units
 from not_core.learning.training import TrainedOrgan, train
-from not_core.manifest import DifferentialPrivacy, Span
+from not_core.manifest import Span
 from not_core.privacy.account import Uncharged
 from not_core.privacy.canaries import Canaries, make, words_of
 from not_core.privacy.membership import Estimate, curve, membership
 from not_core.privacy.report import DELTA, AuditReport, Claim, Observed, conclude
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.organ import Label, Organ, describe
+from simulations import tables
 from simulations.compare import run, shuffled
 
 DOMAIN = "abstracts"
@@ -92,17 +93,12 @@ def attacks(claims: Sequence[float], *, quick: bool) -> Iterator[Attack]:
         yield Attack(epsilon=epsilon, **size)
 
 
-def fitted(
-    attack: Attack, host: Checkpoint, span: Span, texts: Sequence[str]
-) -> tuple[TrainedOrgan, Claim | None]:
-    """Train an organ, and say what it claims."""
+def fitted(attack: Attack, host: Checkpoint, span: Span, texts: Sequence[str]) -> TrainedOrgan:
+    """Train an organ."""
     if attack.guard is None:
-        return train(host, span, texts, attack.recipe), None
+        return train(host, span, texts, attack.recipe)
     private = Private(record_units(texts), attack.guard, Uncharged())
-    recipe = replace(attack.recipe, head_sample=None)
-    made = train_privately(host, span, private, recipe)
-    assert isinstance(made.privacy, DifferentialPrivacy)  # noqa: S101 - for the type checker
-    return made, Claim(epsilon=made.privacy.epsilon, delta=DELTA)
+    return train_privately(host, span, private, replace(attack.recipe, head_sample=None))
 
 
 def measure(attack: Attack, model: str) -> dict[str, Any]:
@@ -113,10 +109,11 @@ def measure(attack: Attack, model: str) -> dict[str, Any]:
     canaries = _canaries(attack, words_of(host.tokenizer))
     span = Span(start=host.layers - LAYERS, stop=host.layers)
     began = time.process_time()
-    made, claim = fitted(attack, host, span, [*members, *canaries.to_plant])
+    made = fitted(attack, host, span, [*members, *canaries.to_plant])
     trained = time.process_time()
-    manifest = describe(host, span, made.tensors, Label(name="organ"), training=made.facts)
-    organ = Organ(manifest, made.tensors)
+    label = Label(name="organ")
+    manifest = describe(host, span, made.tensors, label, training=made.facts, privacy=made.privacy)
+    organ, claim = Organ(manifest, made.tensors), audit.claimed(manifest)
     seen = audit.observe(host, organ, canaries)
     return {
         "organ": audit.tensors_digest(manifest),
@@ -212,9 +209,7 @@ def _word(part: Estimate | None) -> str:
 def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     """The table for people."""
     names = list(table[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in table]
-    return "\n".join([*lines, ""])
+    return tables.table(names, [[tables.word(row[name]) for name in names] for row in table])
 
 
 def draw(

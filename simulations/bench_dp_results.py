@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from not_core import atomic
+from simulations import tables
 from simulations.quality import interval
 
 Row = Mapping[str, Any]
@@ -145,17 +146,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 def _table(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(map(_word, row.values())) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def _word(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return f"{value[0]:.3f} to {value[1]:.3f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return tables.table(list(rows[0]), [list(map(tables.word, row.values())) for row in rows])
 
 
 def draw(found: Mapping[str, Any], path: Path) -> None:

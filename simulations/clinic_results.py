@@ -9,6 +9,7 @@ from typing import Any
 
 from not_core import atomic
 from not_core.learning.evaluation import DocumentLoss, Reading, compare
+from simulations import tables
 from simulations.quality import interval
 
 BASELINES = ("lora", "organ")
@@ -115,11 +116,8 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
         "cpu seconds",
         "peak MB",
     )
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    for row in table:
-        cells = ["" if row.get(name) is None else _word(row[name]) for name in names]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *_sentences(table), ""])
+    found = tables.table(names, [[tables.word(row.get(name)) for name in names] for row in table])
+    return "\n".join([found, *_sentences(table), ""])
 
 
 def _sentences(table: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -137,16 +135,10 @@ def _sentences(table: Sequence[Mapping[str, Any]]) -> list[str]:
                 range_ = row[f"x {one}, documents"]
                 sure = "on these documents surely" if range_[0] > 1 else "perhaps by chance"
                 said.append(
-                    f"  - {row['method']} loses to {one}: {ratio - 1:+.1%} ({_word(range_)} by "
-                    f"documents), {sure}."
+                    f"  - {row['method']} loses to {one}: {ratio - 1:+.1%} "
+                    f"({tables.word(range_)} by documents), {sure}."
                 )
     return said
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, list):
-        return f"{value[0]:.3f} to {value[1]:.3f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def draw(table: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from not_core import atomic
 from not_core.learning.evaluation import compare
+from simulations import tables
 from simulations.averaging import Round, perplexities
 from simulations.contest import Setting, flat, reading
 
@@ -150,7 +151,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"of {setting['measuring']} others. Bytes are the site's own, sent and received; seconds "
         "are of one core, sites side by side.",
         "",
-        *_grid(
+        tables.table(
             ("site", "method", "start", "end", "kept", "bytes", "seconds", "rounds"),
             [
                 (
@@ -166,15 +167,13 @@ def markdown(found: Mapping[str, Any]) -> str:
                 for row in found["table"]
             ],
         ),
-        "",
         "Where FedAvg first is as good as organs. It sends float32; in float16, as organs travel, "
         "its bytes and the ratio would be half. A ratio below 1 is for FedAvg.",
         "",
-        *_grid(
+        tables.table(
             ("site", "round", "bytes", "x organs' bytes", "seconds", "x organs' seconds"),
             [_reach(row, rounds) for row in found["comparison"]],
         ),
-        "",
         *[f"- {sentence(row)}" for row in found["comparison"]],
         f"- FedAvg is {'' if flats[FEDAVG] else 'not '}flat: less than "
         f"{setting['tolerance']:.1%} of change at every site in each of two rounds.",
@@ -211,11 +210,6 @@ def _reach(row: Mapping[str, Any], rounds: int) -> tuple[str, ...]:
         f"{row['seconds']:,.0f}",
         f"{row['x seconds']:.2f}",
     )
-
-
-def _grid(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def draw(found: Mapping[str, Any], path: Path) -> None:

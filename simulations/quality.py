@@ -13,6 +13,7 @@ from typing import Any
 from not_core import atomic
 from not_core.learning.device import precision
 from not_core.learning.evaluation import compare
+from simulations import tables
 from simulations.compare import Case, reading, run
 from simulations.contestants import CONTESTANTS
 from simulations.frontier import draw
@@ -276,15 +277,13 @@ COLUMNS = (
 
 def markdown(table: Sequence[dict[str, Any]], names: Sequence[str] = COLUMNS) -> str:
     """The table for people; what loses to LoRA stands beside what wins."""
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    for row in sorted(table, key=lambda row: (row["tokens"], row["domain"])):
-        lines.append("| " + " | ".join(_cell(row, name) for name in names) + " |")
-    return "\n".join(lines) + "\n"
+    rows = sorted(table, key=lambda row: (row["tokens"], row["domain"]))
+    return tables.table(names, [[_cell(row, name) for name in names] for row in rows])
 
 
 def targets(table: Sequence[dict[str, Any]]) -> str:
     """What was aimed at beside what was found, for people; misses are named as such."""
-    lines = ["| domain | tokens | aim | found | met |", "|---|---|---|---|---|"]
+    lines: list[list[str]] = []
     by_name = {(row["domain"], row["tokens"], row["method"]): row for row in table}
     for (domain, tokens, method), row in by_name.items():
         baseline = by_name.get((domain, tokens, BASELINE))
@@ -306,8 +305,8 @@ def targets(table: Sequence[dict[str, Any]]) -> str:
             ]
         for aim, found, most in aims:
             met = "not comparable" if found is None else "yes" if found <= most else "**no**"
-            lines.append(f"| {domain} | {tokens:,} | {aim} | {found} | {met} |")
-    return "\n".join(lines) + "\n"
+            lines.append([domain, f"{tokens:,}", aim, str(found), met])
+    return tables.table(("domain", "tokens", "aim", "found", "met"), lines)
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
@@ -318,6 +317,4 @@ def _cell(row: dict[str, Any], name: str) -> str:
         return f"{value:.3f} ± {row['accuracy error']:.3f}"
     if name == "accuracy less LoRA's":
         return f"{value[0]:+.3f} ± {value[1]:.3f}"
-    if isinstance(value, list):
-        return f"{value[0]:.3f} to {value[1]:.3f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return tables.word(value)

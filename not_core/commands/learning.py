@@ -145,9 +145,8 @@ def train(
         most_blocks=max_blocks_per_unit,
         clipping=dp_clipping,
         unit_field=unit_field,
+        validation=validation,
     )
-    if guard and validation:
-        raise typer.BadParameter("--validation chooses by records, which --dp-epsilon cannot bound")
     wanted = span(span_) if span_ else None
     form = ship or (ShipName.FACTORS if rank else ShipName.LAYERS)
     if form is ShipName.FACTORS and not rank:

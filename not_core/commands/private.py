@@ -61,8 +61,9 @@ def guard_of(
     most_blocks: int,
     clipping: ClippingName,
     unit_field: str | None,
+    validation: float | None,
 ) -> "Guard | None":
-    """The guard that options ask for, if any.
+    """The guard that options ask for, if any; a usage error where they contradict it.
 
     Raises:
         PrivacyError: It would guard nothing.
@@ -73,7 +74,7 @@ def guard_of(
         if unit_field is not None:
             raise typer.BadParameter("--unit-field takes --dp-epsilon or --dp-noise-multiplier")
         return None
-    return Guard(
+    guard = Guard(
         epsilon=epsilon,
         noise_multiplier=noise_multiplier,
         delta=delta,
@@ -83,6 +84,9 @@ def guard_of(
         most_blocks_per_unit=most_blocks,
         clipping=clipping.value,
     )
+    if validation:
+        raise typer.BadParameter("--validation chooses by records, which --dp-epsilon cannot bound")
+    return guard
 
 
 def private_of(

@@ -100,9 +100,8 @@ def recover(
         most_blocks=max_blocks_per_unit,
         clipping=dp_clipping,
         unit_field=unit_field,
+        validation=validation,
     )
-    if guard and validation:
-        raise typer.BadParameter("--validation chooses by records, which --dp-epsilon cannot bound")
     from not_core.learning import recovery
     from not_core.learning.recipe import Recipe
     from not_core.learning.records import Split, read_records, split_part

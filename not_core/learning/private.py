@@ -21,7 +21,7 @@ from not_core.manifest import Span
 from not_core.privacy.account import Account
 from not_core.privacy.accounting import Mechanism
 from not_core.surgery.checkpoint import Checkpoint
-from not_core.surgery.tensors import Tensors, table_digest, tensor_digest
+from not_core.surgery.tensors import digest_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,14 +98,8 @@ def train_privately(
             account
         )
         trained = place.outcome(progress)
-        account.settle(progress.run, _digest(trained.tensors))
+        account.settle(progress.run, digest_of(trained.tensors))
     return replace(trained, privacy=planned.statement(guard), finished=place.kept.clear)
-
-
-def _digest(tensors: Tensors) -> str:
-    return table_digest(
-        (name, tensors.form(name), tensor_digest(tensors.read(name))) for name in tensors.names()
-    )
 
 
 class UnitLessons:

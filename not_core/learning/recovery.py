@@ -19,7 +19,7 @@ from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.lineage import RECOVERY, RecoveryFacts, What, lineage_of
 from not_core.surgery.plan import HOST, Layer, Plan, identity
-from not_core.surgery.tensors import Renamed, Tensors, table_digest, tensor_digest
+from not_core.surgery.tensors import Renamed, Tensors, digest_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -121,10 +121,7 @@ def recover(
         what=what,
         graft=graft.weights_digest,
         layers=learning,
-        learned=table_digest(
-            (name, tensors.form(name), tensor_digest(tensors.read(name, shared=True)))
-            for name in tensors.names()
-        ),
+        learned=digest_of(tensors),
         training=trained.facts,
         validation=len(validation),
         privacy=trained.privacy,

@@ -344,6 +344,14 @@ def table_digest(facts: Iterator[tuple[str, Form, str]]) -> str:
     )
 
 
+def digest_of(tensors: Tensors) -> str:
+    """The ``table_digest`` of tensors, read one by one."""
+    return table_digest(
+        (name, tensors.form(name), tensor_digest(tensors.read(name, shared=True)))
+        for name in tensors.names()
+    )
+
+
 def _bytes(tensor: "torch.Tensor") -> Any:
     import torch
 

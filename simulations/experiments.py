@@ -1,0 +1,285 @@
+"""Commands of ``organ-simulate`` that measure: benchmarks and experiments."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from not_core.commands.program import Json, listing, report, say
+
+ResultsOut = Annotated[Path, typer.Option(help="Folder for results and what is kept.")]
+BaseModel = Annotated[str | None, typer.Option(help="Default: the demo's.")]
+OrganTokens = Annotated[int, typer.Option(min=256, help="Training tokens an organ.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of training.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command("bench-speed")(bench_speed)
+    app.command("bench-memory")(bench_memory)
+    app.command()(compose)
+    app.command()(positions)
+    app.command()(transfer)
+    app.command()(encoders)
+    app.command("compare")(compare_methods)
+    app.command()(federated)
+    app.command()(clinic)
+    app.command()(attack)
+    app.command("bench-dp")(bench_dp)
+    app.command()(readme)
+
+
+def bench_speed(
+    out: Annotated[Path, typer.Option(help="Folder for bench-speed.json.")],
+    model: BaseModel = None,
+    tokens: Annotated[int, typer.Option(min=256, help="Tokens a measurement.")] = 2048,
+    runs: Annotated[int, typer.Option(min=1, help="Measurements of each contestant.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Measure training and evaluation beside transformers' Trainer and the machine's arithmetic.
+
+    Tokens a second, peak memory, ratios from one run, and a profile. About eight minutes.
+
+    Example: organ-simulate bench-speed --out runs/bench-speed
+    """
+    from simulations.bench import bench as measure
+    from simulations.model import base_model
+
+    report(measure(base_model(model, say), out, tokens, runs, say), as_json)
+
+
+def bench_memory(
+    out: Annotated[
+        Path, typer.Option(help="Folder for bench-memory.json and, while it runs, 20 GB of files.")
+    ],
+    runs: Annotated[int, typer.Option(min=1, help="Measurements of each contestant.")] = 3,
+    keep: Annotated[bool, typer.Option(help="Keep the generated checkpoint.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure cutting and grafting on a generated 3 B checkpoint: peak memory, seconds, bytes read.
+
+    Beside them from_pretrained, save_pretrained and mergekit, which must make the same tensors.
+    Exit code 1 when cutting or grafting takes more than organ, embeddings and 500 MB.
+
+    Example: organ-simulate bench-memory --out runs/bench-memory
+    """
+    from simulations.bench_memory import measure
+
+    report(measure(out, runs, keep, say), as_json)
+
+
+def compose(
+    out: Annotated[Path, typer.Option(help="Folder for compose.json, organs and readings.")],
+    model: BaseModel = None,
+    tokens: Annotated[int, typer.Option(min=256, help="Training tokens an organ.")] = 16_384,
+    seeds: Annotated[int, typer.Option(min=1, help="Times that all is trained anew.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Measure several organs in one host: other spans, stacked inserts, average and TIES.
+
+    About eight minutes a seed on two cores; a run that was cut off goes on.
+
+    Example: organ-simulate compose --out runs/compose
+    """
+    from simulations.compose import experiment
+    from simulations.model import base_model
+
+    listing(experiment(base_model(model, say), out, tokens, seeds, say), as_json)
+
+
+def positions(
+    out: ResultsOut,
+    model: BaseModel = None,
+    tokens: OrganTokens = 16_384,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Try organs at every position: trained in place, inserted, as in the paper, and untrained.
+
+    Example: organ-simulate positions --out docs/results/positions
+    """
+    from simulations.model import base_model
+    from simulations.paper import positions as experiment
+
+    listing(experiment(base_model(model, say), out, tokens, seed, say), as_json)
+
+
+def transfer(
+    out: ResultsOut,
+    model: BaseModel = None,
+    tokens: OrganTokens = 16_384,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Try organs of four domains on all domains, and in a base that was tuned further.
+
+    Example: organ-simulate transfer --out docs/results/transfer
+    """
+    from simulations.model import base_model
+    from simulations.paper import transfer as experiment
+
+    listing(experiment(base_model(model, say), out, tokens, seed, say), as_json)
+
+
+def encoders(out: ResultsOut, as_json: Json = False) -> None:
+    """Try to open models that are no decoders, which are refused, and list what is said of them.
+
+    Example: organ-simulate encoders --out docs/results/encoders
+    """
+    from simulations.paper import encoders as experiment
+
+    listing(experiment(out), as_json)
+
+
+def compare_methods(
+    out: Annotated[Path, typer.Option(help="Folder for the table and one file a measurement.")],
+    model: BaseModel = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One domain, one seed, few tokens: ten minutes.")
+    ] = False,
+    searching: Annotated[
+        bool, typer.Option("--search", help="Choose ranks and learning rates on validation text.")
+    ] = False,
+    kept_only: Annotated[
+        bool, typer.Option("--kept-only", help="Measure nothing; tell what is measured already.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare organs with LoRA and full fine-tuning on the same records, tokens and seconds.
+
+    Four domains, three seeds; hours on two cores. A run that was cut off goes on. With the first
+    seed, every fitted model also answers multiple-choice questions on its domain. Needs
+    organ-exchange[comparison].
+
+    Example: organ-simulate compare --quick --out runs/quality
+    """
+    from simulations import quality
+    from simulations.model import base_model
+    from simulations.results import brief
+
+    base = base_model(model, say)
+    if searching:
+        listing(quality.search(base, out, say), as_json)
+    else:
+        rows = quality.quality(base, out, say, quick=quick, kept_only=kept_only)
+        listing(rows if as_json else [brief(row) for row in rows], as_json)
+        say(f"the whole table is in {out / 'quality.md'}")
+
+
+def federated(
+    out: Annotated[Path, typer.Option(help="Folder for the tables, the plot and all results.")],
+    model: BaseModel = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Three sites, two rounds, few tokens: 8 minutes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare one exchange of organs with federated averaging of LoRA, Flower's own, until flat.
+
+    The same sites, records and tokens; perplexity over bytes and over seconds. Hours on one core.
+    A run that was cut off goes on.
+
+    Example: organ-simulate federated --quick --out runs/federated
+    """
+    from simulations.federated import against_fedavg
+    from simulations.federated_report import sentence
+    from simulations.model import base_model
+
+    found = against_fedavg(base_model(model, say), out, say, quick=quick)
+    listing(found["table"], as_json)
+    for row in found["comparison"]:
+        say(sentence(row))
+
+
+def clinic(
+    out: Annotated[Path, typer.Option(help="Folder for table, plot and one file a measurement.")],
+    model: BaseModel = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="20 records, one seed, a small organ.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what a hospital's organ, and recovery after it, is worth to a clinic of few records.
+
+    20, 50 and 200 records, three seeds; hours on one core. A run that was cut off goes on.
+
+    Example: organ-simulate clinic --out docs/results/clinic
+    """
+    from simulations import clinic as clinics
+    from simulations.model import base_model
+
+    listing(clinics.experiment(base_model(model, say), out, say, quick=quick), as_json)
+
+
+def attack(
+    out: Annotated[Path, typer.Option(help="Folder for table, plot and one file a measurement.")],
+    model: BaseModel = None,
+    claims: Annotated[
+        str, typer.Option(help="Epsilons to put to the test, with commas between.")
+    ] = "1,4,8",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer canaries, records and passes: two minutes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Attack organs: tell their records from others, make them recite, bound epsilon from below.
+
+    Without noise the audit must find more than is claimed; that is its control. A run that was cut
+    off goes on.
+
+    Example: organ-simulate attack --claims 1,8 --out runs/attack
+    """
+    try:
+        tested = [float(one) for one in claims.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"expected numbers such as 1,8, got {claims}") from None
+    if not all(0 <= one < math.inf for one in tested):
+        raise typer.BadParameter(f"expected claims of at least 0, got {claims}")
+    from simulations import attack as attacks
+    from simulations.model import base_model
+
+    listing(
+        attacks.experiment(base_model(model, say), out, say, claims=tested, quick=quick), as_json
+    )
+
+
+def bench_dp(
+    out: Annotated[Path, typer.Option(help="Folder for tables, plot and one file a measurement.")],
+    model: BaseModel = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One domain, seed and epsilon, few tokens: ten minutes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what differential privacy costs an organ and LoRA: time, memory and perplexity.
+
+    Three ways to clip; epsilon 1, 3, 8 and none on two domains, three seeds; hours on one core. A
+    run that was cut off goes on. Needs organ-exchange[comparison].
+
+    Example: organ-simulate bench-dp --quick --out runs/privacy
+    """
+    from simulations import bench_dp as private
+    from simulations.model import base_model
+
+    found = private.experiment(base_model(model, say), out, say, quick=quick)
+    if as_json:
+        report(found, as_json)
+        return
+    listing(found["cost"], as_json)
+    listing(found["utility"], as_json)
+    for line in found["said"]:
+        say(line)
+
+
+def readme(
+    path: Annotated[Path, typer.Argument(help="The README to refresh.")] = Path("README.md"),
+    as_json: Json = False,
+) -> None:
+    """Put the table of kept results into the README.
+
+    Example: organ-simulate readme
+    """
+    from simulations.results import QUALITY, refresh
+
+    report({"changed": refresh(path, path.parent / QUALITY)}, as_json)

@@ -1,0 +1,20 @@
+"""Tables of results for people, in Markdown."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose rows have a cell for each name; it ends its last line."""
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def word(value: Any) -> str:
+    """A value for a cell; None is an empty one, a list an interval."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return f"{value[0]:.3f} to {value[1]:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
