@@ -4,6 +4,7 @@ Measurements are kept as in ``compare``; those without privacy are the compariso
 from its folder where it has made them.
 """
 
+import itertools
 import json
 import sys
 import time
@@ -45,7 +46,12 @@ SETTINGS = {
     "organ": Setting(learning_rate=4e-3, rank=None, block_tokens=64, units_per_step=32),
     "lora": Setting(),
 }
-"""What was chosen for each method, by the validation documents of abstracts; see decision 15."""
+"""What was chosen for each method, by the validation documents of abstracts: see ``search``."""
+SEARCH_TOKENS, SEARCH_EPSILON = 16_384, 8.0
+SHAPES = ((8, 128), (32, 64))
+"""Units a step and longest block: the same places a step, in few long units or many short ones."""
+LEARNABLE = {"organ": (None, 16), "lora": (16, 4)}
+RATES = (2e-3, 4e-3, 1e-2)
 DOMAINS = ("abstracts", "cases")
 EPSILONS = (8.0, 3.0, 1.0)
 DELTA = 1e-5
@@ -69,6 +75,7 @@ class PrivateCase:
         tokens: Planned.
         seed: Of first values; sampling and noise have none.
         read: Whether perplexities are measured, too.
+        part: Documents to measure on: ``test``, or ``validation`` while choosing.
     """
 
     domain: str
@@ -80,6 +87,7 @@ class PrivateCase:
     tokens: int
     seed: int
     read: bool = True
+    part: str = "test"
 
     @property
     def recipe(self) -> Recipe:
@@ -134,9 +142,15 @@ class Cell:
 
 
 def private_case(
-    domain: str, method: str, epsilon: float, tokens: int, seed: int, **changes: Any
+    domain: str,
+    method: str,
+    epsilon: float,
+    tokens: int,
+    seed: int,
+    setting: Setting | None = None,
+    **changes: Any,
 ) -> PrivateCase:
-    """A measurement by what was chosen for the method.
+    """A measurement, by what was chosen for the method unless told otherwise.
 
     Args:
         domain: One of ``domains.BUILTIN``.
@@ -144,15 +158,14 @@ def private_case(
         epsilon: Largest.
         tokens: Planned.
         seed: Of first values.
-        changes: To the guard; and ``read``.
+        setting: How it learns.
+        changes: To the guard; and ``read`` and ``part``.
     """
-    setting = asdict(SETTINGS[method])
-    own = {name: setting.pop(name) for name in ("learning_rate", "rank", "block_tokens")}
-    read = changes.pop("read", True)
-    guard = Guard(epsilon=epsilon, delta=DELTA, **setting | changes)
-    return PrivateCase(
-        domain=domain, method=method, guard=guard, tokens=tokens, seed=seed, read=read, **own
-    )
+    chosen = asdict(setting or SETTINGS[method])
+    own = {name: chosen.pop(name) for name in ("learning_rate", "rank", "block_tokens")}
+    own |= {name: changes.pop(name) for name in ("read", "part") if name in changes}
+    guard = Guard(epsilon=epsilon, delta=DELTA, **chosen | changes)
+    return PrivateCase(domain=domain, method=method, guard=guard, tokens=tokens, seed=seed, **own)
 
 
 def plain_case(domain: str, name: str, tokens: int, seed: int) -> Case:
@@ -175,7 +188,7 @@ def cells(*, quick: bool) -> Iterator[Cell]:
     clip, no measurement twice.
     """
     tokens = QUICK_TOKENS if quick else TOKENS
-    small = {"units_per_step": COST_UNITS}
+    small: dict[str, Any] = {"units_per_step": COST_UNITS}
     for method in SETTINGS:
         yield Cell("cost", plain_case(DOMAINS[0], method, COST_TOKENS, 0))
         for way in () if quick else CLIPPINGS:
@@ -229,6 +242,43 @@ def experiment(
     return found
 
 
+def search(model: str, out: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Try settings on validation documents: as many for LoRA as for the organ.
+
+    Args:
+        model: Folder of the base model.
+        out: Folder of ``search.json`` and ``cells``.
+        say: Told of progress.
+
+    Returns:
+        One row a trial.
+    """
+    rows = []
+    grid = itertools.product(range(2), RATES, SHAPES, LEARNABLE)
+    for which, rate, (units, block), method in grid:
+        rank = LEARNABLE[method][which]
+        setting = Setting(learning_rate=rate, rank=rank, block_tokens=block, units_per_step=units)
+        case = private_case(
+            DOMAINS[0], method, SEARCH_EPSILON, SEARCH_TOKENS, 0, setting, part="validation"
+        )
+        for row in run([case], model, out / "cells", say, module="simulations.bench_dp"):
+            rows.append(
+                {
+                    "method": method,
+                    "rank": rank or "whole layers",
+                    "learning rate": rate,
+                    "units a step": units,
+                    "block tokens": block,
+                    "noise multiplier": row["mechanism"]["noise_multiplier"],
+                    "steps": row["steps"],
+                    "perplexity": row["domain_perplexity"],
+                    "cpu seconds": row["cpu_seconds"],
+                }
+            )
+        atomic.write(out / "search.json", json.dumps(rows, indent=1).encode())
+    return rows
+
+
 def _folder(file: str, base: str, out: Path) -> Path:
     """Where a measurement is, or will be: the comparison's folder only if it has it of this base.
 
@@ -273,7 +323,7 @@ def measure(case: PrivateCase, model: str) -> dict[str, Any]:
     if case.read:
         body = done.fitted.model()
         general = [record.text for record in domains.general()[:GENERAL]]
-        for name, texts in (("domain", documents.test), ("general", general)):
+        for name, texts in (("domain", getattr(documents, case.part)), ("general", general)):
             reading = read_losses(body, host.tokenizer, texts, block_tokens=BLOCK_TOKENS)
             row[f"{name}_perplexity"] = round(reading.perplexity, 4)
             row[f"{name}_losses"] = [(round(one.nats, 4), one.tokens) for one in reading.losses]

@@ -250,6 +250,9 @@ def bench_dp(
     quick: Annotated[
         bool, typer.Option("--quick", help="One domain, seed and epsilon, few tokens: ten minutes.")
     ] = False,
+    searching: Annotated[
+        bool, typer.Option("--search", help="Choose how each learns, on validation text.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure what differential privacy costs an organ and LoRA: time, memory and perplexity.
@@ -262,7 +265,11 @@ def bench_dp(
     from simulations import bench_dp as private
     from simulations.model import base_model
 
-    found = private.experiment(base_model(model, say), out, say, quick=quick)
+    base = base_model(model, say)
+    if searching:
+        listing(private.search(base, out, say), as_json)
+        return
+    found = private.experiment(base, out, say, quick=quick)
     if as_json:
         report(found, as_json)
         return
