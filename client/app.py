@@ -16,7 +16,7 @@ from typing import TypeVar
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client import donor, recipient
+from client import donor, member, recipient
 from client.home import Site, load
 from not_core import canonical, protocol
 from not_core.errors import HomeError, NotError
@@ -27,6 +27,7 @@ Handler = Callable[[Site, Request, bytes], tuple[object, bytes]]
 FindHome = Callable[[Context], Path]
 
 WORDS = {
+    "Revoked": "number of a revocation list",
     "SignedEnrolment": "profile",
     "Donation": "offer",
     "Segment": "part of a sealed organ",
@@ -54,7 +55,11 @@ def site_app(find_home: FindHome) -> ClientApp:
 
     @app.query("enrol")
     def enrol(message: Message, context: Context) -> Message:
-        return answer(message, find_home, context, protocol.EnrolRequest, donor.enrol)
+        return answer(message, find_home, context, protocol.EnrolRequest, member.enrol)
+
+    @app.query("revoke")
+    def revoke(message: Message, context: Context) -> Message:
+        return answer(message, find_home, context, protocol.RevokeRequest, member.revoke)
 
     @app.train("donate")
     def donate(message: Message, context: Context) -> Message:

@@ -91,18 +91,23 @@ def init(
 def join(
     home: Home,
     profile: Annotated[Path, typer.Argument(help="The profile that the federation returned.")],
-    root: Annotated[Path, typer.Option(help="The federation's root.pem, from another channel.")],
+    root: Annotated[
+        Path,
+        typer.Option(help="The federation's root.pem, federation.crl beside it; another channel."),
+    ],
     as_json: Json = False,
 ) -> None:
     """Accept the federation's answer to this site's request.
 
     Example: organ-site join ~/clinic clinic.profile --root root.pem
     """
-    from not_core.trust import federation, keys
+    from not_core.trust import federation, keys, passphrase
     from not_core.trust.profile import read_profile
 
-    who = keys.install(home / "identity", read_profile(profile), federation.load_root(root))
-    report({"site": who.site, "federation": who.root.name}, as_json)
+    trust = federation.load_trust(root)
+    words = passphrase.given()
+    who = keys.install(home / "identity", read_profile(profile), trust, passphrase=words)
+    report({"site": who.site, "federation": trust.name}, as_json)
 
 
 @app.command()

@@ -1,7 +1,8 @@
-"""A site as donor: enrol, train an organ, sign and seal it, hand out its bytes."""
+"""A site as donor: train an organ, sign and seal it, hand out its bytes."""
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,14 +16,10 @@ from not_core.learning.training import TrainedOrgan
 from not_core.manifest import TENSORS, DifferentialPrivacy, Manifest
 from not_core.privacy.statement import check as check_statement
 from not_core.protocol import (
-    ENROLMENT_TYPE,
     DonateRequest,
     Donation,
-    Enrolment,
-    EnrolRequest,
     Segment,
     SegmentRequest,
-    SignedEnrolment,
     Terms,
 )
 from not_core.surgery import organ as organs
@@ -30,7 +27,9 @@ from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.trust import sealing, signing
 from not_core.trust.federation import verify_profile
 from not_core.trust.offer import SignedOffer
-from not_core.trust.statement import sign_statement
+
+TRAINING = "training"
+"""Event of the log: an organ of these terms is begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,23 +42,6 @@ class Made:
     seconds: float
 
 
-def enrol(site: Site, request: EnrolRequest, body: bytes) -> tuple[SignedEnrolment, bytes]:
-    """Answer who this site is, signed; nothing about its records but their public label."""
-    host = open_checkpoint(site.settings.model)
-    enrolment = Enrolment(
-        exchange=request.exchange,
-        nonce=request.nonce,
-        profile=site.identity.profile,
-        domain=site.settings.domain,
-        donates=site.settings.donates,
-        family=host.anatomy.family,
-        layers=host.layers,
-        base_weights=host.weights_digest,
-    )
-    envelope = sign_statement(canonical.encode(enrolment), ENROLMENT_TYPE, site.identity)
-    return SignedEnrolment(envelope=envelope.decode()), b""
-
-
 def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, bytes]:
     """Train, or find, the organ of these terms; once it may leave, seal it and sign an offer.
 
@@ -68,12 +50,12 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
             approved the organ yet.
         PrivacyError: The policy's privacy does not suit terms or records.
         LedgerError: The organ would cost more than the policy's epsilon leaves.
-        CertificateError: An addressee's profile does not chain to this site's root.
+        CertificateError: An addressee's profile does not chain to this site's root, or was revoked.
     """
     if not site.settings.donates:
         raise PolicyError("this site gives no organs; set donates = true in site.toml")
     for profile in request.addressees:
-        verify_profile(profile, site.root)
+        verify_profile(profile, site.trust)
     check_donation(site.policy, request)
     made = _make(site, request.terms)
     folder = _made(site, made.organ)
@@ -139,7 +121,7 @@ def own_organ(site: Site, digest: str) -> OwnOrgan | None:
     folder = _made(site, digest)
     if not folder.is_dir():
         return None
-    signed = signing.verify_folder(folder, site.root)
+    signed = signing.verify_folder(folder, site.trust)
     if signed.site != site.settings.site:
         raise OrganError(f"an organ of {signed.site} among this site's own; remove {folder}")
     return OwnOrgan(folder, signed.manifest)
@@ -159,11 +141,11 @@ def _make(site: Site, terms: Terms) -> Made:
     note = site.place("organs", "made", f"{key}.json")
     if note.is_file() and (made := _read_note(note)) and _made(site, made.organ).is_dir():
         return made
-    site.log.append("training", what="organ", digest=key)
+    site.log.append(TRAINING, what="organ", digest=key)
     started = time.monotonic()
     with progress.writer(site, "training", training.tokens) as advance:
         trained = training.run(advance=lambda n, loss: advance(n))
-    manifest = _keep(site, host, terms, trained)
+    manifest = _keep(site, host, terms, trained, _version(site, key))
     made = Made(
         organ=manifest.digest,
         tokens=trained.facts.tokens,
@@ -176,12 +158,21 @@ def _make(site: Site, terms: Terms) -> Made:
     return made
 
 
-def _keep(site: Site, host: Checkpoint, terms: Terms, trained: TrainedOrgan) -> Manifest:
+def _version(site: Site, key: str) -> int:
+    """Which of this site's organs this is: the log numbers them, so that none has another's."""
+    begun = (entry.digest for entry in site.log.entries() if entry.event == TRAINING)
+    return list(dict.fromkeys(begun)).index(key) + 1
+
+
+def _keep(
+    site: Site, host: Checkpoint, terms: Terms, trained: TrainedOrgan, version: int
+) -> Manifest:
     settings = site.settings
     if isinstance(trained.privacy, DifferentialPrivacy):
         check_statement(trained.privacy)
     label = organs.Label(
         name=settings.organ_name,
+        version=version,
         donor=settings.site,
         domain=settings.domain,
         licence=settings.licence,
@@ -205,25 +196,26 @@ def _keep(site: Site, host: Checkpoint, terms: Terms, trained: TrainedOrgan) -> 
 
 
 def _seal(site: Site, request: DonateRequest, organ: str, folder: Path) -> tuple[SignedOffer, Path]:
+    """Offer an organ to the addressees; a body that was sealed before serves again."""
     out = _sealed(site, request.exchange, organ)
-    wanted = {profile.sealing_fingerprint for profile in request.addressees}
+    wanted = {
+        profile.sealing_fingerprint for profile in (site.identity.profile, *request.addressees)
+    }
     if out.is_file():
-        try:
-            kept = sealing.verify_sealed(out, site.root)
-        except NotError:
-            out.unlink()
-        else:
+        with suppress(NotError):
+            kept = sealing.verify_sealed(out, site.trust, exchange=request.exchange)
             if set(kept.offer.addressees) == wanted:
                 return kept, out
-            out.unlink()
-    signed = sealing.seal(
-        folder,
-        site.identity,
-        request.addressees,
-        out,
-        root=site.root,
-        exchange=request.exchange,
-    )
+    terms = sealing.Terms(addressees=request.addressees, exchange=request.exchange)
+    new = out.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    for before in sorted(site.folder.glob(f"organs/sealed/*/{organ}.organ")):
+        with suppress(NotError):
+            signed = sealing.rewrap(before, site.identity, terms, new)
+            break
+    else:
+        signed = sealing.seal(folder, site.identity, terms, new)
+    new.replace(out)
     return signed, out
 
 

@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -27,8 +27,8 @@ from not_core.canonical import STRICT, Line, Name
 from not_core.errors import HomeError
 from not_core.manifest import Positive, Unit
 from not_core.privacy.ledger import LEDGER, Ledger
-from not_core.trust import keys
-from not_core.trust.federation import Root
+from not_core.trust import keys, passphrase
+from not_core.trust.federation import Trust
 from not_core.trust.keys import Identity
 from not_core.trust.log import Log
 
@@ -86,9 +86,9 @@ class Site:
     log: Log
 
     @property
-    def root(self) -> Root:
-        """The federation root that this site was installed with."""
-        return self.identity.root
+    def trust(self) -> Trust:
+        """The federation that this site was installed with, and whom it has expelled since."""
+        return self.identity.trust
 
     @property
     def unit(self) -> Unit | None:
@@ -119,7 +119,7 @@ def create(folder: Path, settings: Settings, policy: Policy) -> None:
         for name, values in ((SITE, settings), (POLICY, policy)):
             table = {key: value for key, value in asdict(values).items() if value is not None}
             (work / name).write_text(tomli_w.dumps(table), encoding="utf-8")
-        keys.create(work / "identity", settings.site)
+        keys.create(work / "identity", settings.site, passphrase=passphrase.given())
         Log(work / "log.db").append("created", what="home")
 
 
@@ -134,7 +134,9 @@ def load(folder: Path) -> Site:
     """
     settings, policy = settings_of(folder)
     _sweep(folder)
-    identity = keys.load(folder / "identity")
+    identity = keys.load(folder / "identity", passphrase=passphrase.given())
+    grace = round(policy.revocation_grace_days * DAY)
+    identity = replace(identity, trust=replace(identity.trust, grace=grace))
     if identity.site != settings.site:
         raise HomeError(
             f"{folder / SITE} names {settings.site}, the keys belong to {identity.site}; "

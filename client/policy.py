@@ -36,6 +36,8 @@ class Policy:
         most_stored_bytes: Most bytes of sealed organs kept from all exchanges.
         most_trials: Most organs of one donor tried, ever: every receipt says a little about the
             held-out records, and an organ can be made to ask.
+        revocation_grace_days: How long after its next-update a revocation list still serves; after
+            that nobody's signature is believed.
         addressees: Sites that may be sent organs; empty for any member of the federation.
         epsilon: Most that a unit of the site's records may be charged in all, over all organs,
             which are then trained with differential privacy; absent, they are trained without.
@@ -59,6 +61,7 @@ class Policy:
     most_sealed_bytes: Positive = 8 * 2**30
     most_stored_bytes: Positive = 64 * 2**30
     most_trials: Positive = 20
+    revocation_grace_days: Annotated[float, Field(ge=0, le=365)] = 7.0
     addressees: tuple[Name, ...] = ()
     epsilon: Epsilon | None = None
     epsilon_per_organ: Epsilon | None = None

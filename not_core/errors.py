@@ -20,6 +20,24 @@ class FormatError(NotError):
     code = "format"
 
 
+class TruncatedError(FormatError):
+    """A file ends before what its own header announces."""
+
+    code = "truncated"
+
+
+class TooLargeError(FormatError):
+    """Something claims or has more bytes than its format allows; nothing beyond was read."""
+
+    code = "too-large"
+
+
+class ArchiveError(FormatError):
+    """A sealed organ's archive is not the one plain tar of an organ's files."""
+
+    code = "archive"
+
+
 class OutputExistsError(NotError):
     """The place to write to is already taken."""
 
@@ -56,6 +74,19 @@ class OrganError(NotError):
     code = "organ"
 
 
+class QuarantineError(OrganError):
+    """An organ's tensors fail a check that they must pass before they touch a model.
+
+    ``check`` names it.
+    """
+
+    code = "quarantine"
+
+    def __init__(self, check: str, message: str) -> None:
+        super().__init__(f"{check}: {message}")
+        self.check = check
+
+
 class RecordsError(NotError):
     """Private records cannot be read or are too few."""
 
@@ -86,6 +117,18 @@ class CertificateError(NotError):
     code = "certificate"
 
 
+class RevokedError(CertificateError):
+    """The federation has revoked a certificate."""
+
+    code = "revoked"
+
+
+class StaleListError(CertificateError):
+    """The federation's revocation list is missing, too old, or older than the one that is known."""
+
+    code = "stale-list"
+
+
 class SignatureError(NotError):
     """A signature does not verify."""
 
@@ -96,6 +139,36 @@ class OfferError(NotError):
     """A signed offer is expired, not yet valid, or contradicts the body that it describes."""
 
     code = "offer"
+
+
+class ExpiredError(OfferError):
+    """A signed offer, once valid, is no longer."""
+
+    code = "expired"
+
+
+class NotYetValidError(OfferError):
+    """A signed offer is of the future, or a clock is wrong."""
+
+    code = "not-yet-valid"
+
+
+class AudienceError(OfferError):
+    """A signed offer is for another federation or another exchange."""
+
+    code = "audience"
+
+
+class RollbackError(OfferError):
+    """An offer has a lower version than one seen before, or another organ of the same version."""
+
+    code = "rollback"
+
+
+class BodyError(OfferError):
+    """The encrypted body is not the one that its offer describes."""
+
+    code = "body"
 
 
 class NotAddressedError(NotError):

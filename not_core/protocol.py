@@ -21,6 +21,7 @@ from not_core.manifest import Count, Positive, Span
 from not_core.trust.profile import Profile
 
 ENROL = "query.enrol"
+REVOKE = "query.revoke"
 DONATE = "train.donate"
 SEGMENT = "query.segment"
 DELIVER = "query.deliver"
@@ -46,6 +47,20 @@ class Refusal:
     """
 
     code: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class RevokeRequest:
+    """Hands a site the federation's revocation list, in PEM, in the body; it believes the root."""
+
+    exchange: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Revoked:
+    """Number of the revocation list that the site goes by now; it never goes back."""
+
+    number: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)

@@ -24,7 +24,7 @@ from not_core.protocol import (
 )
 from not_core.trust import sealing
 from not_core.trust.delivery import HEADER_LIMIT
-from not_core.trust.federation import Root, verify_profile
+from not_core.trust.federation import Trust, verify_profile
 from not_core.trust.offer import Offer, verify_offer
 from not_core.trust.profile import Profile
 from not_core.trust.statement import claimed_payload, verify_statement
@@ -44,14 +44,14 @@ def reply(packet: Packet, cls: type[Value]) -> Value:
     return read(packet, cls)
 
 
-def enrolment(envelope: bytes, request: EnrolRequest, root: Root) -> Enrolment:
+def enrolment(envelope: bytes, request: EnrolRequest, trust: Trust) -> Enrolment:
     """Read an enrolment that its own site has signed for this request.
 
     Raises:
         NotError: It is not.
     """
     claimed = canonical.decode(Enrolment, claimed_payload(envelope), "enrolment")
-    verify_statement(envelope, ENROLMENT_TYPE, verify_profile(claimed.profile, root))
+    verify_statement(envelope, ENROLMENT_TYPE, verify_profile(claimed.profile, trust))
     if (claimed.exchange, claimed.nonce) != (request.exchange, request.nonce):
         raise SignatureError("an enrolment for another request; expected an answer to this one")
     return claimed
@@ -63,28 +63,26 @@ def common_base(enrolments: Iterable[Enrolment]) -> str | None:
     return max(bases, key=lambda base: (bases[base], base), default=None)
 
 
-def offer(donation: Donation, donor: Profile, root: Root, exchange: str, largest: int) -> Offer:
+def offer(donation: Donation, donor: Profile, trust: Trust, exchange: str, largest: int) -> Offer:
     """Read the offer of a donation.
 
     Args:
         donation: The donor's reply.
         donor: Its verified profile.
-        root: The federation's root.
+        trust: What is believed.
         exchange: The exchange it must be for.
         largest: Most bytes of a sealed file.
 
     Raises:
         NotError: Not signed by the donor, for another exchange, or too large.
     """
-    made = verify_offer(donation.offer.encode(), donor, root).offer
-    if made.exchange != exchange:
-        raise OfferError("an offer for another exchange")
+    made = verify_offer(donation.offer.encode(), donor, trust, exchange=exchange).offer
     if donation.sealed_bytes > min(largest, made.body_bytes + 2 * HEADER_LIMIT):
         raise OfferError("a sealed organ larger than its offer or this exchange allows")
     return made
 
 
-def sealed(path: Path, donation: Donation, root: Root) -> None:
+def sealed(path: Path, donation: Donation, trust: Trust) -> None:
     """Check a sealed file as far as it can be checked closed.
 
     Raises:
@@ -92,19 +90,19 @@ def sealed(path: Path, donation: Donation, root: Root) -> None:
     """
     if canonical.sha256_file(path) != donation.sealed_sha256:
         raise OfferError("other bytes than announced")
-    if sealing.verify_sealed(path, root).envelope != donation.offer.encode():
+    if sealing.verify_sealed(path, trust).envelope != donation.offer.encode():
         raise OfferError("another offer than announced")
 
 
 def receipt(
-    envelope: bytes, recipient: Profile, root: Root, request: TransplantRequest, offered: Offer
+    envelope: bytes, recipient: Profile, trust: Trust, request: TransplantRequest, offered: Offer
 ) -> Receipt:
     """Read a receipt.
 
     Raises:
         NotError: Not signed by the recipient, or for something else than was asked.
     """
-    payload = verify_statement(envelope, RECEIPT_TYPE, verify_profile(recipient, root))
+    payload = verify_statement(envelope, RECEIPT_TYPE, verify_profile(recipient, trust))
     found = canonical.decode(Receipt, payload, "receipt")
     asked = (request.exchange, request.organ, request.mode, offered.donor, recipient.site)
     if (found.exchange, found.organ, found.mode, found.donor, found.recipient) != asked:

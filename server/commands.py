@@ -19,7 +19,9 @@ Home = Annotated[Path, typer.Argument(help="The coordinator's home folder.")]
 @app.command()
 def init(
     home: Annotated[Path, typer.Argument(help="Folder to make; it must not exist yet.")],
-    root: Annotated[Path, typer.Option(help="The federation's root.pem; public.")],
+    root: Annotated[
+        Path, typer.Option(help="The federation's root.pem, federation.crl beside it.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Make a home that admits the sites of one federation.
@@ -31,6 +33,28 @@ def init(
 
     homes.create(home, root)
     report({"home": str(home)}, as_json)
+
+
+@app.command()
+def crl(
+    home: Home,
+    revoked: Annotated[
+        Path, typer.Argument(metavar="LIST", help="The federation's new federation.crl.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Take in a revocation list; each exchange hands it to the sites first.
+
+    Example: organ-coordinator crl ~/coordinator federation.crl
+    """
+    from not_core.trust import keys, revocation
+    from server.home import load
+
+    coordinator = load(home)
+    coordinator.catalogue.close()
+    found = revocation.load(revoked, coordinator.trust.root)
+    keys.install_list(home, found)
+    report({"list": found.number, "revoked": len(found.revoked), "due": found.due_words}, as_json)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from not_core.protocol import (
     DELIVER,
     DONATE,
     ENROL,
+    REVOKE,
     SEGMENT,
     SEGMENT_BYTES,
     TRANSPLANT,
@@ -33,6 +34,8 @@ from not_core.protocol import (
     Enrolment,
     EnrolRequest,
     Packet,
+    Revoked,
+    RevokeRequest,
     Segment,
     SegmentRequest,
     SignedEnrolment,
@@ -125,7 +128,11 @@ class Exchange:
         Raises:
             ExchangeError: Fewer than two sites could enrol, or none of them donates.
         """
-        for node in self._join():
+        nodes = self._join()
+        for node in nodes:
+            self._revoke(node)
+        self._dispatch.run()
+        for node in nodes:
             self._enrol(node)
         self._dispatch.run()
         self._agree_on_base()
@@ -172,12 +179,28 @@ class Exchange:
                 return nodes
             time.sleep(0.5)
 
+    def _revoke(self, node: int) -> None:
+        """Hand on who was expelled, before anything else; a site that knows better takes part."""
+
+        def then(packet: Packet) -> None:
+            claims.reply(packet, Revoked)
+
+        self._dispatch.post(
+            node,
+            REVOKE,
+            RevokeRequest(exchange=self._settings.exchange),
+            body=self._home.trust.revoked.pem,
+            seconds=self._settings.wire_seconds,
+            then=then,
+            failed=lambda code: self._fail(f"node-{node}", "revoke", code),
+        )
+
     def _enrol(self, node: int) -> None:
         request = EnrolRequest(exchange=self._settings.exchange, nonce=secrets.token_hex(32))
 
         def then(packet: Packet) -> None:
             signed = claims.reply(packet, SignedEnrolment)
-            enrolment = claims.enrolment(signed.envelope.encode(), request, self._home.root)
+            enrolment = claims.enrolment(signed.envelope.encode(), request, self._home.trust)
             name = enrolment.profile.site
             if name in self._sites:
                 self._fail(name, "enrol", "twice")
@@ -217,7 +240,7 @@ class Exchange:
             offer = claims.offer(
                 donation,
                 donor.enrolment.profile,
-                self._home.root,
+                self._home.trust,
                 self._settings.exchange,
                 self._settings.most_sealed_bytes,
             )
@@ -290,7 +313,7 @@ class Exchange:
         donation = self._donations[organ]
         part = self._home.incoming(donation.sealed_sha256)
         try:
-            claims.sealed(part, donation, self._home.root)
+            claims.sealed(part, donation, self._home.trust)
         except NotError:
             part.unlink()
             raise
@@ -298,13 +321,17 @@ class Exchange:
         self._notify(Event(donor.name, "collect"))
 
     def _banked(self, donor: _Site, organ: str) -> None:
-        """A sealed organ is in the bank: deliver it to its addressees; its donor tries it too."""
-        wanted = set(self._offers[organ].addressees)
+        """A sealed organ is in the bank: deliver it to its addressees; its donor tries it too.
+
+        Hidden addressees are nobody's business: then all get it.
+        """
+        offer = self._offers[organ]
+        wanted = set(offer.addressees)
         for site in self._sites.values():
             if site is donor:
                 site.inbox.append(organ)
                 self._try(site)
-            elif site.enrolment.profile.sealing_fingerprint in wanted:
+            elif offer.hidden or site.enrolment.profile.sealing_fingerprint in wanted:
                 self._deliver(site, organ, 0)
 
     def _deliver(self, site: _Site, organ: str, offset: int) -> None:
@@ -371,7 +398,7 @@ class Exchange:
             receipt = claims.receipt(
                 envelope,
                 site.enrolment.profile,
-                self._home.root,
+                self._home.trust,
                 request,
                 self._offers[request.organ],
             )

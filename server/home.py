@@ -1,6 +1,6 @@
 """The coordinator's home folder: root certificate, catalogue, organ bank, incoming parts.
 
-    root.pem       the federation root, to refuse strangers; public
+    root.pem, federation.crl  the federation, to refuse strangers and the expelled; public
     catalogue.db   sites, offers, receipts, steps       bank/      sealed organs by digest
     incoming/      sealed organs still on their way
 No key lies here: nothing in this home can open what is stored in it.
@@ -11,7 +11,8 @@ from pathlib import Path
 
 from not_core import atomic
 from not_core.errors import HomeError
-from not_core.trust.federation import Root, load_root
+from not_core.trust.federation import ROOT, Trust, load_trust
+from not_core.trust.revocation import LIST
 from server.catalogue import Catalogue
 
 
@@ -20,7 +21,7 @@ class Coordinator:
     """A coordinator that is ready to run exchanges."""
 
     folder: Path
-    root: Root
+    trust: Trust
     catalogue: Catalogue
 
     def banked(self, organ: str) -> Path:
@@ -38,10 +39,12 @@ def create(folder: Path, root: Path) -> None:
     Raises:
         OutputExistsError: ``folder`` is taken.
         CertificateError: ``root`` is no root certificate.
+        StaleListError: There is no revocation list beside it.
     """
-    trusted = load_root(root)
+    trusted = load_trust(root)
     with atomic.folder(folder, mode=0o700) as work:
-        (work / "root.pem").write_bytes(trusted.pem)
+        (work / ROOT).write_bytes(trusted.pem)
+        (work / LIST).write_bytes(trusted.revoked.pem)
         (work / "bank").mkdir(mode=0o700)
         (work / "incoming").mkdir(mode=0o700)
         Catalogue(f"sqlite:///{work / 'catalogue.db'}").close()
@@ -56,5 +59,5 @@ def load(folder: Path) -> Coordinator:
     if not (folder / "catalogue.db").is_file():
         raise HomeError(f"no catalogue in {folder}; make a home with organ-coordinator init")
     return Coordinator(
-        folder, load_root(folder / "root.pem"), Catalogue(f"sqlite:///{folder / 'catalogue.db'}")
+        folder, load_trust(folder), Catalogue(f"sqlite:///{folder / 'catalogue.db'}")
     )

@@ -16,8 +16,8 @@ from not_core import atomic, canonical
 from not_core.errors import HomeError, OutputExistsError
 from not_core.protocol import Terms
 from not_core.surgery.plan import Mode
-from not_core.trust import federation as trust
-from not_core.trust import keys
+from not_core.trust import authority, keys
+from not_core.trust.federation import Trust, load_trust
 from not_core.trust.profile import read_request
 from server import home as coordinator_home
 from server.exchange import Event, Settings
@@ -157,21 +157,19 @@ def prepare(scenario: Scenario, report: Report = quiet) -> bool:
         (work / MARKS).write_text("".join(f"{mark}\n" for mark in marks), encoding="utf-8")
         general = domains.general(report)[:GENERAL_DOCUMENTS]
         domains.write_site_records("general", general, work / "public")
-        trust.create_root(work / "federation", scenario.federation.exchange)
-        root = trust.load_root(work / "federation")
+        authority.create_root(work / "federation", scenario.federation.exchange)
+        trust = load_trust(work / "federation")
         coordinator_home.create(work / "coordinator", work / "federation")
         for site in scenario.federation.sites:
             path = records[site.name]
             if path.is_relative_to(work):
                 path = scenario.homes / path.relative_to(work)
-            _make_site(scenario, site, path, work, root)
+            _make_site(scenario, site, path, work, trust)
         (work / READY).write_text(json.dumps({"scenario": scenario.fingerprint}), encoding="utf-8")
     return False
 
 
-def _make_site(
-    scenario: Scenario, site: SiteSpec, records: Path, work: Path, root: trust.Root
-) -> None:
+def _make_site(scenario: Scenario, site: SiteSpec, records: Path, work: Path, trust: Trust) -> None:
     home = work / "sites" / site.name
     settings = site_home.Settings(
         site=site.name,
@@ -190,8 +188,8 @@ def _make_site(
     )
     site_home.create(home, settings, scenario.donors if site.donates else OPEN)
     request = read_request(home / "identity" / keys.REQUEST)
-    profile = trust.admit(work / "federation", request)
-    keys.install(home / "identity", profile, root)
+    profile = authority.admit(work / "federation", request)
+    keys.install(home / "identity", profile, trust)
 
 
 def run(scenario: Scenario, notify: Callable[[Event], None] = lambda event: None) -> None:

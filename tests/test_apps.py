@@ -34,7 +34,7 @@ def test_a_site_is_where_its_operator_says() -> None:
 
 
 def test_a_run_configures_the_exchange(tmp_path: Path) -> None:
-    federation.create_root(tmp_path / "root", "trial")
+    authority.create_root(tmp_path / "root", "trial")
     coordinator_home.create(tmp_path / "home", tmp_path / "root")
     run = {**CONFIG, "home": str(tmp_path / "home")}
     coordinator, settings = server.app.configured(context({}, run))

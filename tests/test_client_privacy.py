@@ -34,7 +34,7 @@ class Members:
 
     def __init__(self, place: Path, model: Path) -> None:
         self.place, self.model = place, str(model)
-        federation.create_root(place / "root", "regional")
+        authority.create_root(place / "root", "regional")
 
     def member(self, name: str, policy: Policy, count: int, **more: Any) -> Site:
         records = write_jsonl(self.place / f"{name}.jsonl", sentences(count, len(name)))
@@ -44,8 +44,8 @@ class Members:
         home = self.place / name
         site_home.create(home, site_home.settings(settings), policy)
         request = read_request(home / "identity" / keys.REQUEST)
-        profile = federation.admit(self.place / "root", request)
-        keys.install(home / "identity", profile, federation.load_root(self.place / "root"))
+        profile = authority.admit(self.place / "root", request)
+        keys.install(home / "identity", profile, federation.load_trust(self.place / "root"))
         return site_home.load(home)
 
 

@@ -245,8 +245,8 @@ class Federation:
 
     def __init__(self, place: Path, model: Path) -> None:
         self.place, self.host = place, open_checkpoint(str(model))
-        federation.create_root(place / "root", "regional")
-        root = federation.load_root(place / "root")
+        authority.create_root(place / "root", "regional")
+        root = federation.load_trust(place / "root")
         self.donor = self.admit(keys.create(place / "donor", "donor"), place / "donor")
         settings = {
             "site": "clinic",
@@ -263,8 +263,8 @@ class Federation:
         self.root = root
 
     def admit(self, request: Any, folder: Path) -> keys.Identity:
-        profile = federation.admit(self.place / "root", request)
-        return keys.install(folder, profile, federation.load_root(self.place / "root"))
+        profile = authority.admit(self.place / "root", request)
+        return keys.install(folder, profile, federation.load_trust(self.place / "root"))
 
     def organ(self, name: str, privacy: NoPrivacy | DifferentialPrivacy) -> Path:
         span = Span(start=2, stop=4)

@@ -26,7 +26,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def test_a_profile_binds_name_signing_key_and_sealing_key(world: World) -> None:
-    key = federation.verify_profile(world.north.profile, world.root, now=NOW)
+    key = federation.verify_profile(world.north.profile, world.trust, now=NOW)
     assert key == world.north.signing_key.public_key()
     leaf = x509.load_pem_x509_certificate(world.north.profile.certificates[0].encode())
     purposes = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
@@ -51,32 +51,32 @@ def test_a_profile_binds_name_signing_key_and_sealing_key(world: World) -> None:
 )
 def test_dates(world: World, now: int, words: str) -> None:
     with pytest.raises(CertificateError, match=words):
-        federation.verify_profile(world.north.profile, world.root, now=now)
+        federation.verify_profile(world.north.profile, world.trust, now=now)
 
 
 def test_exchanged_parts_are_found(world: World) -> None:
     north, south = world.north.profile, world.south.profile
     with pytest.raises(CertificateError, match="sealing key of north is not the one"):
         federation.verify_profile(
-            replace(north, sealing_key=south.sealing_key), world.root, now=NOW
+            replace(north, sealing_key=south.sealing_key), world.trust, now=NOW
         )
     with pytest.raises(CertificateError, match="issued to south"):
         federation.verify_profile(
-            replace(north, certificates=south.certificates), world.root, now=NOW
+            replace(north, certificates=south.certificates), world.trust, now=NOW
         )
     with pytest.raises(CertificateError, match="issued to north"):
-        federation.verify_profile(replace(north, site="south"), world.root, now=NOW)
+        federation.verify_profile(replace(north, site="south"), world.trust, now=NOW)
     with pytest.raises(CertificateError, match="does not need"):
         federation.verify_profile(
             replace(north, certificates=north.certificates + south.certificates),
-            world.root,
+            world.trust,
             now=NOW,
         )
 
 
 def test_another_root_of_the_same_name_is_refused(world: World, tmp_path: Path) -> None:
-    federation.create_root(tmp_path / "fake", "regional", now=NOW - 20 * DAY)
-    fake = federation.load_root(tmp_path / "fake")
+    authority.create_root(tmp_path / "fake", "regional", now=NOW - 20 * DAY)
+    fake = federation.load_trust(tmp_path / "fake")
     with pytest.raises(CertificateError, match="does not chain"):
         federation.verify_profile(world.north.profile, fake, now=NOW)
 
@@ -101,47 +101,47 @@ def test_a_site_cannot_admit_sites(world: World, tmp_path: Path) -> None:
     for chain in ((pem,), (pem, *world.west.profile.certificates)):
         profile = replace(world.north.profile, certificates=chain)
         with pytest.raises(CertificateError, match="does not chain"):
-            federation.verify_profile(profile, world.root, now=NOW)
+            federation.verify_profile(profile, world.trust, now=NOW)
 
 
 def test_requests_edited_on_the_way_are_refused(world: World, tmp_path: Path) -> None:
     request = keys.create(tmp_path / "a", "clinic")
     home = world.place / "federation"
     with pytest.raises(CertificateError, match="another site name or sealing key"):
-        federation.admit(home, replace(request, site="other"), now=NOW)
+        authority.admit(home, replace(request, site="other"), now=NOW)
     swapped = replace(request, sealing_key=world.south.profile.sealing_key)
     with pytest.raises(CertificateError, match="another site name or sealing key"):
-        federation.admit(home, swapped, now=NOW)
+        authority.admit(home, swapped, now=NOW)
     with pytest.raises(CertificateError, match="1216 bytes"):
-        federation.admit(home, replace(request, sealing_key="AAAA"), now=NOW)
+        authority.admit(home, replace(request, sealing_key="AAAA"), now=NOW)
 
 
 def test_passphrase_protects_the_root_key(tmp_path: Path) -> None:
     request = keys.create(tmp_path / "a", "clinic")
-    federation.create_root(tmp_path / "f", "regional", passphrase=b"correct", now=NOW)
+    authority.create_root(tmp_path / "f", "regional", passphrase=b"correct", now=NOW)
     assert b"ENCRYPTED" in (tmp_path / "f" / "root.key").read_bytes()
     with pytest.raises(KeyFileError, match="needs a passphrase"):
-        federation.admit(tmp_path / "f", request, now=NOW)
+        authority.admit(tmp_path / "f", request, now=NOW)
     with pytest.raises(KeyFileError, match="check the passphrase") as caught:
-        federation.admit(tmp_path / "f", request, passphrase=b"wrong-one", now=NOW)
+        authority.admit(tmp_path / "f", request, passphrase=b"wrong-one", now=NOW)
     assert "wrong-one" not in str(caught.value)
-    assert federation.admit(tmp_path / "f", request, passphrase=b"correct", now=NOW)
+    assert authority.admit(tmp_path / "f", request, passphrase=b"correct", now=NOW)
 
 
 def test_load_root_refuses_what_is_no_root(world: World, tmp_path: Path) -> None:
     leaf = tmp_path / "leaf.pem"
     leaf.write_text(world.north.profile.certificates[0])
     with pytest.raises(CertificateError):
-        federation.load_root(leaf)
+        federation.load_trust(leaf)
     leaf.write_text("not a certificate")
     with pytest.raises(CertificateError):
-        federation.load_root(leaf)
+        federation.load_trust(leaf)
     with pytest.raises(KeyFileError):
-        federation.load_root(tmp_path / "none.pem")
+        federation.load_trust(tmp_path / "none.pem")
     two = tmp_path / "two.pem"
-    two.write_bytes(world.root.pem * 2)
+    two.write_bytes(world.trust.pem * 2)
     with pytest.raises(CertificateError, match="one self-signed"):
-        federation.load_root(two)
+        federation.load_trust(two)
 
 
 @settings(max_examples=150, deadline=None)
@@ -153,7 +153,7 @@ def test_a_profile_with_any_changed_byte_is_refused(world: World, data: st.DataO
     whole[position] ^= data.draw(st.integers(1, 255))
     path.write_bytes(whole)
     with pytest.raises(NotError):
-        federation.verify_profile(read_profile(path), world.root, now=NOW)
+        federation.verify_profile(read_profile(path), world.trust, now=NOW)
 
 
 def test_openssf_verifies_with_an_admitted_certificate(world: World, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_commands_found_admit_install_and_show(tmp_path: Path) -> None:
 def test_a_federation_name_is_one_line(tmp_path: Path) -> None:
     for name in ("", "a\nb", "x" * 65):
         with pytest.raises(FormatError):
-            federation.create_root(tmp_path / "f", name)
+            authority.create_root(tmp_path / "f", name)
 
 
 def reissued(world: World, changed: dict[type[x509.ExtensionType], x509.ExtensionType]) -> str:
@@ -249,7 +249,7 @@ def reissued(world: World, changed: dict[type[x509.ExtensionType], x509.Extensio
 def test_a_certificate_must_be_made_for_signing_organs(world: World) -> None:
     def verify(changed: dict[type[x509.ExtensionType], x509.ExtensionType]) -> object:
         profile = replace(world.north.profile, certificates=(reissued(world, changed),))
-        return federation.verify_profile(profile, world.root, now=NOW)
+        return federation.verify_profile(profile, world.trust, now=NOW)
 
     assert verify({}) == world.north.signing_key.public_key()
     only_client = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
@@ -267,7 +267,7 @@ def test_a_profile_has_one_form(world: World) -> None:
     for other in (pem + "# note\n", pem.replace("-----\nM", "-----\n\nM"), pem.rstrip()):
         with pytest.raises(CertificateError, match="PEM block"):
             federation.verify_profile(
-                replace(world.north.profile, certificates=(other,)), world.root, now=NOW
+                replace(world.north.profile, certificates=(other,)), world.trust, now=NOW
             )
     assert unbase64("AA==", "x") == b"\0"
     for text in ("AB==", "AA=", "AA", "A===", "AA==AA==", "====", "A A="):

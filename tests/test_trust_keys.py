@@ -27,7 +27,7 @@ def test_load_returns_what_install_made(world: World) -> None:
     loaded = keys.load(world.north.folder)
     assert loaded.site == "north"
     assert loaded.profile == world.north.profile
-    assert loaded.root == world.root
+    assert loaded.root == world.trust
     assert loaded.signing_key.public_key() == world.north.signing_key.public_key()
 
 
@@ -126,14 +126,14 @@ def test_install_refuses_anothers_profile_and_another_root(tmp_path: Path) -> No
     world = World(tmp_path)
     fresh = keys.create(tmp_path / "fresh", "fresh")
     with pytest.raises(CertificateError, match="this identity is fresh"):
-        keys.install(tmp_path / "fresh", world.south.profile, world.root, now=NOW)
+        keys.install(tmp_path / "fresh", world.south.profile, world.trust, now=NOW)
     twin = world.admit("fresh", folder="twin").profile
     with pytest.raises(CertificateError, match="another signing key"):
-        keys.install(tmp_path / "fresh", twin, world.root, now=NOW)
-    federation.create_root(tmp_path / "other", "regional", now=NOW - DAY)
-    mine = federation.admit(tmp_path / "other", fresh, now=NOW)
+        keys.install(tmp_path / "fresh", twin, world.trust, now=NOW)
+    authority.create_root(tmp_path / "other", "regional", now=NOW - DAY)
+    mine = authority.admit(tmp_path / "other", fresh, now=NOW)
     with pytest.raises(CertificateError, match="does not chain"):
-        keys.install(tmp_path / "fresh", mine, world.root, now=NOW)
+        keys.install(tmp_path / "fresh", mine, world.trust, now=NOW)
     assert not (tmp_path / "fresh" / "site.profile").exists()
 
 

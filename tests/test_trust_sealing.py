@@ -51,7 +51,7 @@ def to_south(world: World) -> Path:
 def sealed(
     world: World, out: Path, to: list[keys.Identity], organ: Path | None = None, **more: Any
 ) -> Path:
-    arguments = {"root": world.root, "exchange": "trial", "now": NOW, **more}
+    arguments = {"root": world.trust, "exchange": "trial", "now": NOW, **more}
     profiles = [site.profile for site in to]
     sealing.seal(organ or world.organ, world.north, profiles, out, **arguments)
     return out
@@ -77,7 +77,7 @@ def refused(
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     with pytest.raises(error, match=words):
-        sealing.open_sealed(path, world.south, world.root, place / "opened", now=now)
+        sealing.open_sealed(path, world.south, world.trust, place / "opened", now=now)
     assert list(place.iterdir()) == []
 
 
@@ -122,11 +122,11 @@ def forged(
 
 
 def test_every_addressee_opens_the_same_organ(world: World, to_both: Path, tmp_path: Path) -> None:
-    offer = sealing.verify_sealed(to_both, world.root, now=NOW).offer
+    offer = sealing.verify_sealed(to_both, world.trust, now=NOW).offer
     assert offer.organ_digest == manifest().digest
     assert offer.body_bytes < to_both.stat().st_size
     for site in (world.south, world.west):
-        opened = sealing.open_sealed(to_both, site, world.root, tmp_path / site.site, now=NOW)
+        opened = sealing.open_sealed(to_both, site, world.trust, tmp_path / site.site, now=NOW)
         assert opened.manifest == manifest()
         assert opened.offer == offer
         assert opened.path.stat().st_mode & 0o777 == 0o700
@@ -137,7 +137,7 @@ def test_every_addressee_opens_the_same_organ(world: World, to_both: Path, tmp_p
 def test_openssf_accepts_an_opened_folder_until_a_byte_changes(
     world: World, to_both: Path, tmp_path: Path
 ) -> None:
-    opened = sealing.open_sealed(to_both, world.west, world.root, tmp_path / "opened", now=NOW)
+    opened = sealing.open_sealed(to_both, world.west, world.trust, tmp_path / "opened", now=NOW)
     assert public_command(opened.path, world, tmp_path) == 0
     tensors = bytearray((opened.path / "organ.safetensors").read_bytes())
     tensors[-1] ^= 1
@@ -187,7 +187,7 @@ def test_an_existing_place_is_not_touched(world: World, to_south: Path, tmp_path
     (tmp_path / "opened").mkdir()
     (tmp_path / "opened" / "mine").write_text("keep")
     with pytest.raises(OutputExistsError):
-        sealing.open_sealed(to_south, world.south, world.root, tmp_path / "opened", now=NOW)
+        sealing.open_sealed(to_south, world.south, world.trust, tmp_path / "opened", now=NOW)
     before = to_south.read_bytes()
     with pytest.raises(OutputExistsError):
         sealed(world, to_south, [world.west])
@@ -203,7 +203,7 @@ def test_any_flipped_bit_is_refused(world: World, to_south: Path, tmp_path: Path
         changed[position] ^= 1 << (position // step % 8)
         path.write_bytes(changed)
         with pytest.raises(NotError):
-            sealing.open_sealed(path, world.south, world.root, tmp_path / "opened", now=NOW)
+            sealing.open_sealed(path, world.south, world.trust, tmp_path / "opened", now=NOW)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -216,8 +216,8 @@ def test_any_flipped_bit_of_a_body_is_refused_by_the_cipher_alone(
     plaintext = b"".join(archive.pack(organ))
     whole = forged(world, tmp_path / "whole.organ", world.north, plaintext)
     header, body = parts(whole)
-    key = sealing._unwrap(header, sealing.verify_sealed(whole, world.root, now=NOW), world.south)
-    offer = sealing.verify_sealed(whole, world.root, now=NOW).offer
+    key = sealing._unwrap(header, sealing.verify_sealed(whole, world.trust, now=NOW), world.south)
+    offer = sealing.verify_sealed(whole, world.trust, now=NOW).offer
     assert b"".join(sealing._decrypt(io.BytesIO(body), key, offer)) == plaintext
     for position in range(0, len(body), 101):
         changed = bytearray(body)
@@ -245,7 +245,7 @@ def test_truncation_is_refused_at_any_length(world: World, to_south: Path, tmp_p
     for length in sorted(lengths | set(range(0, len(data), 97))):
         path.write_bytes(data[:length])
         with pytest.raises(NotError):
-            sealing.open_sealed(path, world.south, world.root, tmp_path / "opened", now=NOW)
+            sealing.open_sealed(path, world.south, world.trust, tmp_path / "opened", now=NOW)
     path.write_bytes(data + b"\0")
     refused(world, path, OfferError, "body has")
     path.unlink()
@@ -302,16 +302,16 @@ def test_a_body_of_another_organ_is_refused(world: World, to_south: Path, tmp_pa
 def test_another_donors_organ_cannot_be_resealed(
     world: World, to_south: Path, tmp_path: Path
 ) -> None:
-    opened = sealing.open_sealed(to_south, world.south, world.root, tmp_path / "o", now=NOW)
+    opened = sealing.open_sealed(to_south, world.south, world.trust, tmp_path / "o", now=NOW)
     profiles = [world.west.profile]
-    more: dict[str, Any] = {"root": world.root, "exchange": "trial", "now": NOW}
+    more: dict[str, Any] = {"root": world.trust, "exchange": "trial", "now": NOW}
     with pytest.raises(CertificateError, match="another key"):
         sealing.seal(opened.path, world.south, profiles, tmp_path / "re.organ", **more)
     assert not (tmp_path / "re.organ").exists()
     # A dishonest site skips its own checks: it offers north's folder as its own to south.
     plaintext = b"".join(archive.pack(opened.path))
     theft = forged(world, tmp_path / "theft.organ", world.west, plaintext)
-    assert sealing.verify_sealed(theft, world.root, now=NOW).offer.donor == "west"
+    assert sealing.verify_sealed(theft, world.trust, now=NOW).offer.donor == "west"
     refused(world, theft, OfferError, "another donor, id")
 
 
@@ -324,7 +324,7 @@ def test_the_organ_inside_is_the_one_offered(
 ) -> None:
     plaintext = b"".join(archive.pack(world.organ))
     honest = forged(world, tmp_path / "honest", world.north, plaintext)
-    assert sealing.open_sealed(honest, world.south, world.root, tmp_path / "ok", now=NOW)
+    assert sealing.open_sealed(honest, world.south, world.trust, tmp_path / "ok", now=NOW)
     lie = forged(
         world, tmp_path / "lie", world.north, plaintext, lambda o: replace(o, **{field: value})
     )
@@ -340,8 +340,8 @@ def test_dates(world: World, to_south: Path) -> None:
 
 
 def test_another_root(world: World, to_south: Path, tmp_path: Path) -> None:
-    federation.create_root(tmp_path / "f", "regional", now=NOW - 20 * DAY)
-    fake = federation.load_root(tmp_path / "f")
+    authority.create_root(tmp_path / "f", "regional", now=NOW - 20 * DAY)
+    fake = federation.load_trust(tmp_path / "f")
     with pytest.raises(CertificateError, match="does not chain"):
         sealing.open_sealed(to_south, world.south, fake, tmp_path / "opened", now=NOW)
     with pytest.raises(CertificateError, match="does not chain"):
@@ -353,7 +353,7 @@ def test_sealing_refuses_an_exchanged_key_and_odd_rosters(world: World, tmp_path
     """A coordinator puts its own sealing key into a recipient's profile."""
     west = world.west.profile
     exchanged = replace(world.south.profile, sealing_key=west.sealing_key)
-    more: dict[str, Any] = {"root": world.root, "exchange": "trial", "now": NOW}
+    more: dict[str, Any] = {"root": world.trust, "exchange": "trial", "now": NOW}
     out = tmp_path / "x.organ"
     with pytest.raises(CertificateError, match="sealing key of south"):
         sealing.seal(world.organ, world.north, [exchanged], out, **more)
@@ -415,12 +415,12 @@ def test_only_our_own_tar_is_unpacked(world: World, tmp_path: Path) -> None:
     for name, data in tars.items():
         assert data != honest, name
         path = forged(world, tmp_path / "hostile.organ", world.north, data)
-        assert sealing.verify_sealed(path, world.root, now=NOW)
+        assert sealing.verify_sealed(path, world.trust, now=NOW)
         refused(world, path, FormatError, "sealed organ")
 
 
 def test_only_open_sealed_makes_an_opened_organ(world: World, to_south: Path) -> None:
-    signed = sealing.verify_sealed(to_south, world.root, now=NOW)
+    signed = sealing.verify_sealed(to_south, world.trust, now=NOW)
     with pytest.raises(TypeError, match="only open_sealed"):
         sealing.OpenedOrgan(path=world.organ, manifest=manifest(), signed=signed, proof=object())
 
@@ -431,7 +431,7 @@ def test_memory_does_not_grow_with_the_organ(world: World, tmp_path: Path) -> No
     tracemalloc.start()
     try:
         path = sealed(world, tmp_path / "big.organ", [world.south], organ)
-        sealing.open_sealed(path, world.south, world.root, tmp_path / "opened", now=NOW)
+        sealing.open_sealed(path, world.south, world.trust, tmp_path / "opened", now=NOW)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -443,7 +443,7 @@ def test_the_coordinator_needs_no_model_signing(world: World, to_south: Path) ->
         "import sys; from pathlib import Path\n"
         "sys.modules['model_signing'] = None; sys.modules['torch'] = None\n"
         "from not_core.trust import federation, sealing\n"
-        "root = federation.load_root(Path(sys.argv[2]))\n"
+        "root = federation.load_trust(Path(sys.argv[2]))\n"
         f"print(sealing.verify_sealed(Path(sys.argv[1]), root, now={NOW}).offer.organ_id)\n"
     )
     root = world.place / "federation" / "root.pem"

@@ -65,7 +65,7 @@ def test_one_changed_byte_is_found_and_named(world: World, organ: Path, name: st
     (organ / name).write_bytes(data)
     error, words = (CertificateError, "") if name == "signer.pem" else (SignatureError, name)
     with pytest.raises(error, match=f"{words}.*get"):
-        signing.verify_folder(organ, world.root, now=NOW)
+        signing.verify_folder(organ, world.trust, now=NOW)
 
 
 @settings(max_examples=60, deadline=None)
@@ -80,7 +80,7 @@ def test_a_changed_signature_never_passes_as_another(world: World, data: st.Data
     whole[position] ^= data.draw(st.integers(1, 255))
     (organ / "model.sig").write_bytes(whole)
     try:
-        found = signing.verify_folder(organ, world.root, now=NOW)
+        found = signing.verify_folder(organ, world.trust, now=NOW)
     except NotError:
         return
     assert found.manifest == manifest()
@@ -89,18 +89,18 @@ def test_a_changed_signature_never_passes_as_another(world: World, data: st.Data
 def test_missing_extra_linked_and_nested_files(world: World, organ: Path) -> None:
     (organ / "extra.txt").write_text("x")
     with pytest.raises(OrganError, match=r"unexpected 'extra.txt'"):
-        signing.verify_folder(organ, world.root, now=NOW)
+        signing.verify_folder(organ, world.trust, now=NOW)
     (organ / "extra.txt").unlink()
     (organ / ".git").mkdir()
     with pytest.raises(OrganError, match="regular files only"):
-        signing.verify_folder(organ, world.root, now=NOW)
+        signing.verify_folder(organ, world.trust, now=NOW)
     (organ / ".git").rmdir()
     (organ / "README.md").rename(organ.parent / "README.md")
     with pytest.raises(OrganError, match=r"lacks README.md"):
-        signing.verify_folder(organ, world.root, now=NOW)
+        signing.verify_folder(organ, world.trust, now=NOW)
     (organ / "README.md").symlink_to(organ.parent / "README.md")
     with pytest.raises(OrganError, match="regular files only"):
-        signing.verify_folder(organ, world.root, now=NOW)
+        signing.verify_folder(organ, world.trust, now=NOW)
 
 
 def test_a_site_signs_only_its_own_organs(world: World, tmp_path: Path) -> None:
@@ -110,18 +110,18 @@ def test_a_site_signs_only_its_own_organs(world: World, tmp_path: Path) -> None:
     assert not (organ / "model.sig").exists()
     signing.sign_folder(organ, replace(world.south, site="north"))  # a dishonest program
     with pytest.raises(OrganError, match="the signer is south"):
-        signing.verify_folder(organ, world.root, now=NOW)
+        signing.verify_folder(organ, world.trust, now=NOW)
 
 
 def test_an_exchanged_signer_is_refused(world: World, organ: Path, tmp_path: Path) -> None:
     (organ / "signer.pem").write_text(world.south.profile.certificates[0])
     with pytest.raises(SignatureError):
-        signing.verify_folder(organ, world.root, now=NOW)
-    federation.create_root(tmp_path / "f", "regional", now=NOW - 20 * DAY)
+        signing.verify_folder(organ, world.trust, now=NOW)
+    authority.create_root(tmp_path / "f", "regional", now=NOW - 20 * DAY)
     with pytest.raises(CertificateError, match="does not chain"):
-        signing.verify_folder(world.organ, federation.load_root(tmp_path / "f"), now=NOW)
+        signing.verify_folder(world.organ, federation.load_trust(tmp_path / "f"), now=NOW)
     with pytest.raises(CertificateError, match="expired"):
-        signing.verify_folder(world.organ, world.root, now=NOW + 400 * DAY)
+        signing.verify_folder(world.organ, world.trust, now=NOW + 400 * DAY)
 
 
 def test_a_signer_cannot_exempt_files(world: World, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_signer_cannot_exempt_files(world: World, tmp_path: Path) -> None:
     (organ / "organ.safetensors").write_bytes(b"exchanged")
     assert public_command(organ, world, tmp_path) == 0  # the gap that we close
     with pytest.raises(SignatureError):
-        signing.verify_folder(organ, world.root, now=NOW)
+        signing.verify_folder(organ, world.trust, now=NOW)
 
 
 def test_numbers_outside_canonical_json_are_a_format_error(world: World, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def an_offer(world: World) -> Offer:
 )
 def test_offer_dates_with_tolerance(world: World, seconds: int, words: str | None) -> None:
     signed = sign_offer(an_offer(world), world.north)
-    arguments = (signed.envelope, signed.profile, world.root)
+    arguments = (signed.envelope, signed.profile, world.trust)
     if words is None:
         assert verify_offer(*arguments, now=NOW + seconds) == signed
         return
@@ -244,9 +244,9 @@ def test_an_offer_is_only_its_donors(world: World) -> None:
         sign_offer(an_offer(world), world.south)
     forged = signing.sign_statement(canonical.encode(an_offer(world)), OFFER_TYPE, world.south)
     with pytest.raises(OfferError, match="signer is south"):
-        verify_offer(forged, world.south.profile, world.root, now=NOW)
+        verify_offer(forged, world.south.profile, world.trust, now=NOW)
     with pytest.raises(SignatureError):
-        verify_offer(forged, world.north.profile, world.root, now=NOW)
+        verify_offer(forged, world.north.profile, world.trust, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -270,4 +270,4 @@ def test_offers_that_contradict_themselves_are_refused(
     envelope = signing.sign_statement(payload, OFFER_TYPE, world.north)
     assert base64.b64encode(payload) in envelope
     with pytest.raises(FormatError, match="offer is not valid"):
-        verify_offer(envelope, world.north.profile, world.root, now=NOW)
+        verify_offer(envelope, world.north.profile, world.trust, now=NOW)

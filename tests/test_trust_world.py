@@ -6,7 +6,8 @@ from typing import Any
 
 from not_core import canonical
 from not_core.manifest import BaseFacts, Manifest, NoPrivacy, Span
-from not_core.trust import federation, keys, signing
+from not_core.trust import authority, keys, signing
+from not_core.trust.federation import load_trust
 
 NOW = 1_800_000_000
 DAY = 86400
@@ -50,8 +51,8 @@ class World:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        federation.create_root(place / "federation", "regional", now=NOW - 20 * DAY)
-        self.root = federation.load_root(place / "federation")
+        authority.create_root(place / "federation", "regional", now=NOW - 20 * DAY)
+        self.trust = load_trust(place / "federation")
         self.sites = {name: self.admit(name) for name in ("north", "south", "west")}
         self.north, self.south, self.west = self.sites.values()
         self.organ = organ_folder(place / "organ", manifest())
@@ -61,10 +62,10 @@ class World:
         home = self.place / (folder or name)
         request = keys.create(home, name)
         start = NOW - 10 * DAY
-        profile = federation.admit(self.place / "federation", request, now=start)
-        return keys.install(home, profile, self.root, now=start)
+        profile = authority.admit(self.place / "federation", request, now=start, again=True)
+        return keys.install(home, profile, self.trust, now=start)
 
 
 def test_the_organ_of_these_tests_is_signed_by_its_donor(tmp_path: Path) -> None:
     world = World(tmp_path)
-    assert signing.verify_folder(world.organ, world.root, now=NOW).site == "north"
+    assert signing.verify_folder(world.organ, world.trust, now=NOW).site == "north"

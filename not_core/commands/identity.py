@@ -1,11 +1,19 @@
 """``organ federation`` and ``organ identity``: who is admitted, and with which keys."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from not_core.commands.program import Json, new_app, report
+from not_core.commands.passphrase import (
+    PassphraseFile,
+    Unprotected,
+    new_passphrase,
+    passphrase_of,
+)
+from not_core.commands.program import Json, listing, new_app, report
+from not_core.trust.revocation import REASONS
 
 federation_app = new_app(
     "Found a federation and admit sites to it. Run this on a machine apart from the "
@@ -16,22 +24,9 @@ identity_app = new_app(
     "the folder that 'init' makes.",
 )
 
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(help="File, mode 0600, whose first line encrypts or opens root.key."),
-]
-
-
-def _passphrase(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    from not_core.errors import KeyFileError
-    from not_core.trust.keyfile import read_secret
-
-    first = read_secret(path, "passphrase file").split(b"\n", 1)[0].rstrip(b"\r")
-    if not first:
-        raise KeyFileError(f"passphrase file {path} starts with an empty line; put it there")
-    return first
+Reason = Enum("Reason", {word: word for word in REASONS})  # type: ignore[misc]  # typer's way
+Federation = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
+Days = Annotated[int, typer.Option(min=1, max=365, help="Until the next list must be there.")]
 
 
 @federation_app.command("init")
@@ -39,22 +34,26 @@ def federation_init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.")],
     name: Annotated[str, typer.Option(help="The federation's name, one line.")],
     passphrase_file: PassphraseFile = None,
+    unprotected: Unprotected = False,
     as_json: Json = False,
 ) -> None:
-    """Found a federation: make root.key (secret) and root.pem (for everyone), for ten years.
+    """Found a federation, for ten years: root.key is secret, all else is for everyone.
 
     Example: organ federation init federation/ --name "hospitals of the north"
     """
-    from not_core.trust import federation
+    from not_core.trust import authority, federation
 
-    federation.create_root(folder, name, passphrase=_passphrase(passphrase_file))
-    root = federation.load_root(folder)
+    words = new_passphrase(passphrase_file, unprotected)
+    authority.create_root(folder, name, passphrase=words)
+    trust = federation.load_trust(folder)
     report(
         {
-            "federation": root.name,
+            "federation": trust.name,
             "folder": str(folder),
-            "root fingerprint": root.fingerprint,
-            "next": "give root.pem to every site; compare the fingerprint by telephone",
+            "root fingerprint": trust.fingerprint,
+            "revocation list due": trust.revoked.due_words,
+            "next": "give root.pem and federation.crl to every site and to the coordinator; "
+            "compare the fingerprint by telephone",
         },
         as_json,
     )
@@ -62,11 +61,14 @@ def federation_init(
 
 @federation_app.command("admit")
 def federation_admit(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")],
+    folder: Federation,
     request: Annotated[Path, typer.Argument(metavar="REQUEST", help="The site's request.json.")],
     out: Annotated[Path, typer.Option(help="Profile to write, such as clinic.profile.")],
     passphrase_file: PassphraseFile = None,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")] = 365,
+    again: Annotated[
+        bool, typer.Option("--again", help="Although it has a certificate: to renew, or new keys.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Admit a site: sign its name, signing key and sealing key into a profile.
@@ -77,12 +79,13 @@ def federation_admit(
     Example: organ federation admit federation/ request.json --out clinic.profile
     """
     from not_core import atomic
-    from not_core.trust import federation
+    from not_core.trust import authority
     from not_core.trust.profile import read_request, write_profile
 
     atomic.refuse_existing(out)
-    profile = federation.admit(
-        folder, read_request(request), passphrase=_passphrase(passphrase_file), days=days
+    words = passphrase_of(folder / authority.ROOT_KEY, passphrase_file)
+    profile = authority.admit(
+        folder, read_request(request), passphrase=words, days=days, again=again
     )
     write_profile(profile, out)
     report(
@@ -96,10 +99,83 @@ def federation_admit(
     )
 
 
+@federation_app.command("revoke")
+def federation_revoke(
+    folder: Federation,
+    site: Annotated[str, typer.Argument(help="Whose certificates.")],
+    reason: Annotated[Reason, typer.Option(help="superseded: all but its newest certificate.")],
+    passphrase_file: PassphraseFile = None,
+    days: Days = 30,
+    as_json: Json = False,
+) -> None:
+    """Revoke a site's certificates and write the new federation.crl.
+
+    After key-compromise and privilege-withdrawn, nothing that the keys ever signed is believed.
+    After the other reasons, a site still believes what it had verified before.
+
+    Example: organ federation revoke federation/ clinic --reason key-compromise
+    """
+    from not_core.trust import authority
+
+    words = passphrase_of(folder / authority.ROOT_KEY, passphrase_file)
+    gone, made = authority.revoke(folder, site, reason.value, passphrase=words, days=days)
+    report(
+        {
+            "revoked": [one.serial for one in gone],
+            "list": made.number,
+            "next list due": made.due_words,
+            "next": "hand federation.crl to the coordinator and to every site",
+        },
+        as_json,
+    )
+
+
+@federation_app.command("crl")
+def federation_crl(
+    folder: Federation,
+    passphrase_file: PassphraseFile = None,
+    days: Days = 30,
+    as_json: Json = False,
+) -> None:
+    """Write federation.crl anew; do it before the last one is due, whether or not one was revoked.
+
+    Example: organ federation crl federation/ --days 30
+    """
+    from not_core.trust import authority
+
+    words = passphrase_of(folder / authority.ROOT_KEY, passphrase_file)
+    made = authority.publish(folder, passphrase=words, days=days)
+    report(
+        {
+            "list": made.number,
+            "revoked": len(made.revoked),
+            "next list due": made.due_words,
+            "next": "hand federation.crl to the coordinator and to every site",
+        },
+        as_json,
+    )
+
+
+@federation_app.command("show")
+def federation_show(folder: Federation, as_json: Json = False) -> None:
+    """List every certificate that was ever issued, and what became of it.
+
+    Example: organ federation show federation/
+    """
+    import time
+
+    from not_core.trust import authority
+
+    register = authority.read_register(folder)
+    listing([one.row(int(time.time())) for one in register.issued], as_json)
+
+
 @identity_app.command("init")
 def identity_init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the keys.")],
     site: Annotated[str, typer.Option(help="This site's name: a-z, 0-9 and inner hyphens.")],
+    passphrase_file: PassphraseFile = None,
+    unprotected: Unprotected = False,
     as_json: Json = False,
 ) -> None:
     """Make a site's signing key and sealing key, and a request for admission.
@@ -110,7 +186,8 @@ def identity_init(
     """
     from not_core.trust import keys
 
-    request = keys.create(folder, site)
+    words = new_passphrase(passphrase_file, unprotected)
+    request = keys.create(folder, site, passphrase=words)
     report(
         {
             "site": request.site,
@@ -122,30 +199,81 @@ def identity_init(
     )
 
 
+@identity_app.command("rotate")
+def identity_rotate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="This site's keys.")],
+    passphrase_file: PassphraseFile = None,
+    unprotected: Unprotected = False,
+    as_json: Json = False,
+) -> None:
+    """Make new keys and a request for them; the present keys serve until 'install'.
+
+    The old keys are kept: they open what was addressed to them.
+
+    Example: organ identity rotate keys/
+    """
+    from not_core.trust import keys
+
+    request = keys.rotate(folder, passphrase=new_passphrase(passphrase_file, unprotected))
+    report(
+        {
+            "site": request.site,
+            "new sealing fingerprint": request.sealing_fingerprint,
+            "next": f"send {folder / keys.REQUEST} to the federation, which admits it --again",
+        },
+        as_json,
+    )
+
+
 @identity_app.command("install")
 def identity_install(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="This site's keys.")],
     profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="The federation's answer.")],
-    root: Annotated[Path, typer.Option(help="The federation's root.pem.")],
+    root: Annotated[
+        Path, typer.Option(help="The federation's root.pem, with federation.crl beside it.")
+    ],
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
-    """Install the profile that the federation issued; also to renew it.
+    """Install the profile that the federation issued; also to renew it, or for new keys.
 
     Example: organ identity install keys/ clinic.profile --root root.pem
     """
     from not_core.trust import federation, keys
     from not_core.trust.profile import read_profile
 
-    trusted = federation.load_root(root)
-    identity = keys.install(folder, read_profile(profile), trusted)
+    trust = federation.load_trust(root)
+    answer = read_profile(profile)
+    words = passphrase_of(keys.signing_key_of(folder, answer), passphrase_file)
+    identity = keys.install(folder, answer, trust, passphrase=words)
     report(
         {
             "site": identity.site,
-            "federation": trusted.name,
-            "root fingerprint": trusted.fingerprint,
+            "federation": trust.name,
+            "root fingerprint": trust.fingerprint,
+            "revocation list": trust.revoked.number,
         },
         as_json,
     )
+
+
+@identity_app.command("crl")
+def identity_crl(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="This site's keys.")],
+    revoked: Annotated[
+        Path, typer.Argument(metavar="LIST", help="The federation's new federation.crl.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Take in the federation's revocation list; an older one than is known is refused.
+
+    Example: organ identity crl keys/ federation.crl
+    """
+    from not_core.trust import federation, keys, revocation
+
+    found = revocation.load(revoked, federation.load_trust(folder).root)
+    keys.install_list(folder, found)
+    report({"list": found.number, "revoked": len(found.revoked), "due": found.due_words}, as_json)
 
 
 @identity_app.command("show")

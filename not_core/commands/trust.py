@@ -1,15 +1,33 @@
-"""``organ sign``, ``verify``, ``seal`` and ``open``."""
+"""``organ sign``, ``verify``, ``seal``, ``rewrap`` and ``open``."""
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from not_core.commands.passphrase import PassphraseFile, passphrase_of
 from not_core.commands.program import Json, new_place, report
 
+if TYPE_CHECKING:
+    from not_core.trust.keys import Identity
+    from not_core.trust.offer import SignedOffer
+    from not_core.trust.sealing import Terms
+
 IdentityDir = Annotated[Path, typer.Option(help="Identity folder, made by `organ identity`.")]
-Trust = Annotated[Path, typer.Option(help="The federation's root.pem.")]
+Trust = Annotated[
+    Path,
+    typer.Option(help="The federation's root.pem, federation.crl beside it; or a folder of both."),
+]
+To = Annotated[list[Path], typer.Option(help="Addressee's .profile; repeat for several.")]
+SealedOut = Annotated[Path, typer.Option(help="Sealed file to write, such as x.organ.")]
+Exchange = Annotated[str, typer.Option(help="Name of the exchange it is for.")]
+Lifetime = Annotated[int, typer.Option(min=1, max=3650, help="Days that the offer holds.")]
+Hide = Annotated[
+    bool,
+    typer.Option("--hide", help="Keep from all others who the addressees are, and how many."),
+]
+BY_HAND = "by-hand"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -17,12 +35,14 @@ def add_to(app: typer.Typer) -> None:
     app.command()(sign)
     app.command()(verify)
     app.command()(seal)
+    app.command()(rewrap)
     app.command("open")(open_)
 
 
 def sign(
     organ: Annotated[Path, typer.Argument(help="Organ folder.")],
     identity: IdentityDir,
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Claim an organ and sign its folder (OpenSSF model signing).
@@ -30,9 +50,9 @@ def sign(
     Example: organ sign organ/ --identity keys/
     """
     from not_core.surgery.organ import claim
-    from not_core.trust import keys, signing
+    from not_core.trust import signing
 
-    who = keys.load(identity)
+    who = _load(identity, passphrase_file)
     manifest = claim(organ, who.site)
     signing.sign_folder(organ, who)
     report({"organ": str(organ), "digest": manifest.digest, "signer": who.site}, as_json)
@@ -45,19 +65,23 @@ def verify(
 ) -> None:
     """Verify who signed an organ, that nothing was changed since, and that its epsilon adds up.
 
-    A sealed organ is not opened: what it states of privacy is inside.
+    A sealed organ is not opened: what it states of privacy is inside. Of an identity's own folder,
+    it believes what that site had verified before a certificate expired.
 
     Example: organ verify opened/ --trust root.pem
     """
-    from not_core.surgery.organ import read_stored
+    from not_core.surgery.organ import read_manifest, read_stored
     from not_core.trust import federation, sealing, signing
+    from not_core.trust.keys import SEEN
+    from not_core.trust.seen import Seen
 
-    root = federation.load_root(trust)
+    believed = federation.load_trust(trust)
     if organ.is_file():
-        offer = sealing.verify_sealed(organ, root).offer
+        offer = sealing.verify_sealed(organ, believed).offer
         report({"sealed": str(organ), "digest": offer.organ_digest, "signer": offer.donor}, as_json)
         return
-    signer = signing.verify_folder(organ, root)
+    seen = Seen(trust / SEEN).first(read_manifest(organ).digest) if trust.is_dir() else None
+    signer = signing.verify_folder(organ, believed, seen=seen)
     manifest = read_stored(organ).manifest
     facts = {"organ": str(organ), "digest": manifest.digest, "signer": signer.site}
     report({**facts, "privacy": manifest.privacy.words, **_recomputed(manifest)}, as_json)
@@ -66,64 +90,123 @@ def verify(
 def seal(
     organ: Annotated[Path, typer.Argument(help="Organ folder; signed first if it is not yet.")],
     identity: IdentityDir,
-    to: Annotated[list[Path], typer.Option(help="Addressee's .profile; repeat for several.")],
-    out: Annotated[Path, typer.Option(help="Sealed file to write, such as x.organ.")],
-    exchange: Annotated[str, typer.Option(help="Name of the exchange it is for.")] = "by-hand",
+    to: To,
+    out: SealedOut,
+    exchange: Exchange = BY_HAND,
+    days: Lifetime = 30,
+    hide: Hide = False,
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
-    """Seal an organ so that only the addressees can open it.
+    """Seal an organ so that only the addressees, and this site, can open it.
 
     Example: organ seal organ/ --identity keys/ --to clinic.profile --out x.organ
     """
     new_place(out)
     from not_core.surgery.organ import claim, read_stored
-    from not_core.trust import federation, keys, profile, sealing, signing
+    from not_core.trust import sealing, signing
 
-    who = keys.load(identity)
-    addressees = [profile.read_profile(path) for path in to]
-    # All that can refuse does so before the folder is claimed and signed.
-    for one in (who.profile, *addressees):
-        federation.verify_profile(one, who.root)
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", exchange):
-        raise typer.BadParameter(f"exchange is named by a-z, 0-9 and hyphens, got {exchange}")
+    who, terms = _terms(identity, passphrase_file, to, exchange, days, hide)
     read_stored(organ)
     claim(organ, who.site)
     if not (organ / signing.SIGNATURE).exists():
         signing.sign_folder(organ, who)
-    signed = sealing.seal(organ, who, addressees, out, root=who.root, exchange=exchange)
-    report(
-        {
-            "sealed": str(out),
-            "organ": signed.offer.organ_digest,
-            "addressees": [one.site for one in addressees],
-            "bytes": out.stat().st_size,
-        },
-        as_json,
-    )
+    _report_sealed(sealing.seal(organ, who, terms, out), terms, out, as_json)
+
+
+def rewrap(
+    sealed: Annotated[Path, typer.Argument(help="Sealed .organ file that this site made.")],
+    identity: IdentityDir,
+    to: To,
+    out: SealedOut,
+    exchange: Exchange = BY_HAND,
+    days: Lifetime = 30,
+    hide: Hide = False,
+    passphrase_file: PassphraseFile = None,
+    as_json: Json = False,
+) -> None:
+    """Offer what is sealed to others, or for longer: a new offer, the same encrypted body.
+
+    Example: organ rewrap x.organ --identity keys/ --to other.profile --out y.organ
+    """
+    new_place(out)
+    from not_core.trust import sealing
+
+    who, terms = _terms(identity, passphrase_file, to, exchange, days, hide)
+    _report_sealed(sealing.rewrap(sealed, who, terms, out), terms, out, as_json)
 
 
 def open_(
     sealed: Annotated[Path, typer.Argument(help="Sealed .organ file.")],
     identity: IdentityDir,
-    trust: Trust,
     out: Annotated[Path, typer.Option(help="Folder to make; it must not exist yet.")],
+    exchange: Annotated[
+        str | None, typer.Option(help="Exchange that it must be for; default: any.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Verify a sealed organ that is addressed to this identity, and open it into a new folder.
 
-    Example: organ open x.organ --identity keys/ --trust root.pem --out opened/
+    Example: organ open x.organ --identity keys/ --out opened/
     """
     new_place(out)
-    from not_core.trust import federation, keys, sealing
+    from not_core.trust import sealing
 
-    who = keys.load(identity)
-    opened = sealing.open_sealed(sealed, who, federation.load_root(trust), out)
+    opened = sealing.open_sealed(sealed, _load(identity, passphrase_file), out, exchange=exchange)
     report(
         {
             "opened": str(opened.path),
             "organ": opened.manifest.digest,
             "id": opened.manifest.organ_id,
+            "version": opened.manifest.version,
             "donor": opened.manifest.donor,
+        },
+        as_json,
+    )
+
+
+def _load(folder: Path, passphrase_file: Path | None) -> "Identity":
+    from not_core.trust import keys
+
+    words = None
+    profile = folder / keys.PROFILE
+    if profile.is_file():
+        key = keys.signing_key_of(folder, keys.read_profile(profile))
+        words = passphrase_of(key, passphrase_file) if key.is_file() else None
+    return keys.load(folder, passphrase=words)
+
+
+def _terms(
+    identity: Path,
+    passphrase_file: Path | None,
+    to: list[Path],
+    exchange: str,
+    days: int,
+    hide: bool,
+) -> "tuple[Identity, Terms]":
+    """Who seals, and for whom; all that can refuse does so before a folder is claimed or signed."""
+    from not_core.trust import federation, profile, sealing
+
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", exchange):
+        raise typer.BadParameter(f"exchange is named by a-z, 0-9 and hyphens, got {exchange}")
+    who = _load(identity, passphrase_file)
+    addressees = [profile.read_profile(path) for path in to]
+    for one in (who.profile, *addressees):
+        federation.verify_profile(one, who.trust)
+    return who, sealing.Terms(
+        addressees=addressees, exchange=exchange, lifetime_seconds=days * sealing.DAY, hide=hide
+    )
+
+
+def _report_sealed(signed: "SignedOffer", terms: "Terms", out: Path, as_json: bool) -> None:
+    report(
+        {
+            "sealed": str(out),
+            "organ": signed.offer.organ_digest,
+            "addressees": [one.site for one in terms.addressees],
+            "hidden": signed.offer.hidden is not None,
+            "bytes": out.stat().st_size,
         },
         as_json,
     )

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from not_core.errors import FormatError, OrganError
+from not_core.errors import ArchiveError, OrganError
 from not_core.trust.signing import SIGNED_FILES
 
 BLOCK = 512
@@ -65,14 +65,14 @@ def unpack(stream: Iterator[bytes], folder: Path, limit: int) -> None:
         limit: Largest size of one file, in bytes.
 
     Raises:
-        FormatError: Anything but what ``pack`` yields.
+        ArchiveError: Anything but what ``pack`` yields.
     """
     pieces = _Pieces(stream)
     for name in NAMES:
         header = pieces.take(BLOCK)
         size = _size(header)
         if size > limit or header != _header(name, size):
-            raise FormatError(
+            raise ArchiveError(
                 f"sealed organ does not hold {name} as a plain file where it is expected; its "
                 "donor did not seal it with organ-exchange, refuse it"
             )
@@ -82,12 +82,12 @@ def unpack(stream: Iterator[bytes], folder: Path, limit: int) -> None:
             while left:
                 data = pieces.some(left)
                 if not data:
-                    raise FormatError("sealed organ ends inside its archive; refuse it")
+                    raise ArchiveError("sealed organ ends inside its archive; refuse it")
                 left -= file.write(data)
         if any(pieces.take(-size % BLOCK)):
-            raise FormatError("sealed organ holds bytes between its files; refuse it")
+            raise ArchiveError("sealed organ holds bytes between its files; refuse it")
     if pieces.take(len(_END)) != _END or pieces.some(1):
-        raise FormatError("sealed organ holds more than its five files; refuse it")
+        raise ArchiveError("sealed organ holds more than its five files; refuse it")
 
 
 def _header(name: str, size: int) -> bytes:
@@ -100,7 +100,7 @@ def _header(name: str, size: int) -> bytes:
 def _size(header: bytes) -> int:
     field = header[124:135]
     if len(header) != BLOCK or any(digit not in b"01234567" for digit in field):
-        raise FormatError("sealed organ is not a plain tar; refuse it")
+        raise ArchiveError("sealed organ is not a plain tar; refuse it")
     return int(field, 8)
 
 
@@ -127,6 +127,6 @@ class _Pieces:
         while len(parts) < count:
             got = self.some(count - len(parts))
             if not got:
-                raise FormatError("sealed organ ends inside its archive; refuse it")
+                raise ArchiveError("sealed organ ends inside its archive; refuse it")
             parts += got
         return bytes(parts)

@@ -23,6 +23,9 @@ from not_core.errors import CertificateError, FormatError
 SITE_URN = "urn:organ-exchange:site:"
 SEALING_URN = "urn:organ-exchange:sealing-key:"
 
+TOLERANCE = 300
+"""How far two parties' clocks may differ, in seconds."""
+
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -34,6 +37,7 @@ class Admission:
     public_key: ec.EllipticCurvePublicKey
     sealing_fingerprint: str
     expires: int
+    serial: int
 
 
 def seconds(now: float | None) -> int:
@@ -197,3 +201,8 @@ def leaf_policy() -> ExtensionPolicy:
         .require_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, check_purpose)
         .require_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)
     )
+
+
+def is_p384(key: object) -> bool:
+    """Whether ``key`` is a public key on P-384, the one curve that this project signs with."""
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)

@@ -2,7 +2,7 @@ r"""The file ``.organ`` around its encrypted body: header, checks that need no k
 
 Layout: ``organ-exchange/sealed/v1\n``, header length (4 bytes, big-endian), delivery header in
 canonical JSON, body to the end of the file. ``offer`` in the header is the exact text of the
-signed envelope; ``wraps`` maps each addressee's sealing fingerprint to the base64 of its wrapped
+signed envelope; ``wraps`` maps each addressee, as the offer writes it, to the base64 of its wrapped
 content key.
 
 A wrap itself can only be checked by its addressee. Who carries the file can spoil somebody's
@@ -21,8 +21,8 @@ from pydantic.dataclasses import dataclass
 
 from not_core import canonical
 from not_core.canonical import STRICT, Digest
-from not_core.errors import FormatError, OfferError
-from not_core.trust.federation import Root
+from not_core.errors import BodyError, FormatError, OfferError, TooLargeError, TruncatedError
+from not_core.trust.federation import Trust
 from not_core.trust.offer import MAX_ADDRESSEES, SignedOffer, verify_offer
 from not_core.trust.profile import Base64, Profile, unbase64
 from not_core.trust.statement import STATEMENT_LIMIT
@@ -75,42 +75,51 @@ def read_header(file: BinaryIO) -> DeliveryHeader:
         FormatError: Not a sealed organ of this version, too large a header, or damaged.
     """
     start = file.read(len(MAGIC) + _LENGTH.size)
-    if not start.startswith(MAGIC) or len(start) != len(MAGIC) + _LENGTH.size:
+    if MAGIC.startswith(start[: len(MAGIC)]) and len(start) != len(MAGIC) + _LENGTH.size:
+        raise TruncatedError(f"sealed organ ends after {len(start)} bytes; get an undamaged copy")
+    if not start.startswith(MAGIC):
         raise FormatError(
             "file is not a sealed organ of format v1; get an undamaged copy, or a newer "
             "organ-exchange"
         )
     (length,) = _LENGTH.unpack(start[len(MAGIC) :])
     if length > HEADER_LIMIT:
-        raise FormatError(f"delivery header claims {length} bytes, at most {HEADER_LIMIT} are read")
+        raise TooLargeError(
+            f"delivery header claims {length} bytes, at most {HEADER_LIMIT} are read; refuse it"
+        )
     data = file.read(length)
     if len(data) != length:
-        raise FormatError(
+        raise TruncatedError(
             f"sealed organ ends inside its header, after {len(data)} of {length} bytes; get an "
             "undamaged copy"
         )
     return canonical.decode(DeliveryHeader, data, "delivery header", HEADER_LIMIT)
 
 
-def verify_sealed(path: Path, root: Root, *, now: float | None = None) -> SignedOffer:
+def verify_sealed(
+    path: Path, trust: Trust, *, now: float | None = None, exchange: str | None = None
+) -> SignedOffer:
     """Check a sealed organ without any private key, as the coordinator does.
 
     Args:
         path: The ``.organ`` file.
-        root: The federation's root.
+        trust: What is believed.
         now: Seconds since the epoch.
+        exchange: The exchange that it must be for; None for any.
 
     Returns:
         The verified offer, with its donor's profile.
 
     Raises:
         FormatError: Not a sealed organ, or damaged.
-        CertificateError: The donor does not chain to ``root``.
+        TruncatedError: It ends too early.
+        CertificateError: The donor does not chain to the root, or was revoked.
         SignatureError: The offer is not its donor's.
-        OfferError: The offer's dates, or a body or wraps that the offer does not describe.
+        OfferError: The offer's dates or audience, or wraps that the offer does not name.
+        BodyError: A body that the offer does not describe.
     """
     with open_file(path) as file:
-        return verify_file(file, root, now=now)[1]
+        return verify_file(file, trust, now=now, exchange=exchange)[1]
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -128,11 +137,21 @@ def open_file(path: Path) -> BufferedReader:
 
 
 def verify_file(
-    file: BufferedReader, root: Root, *, now: float | None = None
+    file: BufferedReader,
+    trust: Trust,
+    *,
+    now: float | None = None,
+    exchange: str | None = None,
+    lapsed: bool = False,
 ) -> tuple[DeliveryHeader, SignedOffer]:
-    """Do as ``verify_sealed`` on an open file; leaves ``file`` at the body."""
+    """Do as ``verify_sealed`` on an open file; leaves ``file`` at the body.
+
+    ``lapsed`` is ``verify_offer``'s.
+    """
     header = read_header(file)
-    signed = verify_offer(header.envelope, header.profile, root, now=now)
+    signed = verify_offer(
+        header.envelope, header.profile, trust, now=now, exchange=exchange, lapsed=lapsed
+    )
     offer = signed.offer
     if sorted(header.wraps) != list(offer.addressees):
         raise OfferError(
@@ -144,11 +163,15 @@ def verify_file(
             raise FormatError(f"a wrapped key does not have {WRAP_BYTES} bytes; refuse it")
     start = file.tell()
     size = os.fstat(file.fileno()).st_size - start
-    if size != offer.body_bytes:
-        raise OfferError(
+    if size < offer.body_bytes:
+        raise TruncatedError(
+            f"body has {size} bytes, its offer says {offer.body_bytes}; get an undamaged copy"
+        )
+    if size > offer.body_bytes:
+        raise BodyError(
             f"body has {size} bytes, its offer says {offer.body_bytes}; get an undamaged copy"
         )
     if hashlib.file_digest(file, "sha256").hexdigest() != offer.body_sha256:
-        raise OfferError("body is not the one that its offer describes; get an undamaged copy")
+        raise BodyError("body is not the one that its offer describes; get an undamaged copy")
     file.seek(start)
     return header, signed

@@ -1,12 +1,8 @@
-"""Secret and public key material on disk: owner-only files, bounded reads, P-384 keys in PEM."""
+"""Secret and public files on disk: owner-only, bounded reads."""
 
 import os
 import stat
 from pathlib import Path
-
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from not_core import atomic
 from not_core.errors import FormatError, KeyFileError
@@ -82,42 +78,3 @@ def read_public(path: Path, what: str, limit: int) -> bytes:
     if len(data) > limit:
         raise FormatError(f"{what} at {path} is larger than {limit} bytes; get the right file")
     return data
-
-
-def signing_key_pem(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) -> bytes:
-    """Serialise a private signing key as PKCS8 PEM, encrypted when a passphrase is given."""
-    protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if passphrase:
-        protection = serialization.BestAvailableEncryption(passphrase)
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection
-    )
-
-
-def read_signing_key(
-    path: Path, what: str, passphrase: bytes | None = None
-) -> ec.EllipticCurvePrivateKey:
-    """Load an ECDSA P-384 private key from an owner-only PEM file.
-
-    Raises:
-        KeyFileError: As ``read_secret``; or not a PEM key, wrong passphrase, or not P-384.
-    """
-    data = read_secret(path, what)
-    try:
-        key = serialization.load_pem_private_key(data, passphrase)
-    except TypeError:
-        need = "is not encrypted; leave the passphrase out" if passphrase else "needs a passphrase"
-        raise KeyFileError(f"{what} at {path} {need}") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise KeyFileError(
-            f"{what} at {path} cannot be read as a PEM private key; check the passphrase, or "
-            "restore the file from a backup"
-        ) from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not is_p384(key.public_key()):
-        raise KeyFileError(f"{what} at {path} is not an ECDSA P-384 key; make one with init")
-    return key
-
-
-def is_p384(key: object) -> bool:
-    """Whether ``key`` is a public key on P-384, the one curve that this project signs with."""
-    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)

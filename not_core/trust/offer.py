@@ -12,10 +12,10 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from not_core import canonical
 from not_core.canonical import STRICT, Digest, Line, Name
-from not_core.errors import OfferError
+from not_core.errors import AudienceError, ExpiredError, NotYetValidError, OfferError
 from not_core.manifest import Count, Positive, Span
-from not_core.trust.certificates import seconds
-from not_core.trust.federation import Root, verify_profile
+from not_core.trust.certificates import TOLERANCE, seconds
+from not_core.trust.federation import Trust, verify_profile
 from not_core.trust.keys import Identity
 from not_core.trust.profile import Profile
 from not_core.trust.statement import claimed_payload, sign_statement, verify_statement
@@ -26,9 +26,6 @@ OFFER_TYPE = "application/vnd.organ-exchange.offer.v1+json"
 
 MAX_ADDRESSEES = 512
 """So that a delivery header with one wrap each stays under 1 MiB."""
-
-TOLERANCE = 300
-"""How far two sites' clocks may differ, in seconds."""
 
 
 @pydantic_dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -44,12 +41,31 @@ class BodyDescriptor:
 class Offer:
     """What a donor signs; times are seconds since the epoch, UTC.
 
-    ``descriptor`` is the digest of the ``BodyDescriptor``; ``addressees`` are the sorted
-    fingerprints of sealing keys. ``base_weights``, ``family``, ``span`` and ``domain`` repeat the
-    manifest for those who must choose before opening; ``open_sealed`` checks that they agree.
+    Attributes:
+        federation: Fingerprint of the root whose members it is for.
+        exchange: The exchange it is for.
+        organ_id: Donor and name.
+        organ_digest: Digest of the manifest.
+        version: Of that organ; a recipient takes no lower one later.
+        donor: Who offers.
+        descriptor: Digest of the ``BodyDescriptor``.
+        body_sha256: Of the encrypted body.
+        body_bytes: Its size.
+        addressees: Sorted; fingerprints of sealing keys, the donor's own among them, or what
+            ``hidden`` makes of them.
+        hidden: None, or a nonce: addressees are then tags that only who holds the content key can
+            tell from the random ones they stand among (see ``addressees.tag``).
+        not_before: First second of it.
+        expires: Last second of it.
+        domain: As the manifest, for those who must choose before opening, like the rest below;
+            ``open_sealed`` checks that they agree.
+        base_weights: Digest of the base's weights.
+        family: Of the base.
+        span: Layers.
     """
 
     format: Literal["organ-exchange/offer/v1"] = OFFER_FORMAT
+    federation: Digest
     exchange: Name
     organ_id: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}/[a-z0-9-]{1,63}$")]
     organ_digest: Digest
@@ -59,6 +75,7 @@ class Offer:
     body_sha256: Digest
     body_bytes: Positive
     addressees: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=MAX_ADDRESSEES)]
+    hidden: Digest | None = None
     not_before: Count
     expires: Count
     domain: Line
@@ -114,27 +131,34 @@ def sign_offer(offer: Offer, identity: Identity) -> SignedOffer:
 def verify_offer(
     envelope: bytes,
     profile: Profile,
-    root: Root,
+    trust: Trust,
     *,
     now: float | None = None,
-    tolerance: int = TOLERANCE,
+    exchange: str | None = None,
+    lapsed: bool = False,
 ) -> SignedOffer:
-    """Check an offer: its donor's certificate, its signature, its donor and its dates.
+    """Check an offer: its donor's certificate, its signature, its donor, its audience, its dates.
+
+    Clocks may differ by ``TOLERANCE`` seconds.
 
     Args:
         envelope: The signed statement.
         profile: The donor's profile, from anywhere.
-        root: The federation's root.
+        trust: What is believed.
         now: Seconds since the epoch.
-        tolerance: Allowed difference between clocks, in seconds.
+        exchange: The exchange that it must be for; None for any.
+        lapsed: Whether an offer that has expired will do.
 
     Raises:
-        CertificateError: The profile does not chain to ``root``.
+        CertificateError: The profile does not chain to the root, or was revoked.
         SignatureError: Not signed by that profile's key.
         FormatError: Not a canonical offer.
-        OfferError: Another donor than the signer, expired, or not yet valid.
+        OfferError: Another donor than the signer.
+        AudienceError: For another federation or exchange.
+        ExpiredError: No longer valid.
+        NotYetValidError: Not valid yet.
     """
-    public_key = verify_profile(profile, root, now=now)
+    public_key = verify_profile(profile, trust, now=now)
     payload = verify_statement(envelope, OFFER_TYPE, public_key)
     offer = canonical.decode(Offer, payload, "offer")
     if offer.donor != profile.site:
@@ -142,14 +166,23 @@ def verify_offer(
             f"offer names donor {offer.donor}, its signer is {profile.site}; a site offers only "
             "its own organs, refuse this one"
         )
+    if offer.federation != trust.fingerprint:
+        raise AudienceError(
+            f"offer of {offer.organ_id} is for another federation than {trust.name}; refuse it"
+        )
+    if exchange is not None and offer.exchange != exchange:
+        raise AudienceError(
+            f"offer of {offer.organ_id} is for exchange {offer.exchange}, expected {exchange}; "
+            f"ask {offer.donor} for an offer in this one"
+        )
     moment = seconds(now)
-    if moment < offer.not_before - tolerance:
-        raise OfferError(
+    if moment < offer.not_before - TOLERANCE:
+        raise NotYetValidError(
             f"offer of {offer.organ_id} is valid only in {offer.not_before - moment} seconds; "
             "check this machine's clock"
         )
-    if moment > offer.expires + tolerance:
-        raise OfferError(
+    if moment > offer.expires + TOLERANCE and not lapsed:
+        raise ExpiredError(
             f"offer of {offer.organ_id} expired {moment - offer.expires} seconds ago; ask "
             f"{offer.donor} for a new one"
         )

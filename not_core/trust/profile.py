@@ -149,7 +149,7 @@ def sealing_public_key(text: str, site: str) -> MLKEM768X25519PublicKey:
         ) from None
 
 
-def sealing_private_key(seed: bytes, scalar: bytes) -> tuple[MLKEM768X25519PrivateKey, str]:
+def sealing_private_key(seed: bytes, scalar: bytes) -> tuple[MLKEM768X25519PrivateKey, str, str]:
     """Build a private sealing key from its parts.
 
     Args:
@@ -157,7 +157,7 @@ def sealing_private_key(seed: bytes, scalar: bytes) -> tuple[MLKEM768X25519Priva
         scalar: X25519 private key, 32 bytes.
 
     Returns:
-        The key for HPKE, and the base64 of its public half.
+        The key for HPKE, the base64 of its public half, and the fingerprint of that.
 
     Raises:
         ValueError: Wrong lengths.
@@ -169,4 +169,5 @@ def sealing_private_key(seed: bytes, scalar: bytes) -> tuple[MLKEM768X25519Priva
     public = lattice.public_key().public_bytes_raw() + curve.public_key().public_bytes(
         serialization.Encoding.Raw, serialization.PublicFormat.Raw
     )
-    return MLKEM768X25519PrivateKey(lattice, curve), base64.b64encode(public).decode()
+    key = MLKEM768X25519PrivateKey(lattice, curve)
+    return key, base64.b64encode(public).decode(), canonical.sha256(public)

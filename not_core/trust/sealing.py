@@ -4,27 +4,26 @@ Only ``open_sealed`` makes an ``OpenedOrgan``, and only an ``OpenedOrgan`` is tr
 site: having one means that every check of this package has passed.
 
 The body is ``archive``'s tar through Cobblestone-256 (C2SP chunked encryption) under a fresh key,
-with the body descriptor's digest (32 bytes) as context. The key goes to each addressee by HPKE
-(ML-KEM-768+X25519, HKDF-SHA256, AES-256-GCM) with the offer envelope's SHA-256 (32 bytes) as
-``info``. Memory does not grow with the organ in either direction.
+with the body descriptor's digest (32 bytes) as context. The key goes to the donor itself, too, so
+that it can ``rewrap`` what it has sealed. Memory does not grow with the organ in either direction.
 """
 
-import base64
 import hashlib
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import InitVar, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from not_core import atomic
-from not_core.errors import CertificateError, NotAddressedError, OfferError, UnsealError
+from not_core.errors import CertificateError, OfferError, UnsealError
 from not_core.manifest import Manifest
+from not_core.trust import addressees as slots
 from not_core.trust.archive import CHUNK, pack, unpack
 from not_core.trust.certificates import check_name, seconds
 from not_core.trust.delivery import (
@@ -35,10 +34,11 @@ from not_core.trust.delivery import (
     verify_sealed,
     write_header,
 )
-from not_core.trust.federation import Root, verify_profile
-from not_core.trust.keys import Identity
-from not_core.trust.offer import MAX_ADDRESSEES, Offer, SignedOffer, describe, sign_offer
-from not_core.trust.profile import Profile, sealing_public_key, unbase64
+from not_core.trust.federation import verify_profile
+from not_core.trust.keys import SEEN, Identity
+from not_core.trust.offer import Offer, SignedOffer, describe, sign_offer
+from not_core.trust.profile import Profile
+from not_core.trust.seen import Seen
 from not_core.trust.signing import verify_folder
 
 __all__ = [
@@ -46,13 +46,12 @@ __all__ = [
     "OpenedOrgan",
     "open_sealed",
     "read_header",
+    "rewrap",
     "seal",
     "verify_sealed",
 ]
 
 DAY = 86400
-KEY_BYTES = 32
-SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 _PROOF = object()
 
@@ -76,28 +75,34 @@ class OpenedOrgan:
         return self.signed.offer
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """For whom, for what and for how long a body is offered.
+
+    Attributes:
+        addressees: Profiles of the sites that may open it; each is verified. The donor always may.
+        exchange: Name of the exchange that it is for.
+        lifetime_seconds: How long the offer holds.
+        hide: Whether the offer keeps from all others who the addressees are, and how many.
+    """
+
+    addressees: Sequence[Profile]
+    exchange: str
+    lifetime_seconds: int = 30 * DAY
+    hide: bool = False
+
+
 def seal(
-    organ: Path,
-    identity: Identity,
-    addressees: Sequence[Profile],
-    out: Path,
-    *,
-    root: Root,
-    exchange: str,
-    now: float | None = None,
-    lifetime_seconds: int = 30 * DAY,
+    organ: Path, identity: Identity, terms: Terms, out: Path, *, now: float | None = None
 ) -> SignedOffer:
     """Seal a folder that this site has signed.
 
     Args:
         organ: Signed organ folder.
         identity: The donor, who signed it.
-        addressees: Profiles of the sites that may open it; each is verified.
+        terms: For whom.
         out: The ``.organ`` file; it must not exist.
-        root: The federation's root.
-        exchange: Name of the exchange that it is for.
         now: Seconds since the epoch.
-        lifetime_seconds: How long the offer holds.
 
     Returns:
         The signed offer.
@@ -110,14 +115,11 @@ def seal(
         SignatureError: The folder changed since it was signed.
         OfferError: No addressee, one named twice, or more than ``MAX_ADDRESSEES``.
     """
-    if lifetime_seconds < 1:
-        raise ValueError(f"expected lifetime_seconds >= 1, got {lifetime_seconds}")
     atomic.refuse_existing(out)
-    check_name(exchange, "exchange name")
     moment = seconds(now)
-    by_fingerprint = _addressees(addressees, root, moment)
-    own_key = verify_profile(identity.profile, root, now=moment)
-    organ_signed = verify_folder(organ, root, now=moment)
+    readers = _readers(identity, terms, moment)
+    own_key = verify_profile(identity.profile, identity.trust, now=moment)
+    organ_signed = verify_folder(organ, identity.trust, now=moment)
     manifest = organ_signed.manifest
     if organ_signed.public_key != own_key:
         raise CertificateError(
@@ -129,8 +131,9 @@ def seal(
     # The offer stands before the body and holds its digest, so the body waits in a nameless file.
     with atomic.file(out) as work, tempfile.TemporaryFile(dir=out.parent) as body:
         body_sha256 = _encrypt(organ, key, descriptor, body)
-        offer = Offer(
-            exchange=exchange,
+        draft = Offer(
+            federation=identity.trust.fingerprint,
+            exchange=terms.exchange,
             organ_id=manifest.organ_id,
             organ_digest=manifest.digest,
             version=manifest.version,
@@ -138,40 +141,85 @@ def seal(
             descriptor=descriptor,
             body_sha256=body_sha256,
             body_bytes=body.tell(),
-            addressees=tuple(by_fingerprint),
+            addressees=tuple(sorted(readers)),
             not_before=moment,
-            expires=moment + lifetime_seconds,
+            expires=moment + terms.lifetime_seconds,
             domain=manifest.domain,
             base_weights=manifest.base.weights,
             family=manifest.base.family,
             span=manifest.span,
         )
-        signed = sign_offer(offer, identity)
-        header = DeliveryHeader(
-            offer=signed.envelope.decode(),
-            profile=identity.profile,
-            wraps={
-                fingerprint: _wrap(key, profile, signed)
-                for fingerprint, profile in by_fingerprint.items()
-            },
-        )
         body.seek(0)
-        with work.open("wb") as file:
-            write_header(header, file)
-            shutil.copyfileobj(body, file, CHUNK)
-    return signed
+        return _write(draft, key, identity, readers, terms, body, work)
+
+
+def rewrap(
+    sealed: Path, identity: Identity, terms: Terms, out: Path, *, now: float | None = None
+) -> SignedOffer:
+    """Offer a sealed body to others, or for longer: a new offer and new wraps, the same body.
+
+    Args:
+        sealed: A ``.organ`` file of this site's own; its offer may have expired.
+        identity: The donor.
+        terms: For whom.
+        out: The new ``.organ`` file; it must not exist.
+        now: Seconds since the epoch.
+
+    Returns:
+        The new offer.
+
+    Raises:
+        OutputExistsError: ``out`` is taken.
+        OfferError: Another site's organ, or as ``seal`` for the addressees.
+        FormatError: As ``verify_sealed``.
+        CertificateError: This site's or an addressee's profile does not verify, or the one that it
+            was sealed under no longer does: then seal the organ anew.
+        SignatureError: The offer is not this site's.
+        UnsealError: Its own wrap does not open.
+        NotAddressedError: It was sealed with keys that this site has no more.
+    """
+    atomic.refuse_existing(out)
+    moment = seconds(now)
+    readers = _readers(identity, terms, moment)
+    verify_profile(identity.profile, identity.trust, now=moment)
+    with open_file(sealed) as file:
+        header, signed = verify_file(file, identity.trust, now=moment, lapsed=True)
+        if signed.offer.donor != identity.site:
+            raise OfferError(
+                f"sealed organ was offered by {signed.offer.donor}, this identity is "
+                f"{identity.site}; only its donor can offer an organ to others"
+            )
+        key = slots.unwrapped(header.wraps, signed, identity.site, identity.sealing_keys)
+        draft = replace(
+            signed.offer,
+            exchange=terms.exchange,
+            addressees=tuple(sorted(readers)),
+            hidden=None,
+            not_before=moment,
+            expires=moment + terms.lifetime_seconds,
+        )
+        with atomic.file(out) as work:
+            return _write(draft, key, identity, readers, terms, file, work)
 
 
 def open_sealed(
-    path: Path, identity: Identity, root: Root, out: Path, *, now: float | None = None
+    path: Path,
+    identity: Identity,
+    out: Path,
+    *,
+    exchange: str | None = None,
+    now: float | None = None,
 ) -> OpenedOrgan:
     """Verify a sealed organ, decrypt it in quarantine, verify what is inside, then show it.
+
+    What was opened is remembered in the identity's folder, after the last check: no older version
+    of that organ is opened later. The same file opens any number of times.
 
     Args:
         path: The ``.organ`` file.
         identity: This site.
-        root: The federation's root.
         out: New folder for the organ, mode 0700; it appears only after the last check.
+        exchange: The exchange that it must be for; None for any.
         now: Seconds since the epoch.
 
     Raises:
@@ -179,6 +227,7 @@ def open_sealed(
         NotAddressedError: The donor did not address it to this identity.
         UnsealError: The wrapped key or the body does not decrypt.
         OfferError: As ``verify_sealed``; or the organ inside is not the one offered.
+        RollbackError: A later version, or another organ of the same one, was opened before.
         FormatError: As ``verify_sealed``; or the body holds anything but an organ's files.
         CertificateError: As ``verify_sealed`` and ``verify_folder``.
         SignatureError: As ``verify_sealed`` and ``verify_folder``.
@@ -186,67 +235,57 @@ def open_sealed(
     """
     atomic.refuse_existing(out)
     moment = seconds(now)
+    seen = Seen(identity.folder / SEEN)
     with open_file(path) as file:
-        header, signed = verify_file(file, root, now=moment)
+        header, signed = verify_file(file, identity.trust, now=moment, exchange=exchange)
         offer = signed.offer
-        key = _unwrap(header, signed, identity)
+        seen.check(offer, signed.digest)
+        key = slots.unwrapped(header.wraps, signed, identity.site, identity.sealing_keys)
         with atomic.folder(out, mode=0o700) as quarantine:
             unpack(_decrypt(file, key, offer), quarantine, limit=offer.body_bytes)
-            organ = verify_folder(quarantine, root, now=moment)
+            first = seen.first(offer.organ_digest)
+            organ = verify_folder(quarantine, identity.trust, now=moment, seen=first)
             _check_offered(organ.manifest, offer)
             if organ.site != offer.donor:
                 raise OfferError(
                     f"organ inside was signed by {organ.site}, offered by {offer.donor}; refuse it"
                 )
+            seen.commit(offer, signed.digest, moment)
     return OpenedOrgan(path=out, manifest=organ.manifest, signed=signed, proof=_PROOF)
 
 
-def _addressees(profiles: Sequence[Profile], root: Root, now: int) -> dict[str, Profile]:
-    if not 1 <= len(profiles) <= MAX_ADDRESSEES:
-        raise OfferError(
-            f"{len(profiles)} addressees given, expected 1 to {MAX_ADDRESSEES}; name the sites "
-            "that may open the organ"
-        )
-    found: dict[str, Profile] = {}
-    for profile in profiles:
-        verify_profile(profile, root, now=now)
-        if profile.sealing_fingerprint in found:
-            raise OfferError(f"addressee {profile.site} is named twice; name each site once")
-        found[profile.sealing_fingerprint] = profile
-    return dict(sorted(found.items()))
+def _readers(identity: Identity, terms: Terms, moment: int) -> dict[str, Profile]:
+    """Who may open, by sealing fingerprint: the addressees, and the donor itself."""
+    if terms.lifetime_seconds < 1:
+        raise ValueError(f"expected lifetime_seconds >= 1, got {terms.lifetime_seconds}")
+    check_name(terms.exchange, "exchange name")
+    others = slots.verified(terms.addressees, identity.trust, moment)
+    return others | {identity.profile.sealing_fingerprint: identity.profile}
 
 
-def _info(signed: SignedOffer) -> bytes:
-    return bytes.fromhex(signed.digest)
-
-
-def _wrap(key: bytes, addressee: Profile, signed: SignedOffer) -> str:
-    public_key = sealing_public_key(addressee.sealing_key, addressee.site)
-    try:
-        return base64.b64encode(SUITE.encrypt(key, public_key, info=_info(signed))).decode()
-    except ValueError:  # an X25519 point of low order
-        raise CertificateError(
-            f"sealing key of {addressee.site} is degenerate; ask {addressee.site} to make new keys"
-        ) from None
-
-
-def _unwrap(header: DeliveryHeader, signed: SignedOffer, identity: Identity) -> bytes:
-    wrap = header.wraps.get(identity.profile.sealing_fingerprint)
-    if wrap is None:
-        raise NotAddressedError(
-            f"sealed organ is addressed to {len(header.wraps)} sites, not to {identity.site} with "
-            f"its present sealing key; ask {signed.offer.donor} for an offer to this site"
-        )
-    try:
-        key = SUITE.decrypt(unbase64(wrap, "wrapped key"), identity.sealing_key, info=_info(signed))
-    except (InvalidTag, ValueError):
-        raise UnsealError(
-            f"the key wrapped for {identity.site} does not open; get an undamaged copy from the "
-            "coordinator, or a new offer from the donor"
-        ) from None
-    if len(key) != KEY_BYTES:
-        raise UnsealError("the wrapped content key has a wrong length; refuse this organ")
-    return key
+def _write(
+    draft: Offer,
+    key: bytes,
+    identity: Identity,
+    readers: Mapping[str, Profile],
+    terms: Terms,
+    body: IO[bytes],
+    out: Path,
+) -> SignedOffer:
+    """Sign an offer of a body, wrap its key for all who may read it, and write all to a file."""
+    nonce = os.urandom(32).hex() if terms.hide else None
+    named = slots.named(key, nonce, readers)
+    names = slots.padded(tuple(named), nonce)
+    signed = sign_offer(replace(draft, addressees=names, hidden=nonce), identity)
+    header = DeliveryHeader(
+        offer=signed.envelope.decode(),
+        profile=identity.profile,
+        wraps=slots.wrapped(key, signed, named),
+    )
+    with out.open("wb") as file:
+        write_header(header, file)
+        shutil.copyfileobj(body, file, CHUNK)
+    return signed
 
 
 def _encrypt(organ: Path, key: bytes, descriptor: str, body: IO[bytes]) -> str:

@@ -1,49 +1,56 @@
-"""Signed organ folders, in the format of OpenSSF model-signing v1 (``model.sig``).
+"""Signed organ folders, in the format of OpenSSF model signing v1.
 
-A signed folder holds five regular files and nothing else. ``signer.pem`` is the signer's
-certificate chain and is itself signed, so a folder is verified by itself, given the root; the
-public ``model_signing verify key`` accepts it with the key of that certificate.
+A signed folder holds five regular files and nothing else. Both signature files hold the same
+statement and the same signature over the other three: ``model.sig`` brings the signer's
+certificate chain, so that a folder is verified by itself, given the root, and the public
+``model_signing verify certificate`` accepts it; ``model.key.sig`` names the public key, for
+``model_signing verify key``. One bundle cannot bring both.
 
-model_signing is imported inside functions: the coordinator does not install it.
+Reading is stricter than the public command, which lets a signer exclude files from the signature,
+allow links, or use other hashes: only the bytes that ``sign_folder`` would write are accepted.
 """
 
-import re
+import base64
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from cryptography.exceptions import InvalidSignature
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from not_core import atomic, canonical
-from not_core.canonical import Digest
-from not_core.errors import FormatError, OrganError, SignatureError
+from not_core.canonical import STRICT, Digest
+from not_core.errors import OrganError, SignatureError
 from not_core.manifest import CARD, MANIFEST, TENSORS, Manifest
-from not_core.trust.federation import Root, verify_chain
+from not_core.trust.certificates import certificate_errors
+from not_core.trust.federation import Trust, verify_chain
 from not_core.trust.keys import Identity
-from not_core.trust.profile import unbase64
-from not_core.trust.statement import sign_statement, verify_statement
+from not_core.trust.profile import Base64, unbase64
+from not_core.trust.statement import Envelope, sign_statement, verify_statement
 
 __all__ = ["SignedOrgan", "sign_folder", "sign_statement", "verify_folder", "verify_statement"]
 
-SIGNER = "signer.pem"
 SIGNATURE = "model.sig"
+KEY_SIGNATURE = "model.key.sig"
+SIGNATURES = frozenset({SIGNATURE, KEY_SIGNATURE})
 
 UNSIGNED_FILES = frozenset({TENSORS, MANIFEST, CARD})
-SIGNED_FILES = UNSIGNED_FILES | {SIGNER, SIGNATURE}
+SIGNED_FILES = UNSIGNED_FILES | SIGNATURES
 
 SMALL_LIMIT = 1024 * 1024
-"""Largest ``model.sig``, ``signer.pem`` or ``README.md``, in bytes."""
+"""Largest signature file or ``README.md``, in bytes."""
 
-_PEM = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+-----END CERTIFICATE-----\n")
+MEDIA_TYPE: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"] = (
+    "application/vnd.dev.sigstore.bundle.v0.3+json"
+)
+STATEMENT_TYPE = "application/vnd.in-toto+json"
 
-# A bundle comes from another project's writer: unknown fields are its business, these are ours.
-_BUNDLE = ConfigDict(strict=True, extra="ignore")
+
+B = TypeVar("B")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,70 +63,49 @@ class SignedOrgan:
     public_key: ec.EllipticCurvePublicKey
 
 
-@pydantic_dataclass(frozen=True, config=_BUNDLE)
-class _Resource:
-    name: Annotated[str, Field(max_length=100)]
-    digest: Digest
-    algorithm: Literal["sha256"]
+@pydantic_dataclass(frozen=True, config=STRICT)
+class _Certificate:
+    rawBytes: Base64  # noqa: N815 - names here and below are sigstore's
 
 
-@pydantic_dataclass(frozen=True, config=_BUNDLE)
-class _Serialization:
-    method: Literal["files"]
-    hash_type: Literal["sha256"]
-    allow_symlinks: Literal[False]
-    ignore_paths: tuple[Literal["model.sig"], ...]
+@pydantic_dataclass(frozen=True, config=STRICT)
+class _Chain:
+    certificates: Annotated[tuple[_Certificate, ...], Field(min_length=1, max_length=4)]
 
 
-@pydantic_dataclass(frozen=True, config=_BUNDLE)
-class _Predicate:
-    serialization: _Serialization
-    resources: tuple[_Resource, ...]
+@pydantic_dataclass(frozen=True, config=STRICT)
+class _ByCertificate:
+    tlogEntries: Annotated[tuple[()], Field(max_length=0)]  # noqa: N815
+    x509CertificateChain: _Chain  # noqa: N815
 
 
-@pydantic_dataclass(frozen=True, config=_BUNDLE)
-class _Statement:
-    """The in-toto statement inside a bundle, as far as this project relies on it."""
-
-    predicateType: Literal["https://model_signing/signature/v1.0"]  # noqa: N815 - in-toto's name
-    predicate: _Predicate
-
-
-@pydantic_dataclass(frozen=True, config=_BUNDLE)
-class _EnvelopeSignature:
-    sig: str
-
-
-@pydantic_dataclass(frozen=True, config=_BUNDLE)
-class _Envelope:
-    payload: str
-    signatures: Annotated[tuple[_EnvelopeSignature, ...], Field(min_length=1, max_length=1)]
-
-
-@pydantic_dataclass(frozen=True, config=_BUNDLE)
+@pydantic_dataclass(frozen=True, config=STRICT)
 class _Hint:
     hint: Digest
 
 
-@pydantic_dataclass(frozen=True, config=_BUNDLE)
-class _Material:
-    publicKey: _Hint  # noqa: N815 - sigstore's name
+@pydantic_dataclass(frozen=True, config=STRICT)
+class _ByKey:
+    publicKey: _Hint  # noqa: N815
+    tlogEntries: Annotated[tuple[()], Field(max_length=0)]  # noqa: N815
 
 
-@pydantic_dataclass(frozen=True, config=_BUNDLE)
-class _Bundle:
-    verificationMaterial: _Material  # noqa: N815 - sigstore's name
-    dsseEnvelope: _Envelope  # noqa: N815 - sigstore's name
+@pydantic_dataclass(frozen=True, config=STRICT)
+class _CertificateBundle:
+    dsseEnvelope: Envelope  # noqa: N815
+    verificationMaterial: _ByCertificate  # noqa: N815
+    mediaType: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"] = MEDIA_TYPE  # noqa: N815
 
 
-_BUNDLES: TypeAdapter[_Bundle] = TypeAdapter(_Bundle)
-_STATEMENTS: TypeAdapter[_Statement] = TypeAdapter(_Statement)
+@pydantic_dataclass(frozen=True, config=STRICT)
+class _KeyBundle:
+    dsseEnvelope: Envelope  # noqa: N815
+    verificationMaterial: _ByKey  # noqa: N815
+    mediaType: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"] = MEDIA_TYPE  # noqa: N815
 
 
 def sign_folder(folder: Path, identity: Identity) -> None:
-    """Sign an organ folder: write ``signer.pem``, then ``model.sig``; replaces an older signature.
-
-    The bundle records the folder's own name, for information; give it one that may be seen.
+    """Sign an organ folder: write ``model.key.sig`` and ``model.sig``; replaces older ones.
 
     Args:
         folder: Holds ``organ.safetensors``, ``manifest.json`` and ``README.md``.
@@ -129,9 +115,6 @@ def sign_folder(folder: Path, identity: Identity) -> None:
         OrganError: A file is missing, extra or not regular, or the manifest names another donor.
         FormatError: The manifest is damaged, or a file too large to be what it is named.
     """
-    from model_signing import hashing
-    from model_signing.signing import Config
-
     found = _files(folder)
     missing, extra = UNSIGNED_FILES - found, found - SIGNED_FILES
     if missing or extra:
@@ -142,43 +125,60 @@ def sign_folder(folder: Path, identity: Identity) -> None:
             f"manifest names donor {manifest.donor}, this identity is {identity.site}; a site "
             "signs only its own organs"
         )
-    atomic.write(folder / SIGNER, "".join(identity.profile.certificates).encode())
-    ignore = hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
-    signer = Config().use_elliptic_key_signer(private_key=identity.signing_key_path)
-    with tempfile.TemporaryDirectory() as aside:
-        bundle = Path(aside) / SIGNATURE
-        signer.set_hashing_config(ignore).sign(folder, bundle)
-        atomic.write(folder / SIGNATURE, bundle.read_bytes())
+    statement = canonical.encode(_statement(folder, manifest))
+    envelope = canonical.decode(
+        Envelope, sign_statement(statement, STATEMENT_TYPE, identity), "signed statement"
+    )
+    chain = tuple(_Certificate(one) for one in _in_der(identity.profile.certificates))
+    by_key = _ByKey(_Hint(_hint(identity.signing_key.public_key())), ())
+    by_certificate = _ByCertificate((), _Chain(chain))
+    for name, bundle in (
+        (KEY_SIGNATURE, _KeyBundle(envelope, by_key)),
+        (SIGNATURE, _CertificateBundle(envelope, by_certificate)),
+    ):
+        atomic.write(folder / name, canonical.encode(bundle))
 
 
-def verify_folder(folder: Path, root: Root, *, now: float | None = None) -> SignedOrgan:
+def verify_folder(
+    folder: Path, trust: Trust, *, now: float | None = None, seen: float | None = None
+) -> SignedOrgan:
     """Check that a folder is exactly what an admitted site signed as its own organ.
 
     Args:
         folder: A signed organ folder.
-        root: The federation's root.
+        trust: What is believed.
         now: Seconds since the epoch, at which the signer's certificate must be valid.
+        seen: When this party verified the same organ before, if it did; see ``verify_chain``.
 
     Raises:
         OrganError: Missing, extra, linked or nested files, or the manifest names another donor.
-        CertificateError: ``signer.pem`` does not chain to ``root``.
-        SignatureError: ``model.sig`` does not cover these files under that certificate's key.
+        CertificateError: The chain does not lead to the root, or was revoked.
+        SignatureError: The signatures do not cover these files under that certificate's key.
         FormatError: The manifest is damaged, or a file too large to be what it is named.
     """
     found = _files(folder)
     if found != SIGNED_FILES:
         raise OrganError(_wrong_files(folder, SIGNED_FILES - found, found - SIGNED_FILES))
-    admission = verify_chain(
-        _chain(canonical.read_bounded(folder / SIGNER, SMALL_LIMIT)), root, now=now
-    )
-    bundle = canonical.read_bounded(folder / SIGNATURE, SMALL_LIMIT)
-    signed = _signed_digests(bundle)
-    if signed.keys() != SIGNED_FILES - {SIGNATURE}:
+    bundle = _bundle(_CertificateBundle, folder / SIGNATURE)
+    by_key = _bundle(_KeyBundle, folder / KEY_SIGNATURE)
+    chain = _in_pem(bundle.verificationMaterial.x509CertificateChain.certificates)
+    admission = verify_chain(chain, trust, now=now, seen=seen)
+    if by_key.dsseEnvelope != bundle.dsseEnvelope or (
+        by_key.verificationMaterial.publicKey.hint != _hint(admission.public_key)
+    ):
         raise SignatureError(
-            f"{SIGNATURE} covers other files than the organ has; get the organ again from its donor"
+            f"{SIGNATURE} and {KEY_SIGNATURE} are not by the same key over the same statement; "
+            "get the organ again from its donor"
         )
-    _verify_bundle(folder, bundle, signed, admission.public_key)
+    signed = verify_statement(
+        canonical.encode(bundle.dsseEnvelope), STATEMENT_TYPE, admission.public_key
+    )
     manifest = canonical.decode(Manifest, canonical.read_bounded(folder / MANIFEST), "manifest")
+    statement = _statement(folder, manifest)
+    if canonical.encode(statement) != signed:
+        raise SignatureError(
+            f"{SIGNATURE} {_difference(signed, statement)}; get the organ again from its donor"
+        )
     if manifest.donor != admission.site:
         raise OrganError(
             f"manifest names donor {manifest.donor}, the signer is {admission.site}; a site signs "
@@ -187,6 +187,74 @@ def verify_folder(folder: Path, root: Root, *, now: float | None = None) -> Sign
     return SignedOrgan(
         path=folder, manifest=manifest, site=admission.site, public_key=admission.public_key
     )
+
+
+def _bundle(cls: type[B], path: Path) -> B:
+    return canonical.decode(cls, canonical.read_bounded(path, SMALL_LIMIT), path.name)
+
+
+def _statement(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """What is signed: an in-toto statement of the digest of each file but the signatures.
+
+    Source: OpenSSF model signing specification v1.0; in-toto attestation framework v1.
+    """
+    digests = {name: canonical.sha256_file(folder / name) for name in sorted(UNSIGNED_FILES)}
+    whole = canonical.sha256(b"".join(bytes.fromhex(one) for one in digests.values()))
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": manifest.organ_id, "digest": {"sha256": whole}}],
+        "predicateType": "https://model_signing/signature/v1.0",
+        "predicate": {
+            "serialization": {
+                "method": "files",
+                "hash_type": "sha256",
+                "allow_symlinks": False,
+                "ignore_paths": sorted(SIGNATURES),
+            },
+            "resources": [
+                {"name": name, "algorithm": "sha256", "digest": one}
+                for name, one in digests.items()
+            ],
+        },
+    }
+
+
+def _difference(signed: bytes, found: dict[str, Any]) -> str:
+    """In words, how what was signed differs from what is there."""
+    try:
+        resources = canonical.plain(signed, "statement")["predicate"]["resources"]
+        digests = {one["name"]: one["digest"] for one in resources}
+    except Exception:  # validly signed, but by another program: any form is possible
+        return "was made by another program"
+    changed = [
+        one["name"]
+        for one in found["predicate"]["resources"]
+        if digests.get(one["name"]) != one["digest"]
+    ]
+    return f"does not match {', '.join(changed)}" if changed else "was made by another program"
+
+
+def _hint(public_key: ec.EllipticCurvePublicKey) -> str:
+    pem = public_key.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return canonical.sha256(pem)
+
+
+def _in_der(certificates: tuple[str, ...]) -> list[str]:
+    """Base64 of the DER of each PEM certificate."""
+    loaded = (x509.load_pem_x509_certificate(pem.encode()) for pem in certificates)
+    der = (one.public_bytes(serialization.Encoding.DER) for one in loaded)
+    return [base64.b64encode(one).decode() for one in der]
+
+
+def _in_pem(certificates: tuple[_Certificate, ...]) -> list[str]:
+    with certificate_errors(f"certificate in {SIGNATURE}"):
+        loaded = [
+            x509.load_der_x509_certificate(unbase64(one.rawBytes, "certificate"))
+            for one in certificates
+        ]
+        return [one.public_bytes(serialization.Encoding.PEM).decode() for one in loaded]
 
 
 def _files(folder: Path) -> frozenset[str]:
@@ -209,66 +277,3 @@ def _wrong_files(folder: Path, missing: frozenset[str], extra: frozenset[str]) -
     if extra:
         parts.append(f"has unexpected {', '.join(ascii(name) for name in sorted(extra))}")
     return f"organ folder {folder} {' and '.join(parts)}; add or remove exactly these"
-
-
-def _chain(pem: bytes) -> list[str]:
-    text = pem.decode("ascii", errors="replace")
-    found = _PEM.findall(text)
-    if not found or "".join(found) != text:
-        raise OrganError(f"{SIGNER} is not a chain of certificates in PEM; get the unedited organ")
-    return found
-
-
-def _signed_digests(bundle: bytes) -> dict[str, str]:
-    """SHA-256 of each file that a bundle claims to cover; not yet verified.
-
-    Being strict here closes what model_signing leaves to the signer: paths to ignore, symbolic
-    links, other hash algorithms, and its pre-1.0 format.
-    """
-    try:
-        parsed = _BUNDLES.validate_json(bundle)
-        payload = unbase64(parsed.dsseEnvelope.payload, "payload")
-        predicate = _STATEMENTS.validate_json(payload).predicate
-    except (ValidationError, FormatError):
-        raise SignatureError(
-            f"{SIGNATURE} is not a model-signing v1 bundle over SHA-256 of whole files; get the "
-            "unedited organ from its donor"
-        ) from None
-    digests = {resource.name: resource.digest for resource in predicate.resources}
-    if len(digests) != len(predicate.resources):
-        raise SignatureError(f"{SIGNATURE} names a file twice; get the organ again from its donor")
-    return digests
-
-
-def _verify_bundle(
-    folder: Path, bundle: bytes, signed: dict[str, str], public_key: ec.EllipticCurvePublicKey
-) -> None:
-    from model_signing.verifying import Config
-
-    with tempfile.TemporaryDirectory() as aside:
-        key_path, bundle_path = Path(aside) / "signer.pub", Path(aside) / SIGNATURE
-        key_path.write_bytes(
-            public_key.public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-        )
-        bundle_path.write_bytes(bundle)  # the very bytes whose file list was checked
-        config: Any = Config().use_elliptic_key_verifier(public_key=key_path)
-        try:
-            config.verify(folder, bundle_path)
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            IndexError,
-            InvalidSignature,
-            RecursionError,
-        ):
-            changed = [n for n in sorted(signed) if canonical.sha256_file(folder / n) != signed[n]]
-            reason = (
-                f"does not match {', '.join(changed)}" if changed else "was not made by this signer"
-            )
-            raise SignatureError(
-                f"{SIGNATURE} {reason}; get the organ again from its donor"
-            ) from None

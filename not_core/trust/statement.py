@@ -10,7 +10,7 @@ from typing import Annotated
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from securesystemslib.dsse import Envelope
+from securesystemslib.dsse import Envelope as LibraryEnvelope
 from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
 from securesystemslib.signer import (  # type: ignore[attr-defined]  # exported without __all__
     CryptoSigner,
@@ -36,7 +36,9 @@ class _Signature:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
-class _Envelope:
+class Envelope:
+    """A DSSE envelope with one signature; names are DSSE's."""
+
     payload: _Text
     payloadType: Line  # noqa: N815 - the name is DSSE's
     signatures: Annotated[tuple[_Signature, ...], Field(min_length=1, max_length=1)]
@@ -59,7 +61,7 @@ def sign_statement(payload: bytes, payload_type: str, identity: Identity) -> byt
     Source: DSSE v1.0.2, github.com/secure-systems-lab/dsse.
     """
     public = SSlibKey.from_crypto(identity.signing_key.public_key())
-    envelope = Envelope(payload, payload_type, {})
+    envelope = LibraryEnvelope(payload, payload_type, {})
     envelope.sign(CryptoSigner(identity.signing_key, public))
     data = canonical.encode(envelope.to_dict())
     if len(data) > STATEMENT_LIMIT:
@@ -84,7 +86,7 @@ def verify_statement(
         FormatError: Not a canonical envelope with exactly one signature.
         SignatureError: Another type, another key, or changed.
     """
-    parsed = canonical.decode(_Envelope, envelope, "signed statement", STATEMENT_LIMIT)
+    parsed = canonical.decode(Envelope, envelope, "signed statement", STATEMENT_LIMIT)
     unbase64(parsed.payload, "payload of the signed statement")
     unbase64(parsed.signatures[0].sig, "signature of the signed statement")
     if parsed.payloadType != payload_type:
@@ -93,7 +95,7 @@ def verify_statement(
         )
     key = SSlibKey.from_crypto(public_key)
     try:
-        checked = Envelope.from_dict(
+        checked = LibraryEnvelope.from_dict(
             {
                 "payload": parsed.payload,
                 "payloadType": parsed.payloadType,
@@ -119,5 +121,5 @@ def claimed_payload(envelope: bytes) -> bytes:
     Raises:
         FormatError: Not a canonical envelope.
     """
-    parsed = canonical.decode(_Envelope, envelope, "signed statement", STATEMENT_LIMIT)
+    parsed = canonical.decode(Envelope, envelope, "signed statement", STATEMENT_LIMIT)
     return unbase64(parsed.payload, "payload of the signed statement")

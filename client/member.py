@@ -1,0 +1,48 @@
+"""A site as a member of the federation: it says who it is, and learns who was expelled."""
+
+from client.home import Site
+from not_core import canonical
+from not_core.protocol import (
+    ENROLMENT_TYPE,
+    Enrolment,
+    EnrolRequest,
+    Revoked,
+    RevokeRequest,
+    SignedEnrolment,
+)
+from not_core.surgery.checkpoint import open_checkpoint
+from not_core.trust import keys, revocation
+from not_core.trust.statement import sign_statement
+
+
+def enrol(site: Site, request: EnrolRequest, body: bytes) -> tuple[SignedEnrolment, bytes]:
+    """Answer who this site is, signed; nothing about its records but their public label."""
+    host = open_checkpoint(site.settings.model)
+    enrolment = Enrolment(
+        exchange=request.exchange,
+        nonce=request.nonce,
+        profile=site.identity.profile,
+        domain=site.settings.domain,
+        donates=site.settings.donates,
+        family=host.anatomy.family,
+        layers=host.layers,
+        base_weights=host.weights_digest,
+    )
+    envelope = sign_statement(canonical.encode(enrolment), ENROLMENT_TYPE, site.identity)
+    return SignedEnrolment(envelope=envelope.decode()), b""
+
+
+def revoke(site: Site, request: RevokeRequest, body: bytes) -> tuple[Revoked, bytes]:
+    """Take in the federation's revocation list, unless a later one is known.
+
+    Raises:
+        CertificateError: This site's federation did not sign it.
+        StaleListError: A later one is known here: whoever sent this one may hide a revocation.
+    """
+    before = site.trust.revoked.number
+    found = revocation.parse(body, site.trust.root)
+    keys.install_list(site.identity.folder, found)
+    if found.number > before:
+        digest = canonical.sha256(body)
+        site.log.append("installed", what=f"revocation list {found.number}", digest=digest)
+    return Revoked(number=found.number), b""

@@ -1,0 +1,63 @@
+"""Options and questions by which commands get the passphrase of a private key."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="ORGAN_PASSPHRASE_FILE",
+        help="File, mode 0600, whose first line encrypts or opens the private keys.",
+    ),
+]
+Unprotected = Annotated[
+    bool,
+    typer.Option("--unprotected", help="Without a passphrase: who can read the file has the key."),
+]
+
+
+def new_passphrase(file: Path | None, unprotected: bool) -> bytes | None:
+    """The passphrase that new keys get: from a file, or asked for twice; None if none is wanted.
+
+    Raises:
+        KeyFileError: The file cannot be used.
+        typer.BadParameter: Nobody can be asked.
+    """
+    from not_core.trust import passphrase
+
+    if unprotected:
+        return None
+    if file is not None:
+        return passphrase.read(file)
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(
+            "new keys need a passphrase: give --passphrase-file, or say --unprotected"
+        )
+    text: str = typer.prompt("passphrase", hide_input=True, confirmation_prompt=True, err=True)
+    return text.encode()
+
+
+def passphrase_of(key: Path, file: Path | None) -> bytes | None:
+    """The passphrase of a key that is there: None if it has none.
+
+    Args:
+        key: Its file; nothing is asked if it is not encrypted.
+        file: The passphrase's.
+
+    Raises:
+        KeyFileError: As ``read_secret`` for both files.
+    """
+    from not_core.trust import passphrase
+    from not_core.trust.private_keys import is_encrypted
+
+    if not is_encrypted(key):
+        return None
+    if file is not None:
+        return passphrase.read(file)
+    if not sys.stdin.isatty():
+        return None  # reading the key then says what is missing
+    text: str = typer.prompt("passphrase", hide_input=True, err=True)
+    return text.encode()

@@ -1,0 +1,437 @@
+"""The federation itself, offline: it admits sites, revokes what it admitted, and says so in a list.
+
+Its folder, 0700, lies apart from the coordinator: ``root.key`` (secret), ``root.pem`` and
+``federation.crl`` (both for everyone), and ``register.json``, all that it ever issued.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from not_core import atomic, canonical
+from not_core.canonical import STRICT, Digest, Line, Name
+from not_core.errors import CertificateError, FormatError
+from not_core.trust import revocation
+from not_core.trust.certificates import (
+    binding,
+    certificate_errors,
+    check_validity,
+    is_p384,
+    key_usage,
+    names,
+    seconds,
+)
+from not_core.trust.federation import ROOT, load_root
+from not_core.trust.keyfile import write_secret
+from not_core.trust.private_keys import read_signing_key, signing_key_pem
+from not_core.trust.profile import Pem, Profile, Request, sealing_public_key
+from not_core.trust.revocation import LIST, LIST_DAYS, REASONS, Revocation, RevocationList
+
+ROOT_KEY = "root.key"
+REGISTER = "register.json"
+ROOT_DAYS = 3650
+SITE_DAYS = 365
+
+BACKDATE = timedelta(minutes=5)
+"""How far a certificate starts before its signing, so that a slightly slow clock accepts it."""
+
+REGISTER_LIMIT = 256 * 1024 * 1024
+
+_LINE: TypeAdapter[str] = TypeAdapter(Line)
+
+Serial = Annotated[str, Field(pattern=r"^[0-9a-f]{1,40}$")]
+Moment = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Issued:
+    """A certificate that was issued, and when and why it was revoked, if it was.
+
+    Attributes:
+        serial: Serial number, in lower-case hexadecimal.
+        site: Whose.
+        certificate: PEM.
+        sealing_key: As in its profile.
+        expires: Seconds since the epoch, UTC.
+        revoked: When, or None.
+        reason: One of ``revocation.REASONS``; empty where it is not revoked.
+    """
+
+    serial: Serial
+    site: Name
+    certificate: Pem
+    sealing_key: str
+    expires: Moment
+    revoked: Moment | None = None
+    reason: str = ""
+
+    @property
+    def profile(self) -> Profile:
+        """The profile that carries it."""
+        return Profile(
+            site=self.site, certificates=(self.certificate,), sealing_key=self.sealing_key
+        )
+
+    def row(self, moment: int) -> dict[str, str]:
+        """For a person to read, at ``moment``."""
+        if self.revoked is not None:
+            state = f"revoked {_day(self.revoked)} ({self.reason})"
+        else:
+            state = "valid" if self.expires >= moment else "expired"
+        return {
+            "site": self.site,
+            "serial": self.serial,
+            "expires": _day(self.expires),
+            "state": state,
+            "sealing fingerprint": self.profile.sealing_fingerprint,
+        }
+
+
+def _day(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Register:
+    """All that a federation ever issued, oldest first, and the number of its last list."""
+
+    format: Literal["organ-exchange/register/v1"] = "organ-exchange/register/v1"
+    root: Digest
+    list_number: Moment
+    issued: tuple[Issued, ...] = ()
+
+    def present(self, site: str, moment: int) -> list[Issued]:
+        """A site's certificates that hold at ``moment``, oldest first."""
+        return [
+            one
+            for one in self.issued
+            if one.site == site and one.revoked is None and one.expires >= moment
+        ]
+
+
+def create_root(
+    folder: Path, name: str, *, passphrase: bytes | None = None, now: float | None = None
+) -> None:
+    """Found a federation, for ten years, with an empty revocation list.
+
+    Args:
+        folder: New folder, made with mode 0700.
+        name: The federation's name, one line.
+        passphrase: Encrypts ``root.key`` when given.
+        now: Seconds since the epoch.
+
+    Raises:
+        OutputExistsError: ``folder`` is taken.
+        FormatError: ``name`` is empty, too long or holds control characters.
+    """
+    try:
+        _LINE.validate_python(name)
+    except ValidationError:
+        name = ""
+    if not 1 <= len(name) <= 64:
+        raise FormatError("federation name must be one line of 1 to 64 characters")
+    key = ec.generate_private_key(ec.SECP384R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    start = datetime.fromtimestamp(seconds(now), UTC)
+    root = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start - BACKDATE)
+        .not_valid_after(start + timedelta(days=ROOT_DAYS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(key_usage(certify=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    register = Register(root=root.fingerprint(hashes.SHA256()).hex(), list_number=1)
+    with atomic.folder(folder, mode=0o700) as work:
+        write_secret(work / ROOT_KEY, signing_key_pem(key, passphrase))
+        atomic.write(work / ROOT, root.public_bytes(serialization.Encoding.PEM))
+        atomic.write(work / LIST, revocation.build(root, key, 1, {}, seconds(now)).pem)
+        atomic.write(work / REGISTER, canonical.encode(register), mode=0o600)
+
+
+def admit(
+    folder: Path,
+    request: Request,
+    *,
+    passphrase: bytes | None = None,
+    now: float | None = None,
+    days: int = SITE_DAYS,
+    again: bool = False,
+) -> Profile:
+    """Issue a site's certificate. Whoever calls this has checked by other means who asks.
+
+    A site that asks again with the keys it is admitted with gets the profile that it has, unless
+    ``again`` says to issue another certificate: to renew it, or for new keys.
+
+    Args:
+        folder: The federation's folder, with ``root.key``.
+        request: The site's request.
+        passphrase: Of ``root.key``, when it is encrypted.
+        now: Seconds since the epoch.
+        days: Validity; cut short where the root ends first.
+        again: Issue a certificate although the site has one.
+
+    Returns:
+        The site's profile, which anyone may see.
+
+    Raises:
+        KeyFileError: The root key cannot be used.
+        CertificateError: The request is not signed by its own key, or names another site or
+            sealing key than it was signed for; or the site is admitted with other keys.
+    """
+    if days < 1:
+        raise ValueError(f"expected days >= 1, got {days}")
+    public_key = verify_request(request)
+    moment = seconds(now)
+    with _register(folder) as (register, keep):
+        root, key = _root(folder, passphrase)
+        there = register.present(request.site, moment)
+        if there and not again:
+            same = [one for one in there if _holds(one, request, public_key)]
+            if same:
+                return same[-1].profile
+            raise CertificateError(
+                f"{request.site} is admitted with other keys; if it has made new ones, which you "
+                "must have heard from the site itself, say --again, and revoke the old"
+            )
+        certificate = _issue(root, key, request, public_key, moment, days)
+        issued = Issued(
+            serial=f"{certificate.serial_number:x}",
+            site=request.site,
+            certificate=certificate.public_bytes(serialization.Encoding.PEM).decode(),
+            sealing_key=request.sealing_key,
+            expires=int(certificate.not_valid_after_utc.timestamp()),
+        )
+        # In the register before anyone has it: nothing is at large that cannot be revoked.
+        keep(replace(register, issued=(*register.issued, issued)))
+    return issued.profile
+
+
+def revoke(
+    folder: Path,
+    site: str,
+    reason: str,
+    *,
+    passphrase: bytes | None = None,
+    now: float | None = None,
+    days: int = LIST_DAYS,
+) -> tuple[list[Issued], RevocationList]:
+    """Revoke a site's certificates, and issue the list that says so.
+
+    Args:
+        folder: The federation's folder.
+        site: Whose: all that still hold, but its newest where the reason is ``superseded``.
+        reason: One of ``revocation.REASONS``.
+        passphrase: Of ``root.key``.
+        now: Seconds since the epoch.
+        days: Until the next list.
+
+    Returns:
+        What was revoked, and the new list, which also stands in ``federation.crl``.
+
+    Raises:
+        CertificateError: The site has no certificate to revoke.
+        KeyFileError: The root key cannot be used.
+    """
+    if reason not in REASONS:
+        raise ValueError(f"expected a reason of {', '.join(REASONS)}, got {reason}")
+    moment = seconds(now)
+    with _register(folder) as (register, keep):
+        root, key = _root(folder, passphrase)
+        found = register.present(site, moment)
+        if reason == "superseded":
+            found = found[:-1]
+        if not found:
+            raise CertificateError(
+                f"{site} has no certificate to revoke as {reason}; 'organ federation show' lists "
+                "what was issued"
+            )
+        serials = {one.serial for one in found}
+        changed = tuple(
+            replace(one, revoked=moment, reason=reason) if one.serial in serials else one
+            for one in register.issued
+        )
+        issued = _publish(folder, root, key, replace(register, issued=changed), keep, moment, days)
+    return [one for one in changed if one.serial in serials], issued
+
+
+def publish(
+    folder: Path,
+    *,
+    passphrase: bytes | None = None,
+    now: float | None = None,
+    days: int = LIST_DAYS,
+) -> RevocationList:
+    """Issue the revocation list anew, with a later next-update.
+
+    Args:
+        folder: The federation's folder.
+        passphrase: Of ``root.key``.
+        now: Seconds since the epoch.
+        days: Until the next list.
+
+    Raises:
+        KeyFileError: The root key cannot be used.
+    """
+    with _register(folder) as (register, keep):
+        root, key = _root(folder, passphrase)
+        return _publish(folder, root, key, register, keep, seconds(now), days)
+
+
+def read_register(folder: Path) -> Register:
+    """What the federation has issued.
+
+    Raises:
+        CertificateError: There is no register, or it is another federation's.
+    """
+    path = folder / REGISTER
+    if not path.is_file():
+        raise CertificateError(
+            f"no {REGISTER} in {folder}; expected the folder that 'organ federation init' made"
+        )
+    register = canonical.decode(
+        Register, canonical.read_bounded(path, REGISTER_LIMIT), "register", REGISTER_LIMIT
+    )
+    if register.root != load_root(folder / ROOT).fingerprint(hashes.SHA256()).hex():
+        raise CertificateError(
+            f"{path} belongs to another federation than {ROOT} beside it; restore both from one "
+            "backup"
+        )
+    return register
+
+
+def verify_request(request: Request) -> ec.EllipticCurvePublicKey:
+    """Check that a request was signed by its own key for this name and sealing key.
+
+    Raises:
+        CertificateError: It was not.
+    """
+    sealing_public_key(request.sealing_key, request.site)
+    with certificate_errors("request"):
+        csr = x509.load_pem_x509_csr(request.csr.encode())
+        valid, key, named = csr.is_signature_valid, csr.public_key(), names(csr)
+    if not valid or not isinstance(key, ec.EllipticCurvePublicKey) or not is_p384(key):
+        raise CertificateError(
+            f"request of {request.site} is not signed by its own ECDSA P-384 key; ask the site "
+            "for an unedited request.json"
+        )
+    if named != (request.site, request.sealing_fingerprint):
+        raise CertificateError(
+            f"request of {request.site} was signed for another site name or sealing key; ask the "
+            "site for an unedited request.json and compare fingerprints by telephone"
+        )
+    return key
+
+
+Keep = Callable[[Register], None]
+
+
+@contextmanager
+def _register(folder: Path) -> Iterator[tuple[Register, Keep]]:
+    """The register, and how to write it; nobody else reads it to change it meanwhile."""
+
+    def keep(changed: Register) -> None:
+        atomic.write(folder / REGISTER, canonical.encode(changed), mode=0o600)
+
+    read_register(folder)  # says so if there is none
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield read_register(folder), keep
+    finally:
+        os.close(handle)
+
+
+def _root(
+    folder: Path, passphrase: bytes | None
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    root = load_root(folder / ROOT)
+    key = read_signing_key(folder / ROOT_KEY, "root key", passphrase)
+    if key.public_key() != root.public_key():
+        raise CertificateError(
+            f"{folder / ROOT_KEY} does not belong to {folder / ROOT}; restore both from one backup"
+        )
+    return root, key
+
+
+def _holds(issued: Issued, request: Request, public_key: ec.EllipticCurvePublicKey) -> bool:
+    certificate = x509.load_pem_x509_certificate(issued.certificate.encode())
+    return certificate.public_key() == public_key and issued.sealing_key == request.sealing_key
+
+
+def _issue(
+    root: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+    request: Request,
+    public_key: ec.EllipticCurvePublicKey,
+    moment: int,
+    days: int,
+) -> x509.Certificate:
+    start = datetime.fromtimestamp(moment, UTC)
+    check_validity(root, start, "federation root")
+    issuer = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, request.site)]))
+        .issuer_name(root.subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(max(start - BACKDATE, root.not_valid_before_utc))
+        .not_valid_after(min(start + timedelta(days=days), root.not_valid_after_utc))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(key_usage(certify=False), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage(
+                [ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.CLIENT_AUTH]
+            ),
+            critical=False,
+        )
+        .add_extension(binding(request.site, request.sealing_fingerprint), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer.value),
+            critical=False,
+        )
+        .sign(key, hashes.SHA384())
+    )
+
+
+def _publish(
+    folder: Path,
+    root: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+    register: Register,
+    keep: Keep,
+    moment: int,
+    days: int,
+) -> RevocationList:
+    """Number a list, keep the number, then write the list: a number is never used twice."""
+    if days < 1:
+        raise ValueError(f"expected days >= 1, got {days}")
+    numbered = replace(register, list_number=register.list_number + 1)
+    revoked = {
+        int(one.serial, 16): Revocation(one.revoked, REASONS[one.reason])
+        for one in register.issued
+        if one.revoked is not None
+    }
+    made = revocation.build(root, key, numbered.list_number, revoked, moment, days)
+    keep(numbered)
+    atomic.write(folder / LIST, made.pem)
+    return made

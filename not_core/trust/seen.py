@@ -1,0 +1,105 @@
+"""Organs that this party has verified: the highest version of each, and when it first saw which.
+
+What is remembered here is what keeps an old organ from being passed off as new. It is written only
+after every other check, in one transaction with a last look, so that a forged offer leaves no
+mark and two openings at once cannot undo each other.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from not_core.errors import RollbackError
+from not_core.trust.offer import Offer
+
+
+class Seen:
+    """The memory at ``path``, made when something is first committed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def check(self, offer: Offer, digest: str) -> None:
+        """Check that an offer is not older than what was seen before; the same offer may come anew.
+
+        Args:
+            offer: A verified offer.
+            digest: Of its envelope.
+
+        Raises:
+            RollbackError: It has a lower version than one seen, or another organ of the same one.
+        """
+        if self._path.is_file():
+            with self._connect() as database:
+                _check(database, offer, digest)
+
+    def commit(self, offer: Offer, digest: str, moment: int) -> None:
+        """Remember an offer after all that it brings has been verified; again does no harm.
+
+        Args:
+            offer: As in ``check``, which is done once more.
+            digest: Of its envelope.
+            moment: Seconds since the epoch.
+
+        Raises:
+            RollbackError: As ``check``: another one was committed meanwhile.
+        """
+        with self._connect() as database:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                _check(database, offer, digest)
+                database.execute(
+                    "INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?, ?)",
+                    (digest, offer.organ_id, offer.version, offer.organ_digest, moment),
+                )
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
+
+    def first(self, organ: str) -> int | None:
+        """When an organ of this digest was first verified, in seconds since the epoch, or None."""
+        if not self._path.is_file():
+            return None
+        with self._connect() as database:
+            found = database.execute(
+                "SELECT MIN(moment) FROM seen WHERE organ = ?", (organ,)
+            ).fetchone()
+        moment: int | None = found[0]
+        return moment
+
+    @contextmanager
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        database = sqlite3.connect(self._path, timeout=60, isolation_level=None)
+        try:
+            database.execute("PRAGMA synchronous = EXTRA")
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS seen (offer TEXT PRIMARY KEY, id TEXT, version INTEGER,"
+                " organ TEXT, moment INTEGER)"
+            )
+            yield database
+        finally:
+            database.close()
+
+
+def _check(database: sqlite3.Connection, offer: Offer, digest: str) -> None:
+    if database.execute("SELECT 1 FROM seen WHERE offer = ?", (digest,)).fetchone():
+        return
+    row = database.execute(
+        "SELECT version, organ FROM seen WHERE id = ? ORDER BY version DESC LIMIT 1",
+        (offer.organ_id,),
+    ).fetchone()
+    if row is None:
+        return
+    version, organ = row
+    if offer.version < version:
+        raise RollbackError(
+            f"offer of {offer.organ_id} is of version {offer.version}, version {version} was seen "
+            f"before; refuse the old one, or ask {offer.donor} to offer the present one"
+        )
+    if offer.version == version and offer.organ_digest != organ:
+        raise RollbackError(
+            f"offer of {offer.organ_id} holds another organ as version {version} than was seen "
+            f"before; refuse it and ask {offer.donor}, who must number each organ anew"
+        )
