@@ -8,6 +8,7 @@ import typer
 
 from not_core.commands import private as options
 from not_core.commands.budget import Delta, Epsilon, show
+from not_core.commands.passphrase import PassphraseFile, Unprotected, new_passphrase, passphrase_of
 from not_core.commands.program import Json, listing, new_app, new_place, report, run
 from not_core.errors import OrganError
 
@@ -47,6 +48,8 @@ def init(
     organ_name: Annotated[str, typer.Option(help="Name of the organ it gives.")] = "organ",
     licence: Annotated[str, typer.Option(help="Licence of that organ.")] = "unspecified",
     donate: Annotated[bool, typer.Option(help="Whether the site gives organs.")] = True,
+    passphrase_file: PassphraseFile = None,
+    unprotected: Unprotected = False,
     as_json: Json = False,
 ) -> None:
     """Make a home with new keys, a policy that asks before any organ leaves, and a request.
@@ -82,7 +85,8 @@ def init(
     policy = homes.policy(
         {"epsilon": dp_epsilon, "epsilon_per_organ": dp_epsilon_per_organ, "delta": dp_delta}
     )
-    homes.create(home, settings, policy)
+    words = new_passphrase(passphrase_file, unprotected)
+    homes.create(home, settings, policy, passphrase=words)
     request = home / "identity" / "request.json"
     report({"home": str(home), "request": str(request), "next": "have it admitted"}, as_json)
 
@@ -95,18 +99,20 @@ def join(
         Path,
         typer.Option(help="The federation's root.pem, federation.crl beside it; another channel."),
     ],
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Accept the federation's answer to this site's request.
 
     Example: organ-site join ~/clinic clinic.profile --root root.pem
     """
-    from not_core.trust import federation, keys, passphrase
+    from not_core.trust import federation, keys
     from not_core.trust.profile import read_profile
 
     trust = federation.load_trust(root)
-    words = passphrase.given()
-    who = keys.install(home / "identity", read_profile(profile), trust, passphrase=words)
+    answer = read_profile(profile)
+    words = passphrase_of(keys.signing_key_of(home / "identity", answer), passphrase_file)
+    who = keys.install(home / "identity", answer, trust, passphrase=words)
     report({"site": who.site, "federation": trust.name}, as_json)
 
 

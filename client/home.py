@@ -27,10 +27,11 @@ from not_core.canonical import STRICT, Line, Name
 from not_core.errors import HomeError
 from not_core.manifest import Positive, Unit
 from not_core.privacy.ledger import LEDGER, Ledger
-from not_core.trust import keys, passphrase
+from not_core.trust import keys
 from not_core.trust.federation import Trust
 from not_core.trust.keys import Identity
 from not_core.trust.log import Log
+from not_core.trust.passphrase import given
 
 T = TypeVar("T")
 
@@ -109,8 +110,16 @@ class Site:
         return path
 
 
-def create(folder: Path, settings: Settings, policy: Policy) -> None:
+def create(
+    folder: Path, settings: Settings, policy: Policy, *, passphrase: bytes | None = None
+) -> None:
     """Make a home with new keys and a request for admission in ``identity/request.json``.
+
+    Args:
+        folder: New folder.
+        settings: What the site is.
+        policy: What it allows.
+        passphrase: Encrypts the keys when given.
 
     Raises:
         OutputExistsError: ``folder`` is taken.
@@ -119,7 +128,7 @@ def create(folder: Path, settings: Settings, policy: Policy) -> None:
         for name, values in ((SITE, settings), (POLICY, policy)):
             table = {key: value for key, value in asdict(values).items() if value is not None}
             (work / name).write_text(tomli_w.dumps(table), encoding="utf-8")
-        keys.create(work / "identity", settings.site, passphrase=passphrase.given())
+        keys.create(work / "identity", settings.site, passphrase=passphrase)
         Log(work / "log.db").append("created", what="home")
 
 
@@ -134,7 +143,7 @@ def load(folder: Path) -> Site:
     """
     settings, policy = settings_of(folder)
     _sweep(folder)
-    identity = keys.load(folder / "identity", passphrase=passphrase.given())
+    identity = keys.load(folder / "identity", passphrase=given())
     grace = round(policy.revocation_grace_days * DAY)
     identity = replace(identity, trust=replace(identity.trust, grace=grace))
     if identity.site != settings.site:

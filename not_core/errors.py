@@ -165,6 +165,12 @@ class RollbackError(OfferError):
     code = "rollback"
 
 
+class WrapsError(OfferError):
+    """The wrapped keys are not those that the donor signed: exchanged, spoiled, more or fewer."""
+
+    code = "wraps"
+
+
 class BodyError(OfferError):
     """The encrypted body is not the one that its offer describes."""
 

@@ -19,6 +19,9 @@ POLL_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
+UNANSWERED = frozenset({"timeout", "unreachable"})
+"""Codes that say nothing but that no reply came."""
+
 Then = Callable[[Packet], None]
 """Acts on a reply; a ``NotError`` that it raises goes to ``failed`` as its code."""
 

@@ -45,7 +45,7 @@ from not_core.protocol import (
 )
 from not_core.trust.offer import Offer
 from server import claims
-from server.dispatch import Dispatch
+from server.dispatch import UNANSWERED, Dispatch
 from server.home import Coordinator
 
 Value = TypeVar("Value")
@@ -128,12 +128,8 @@ class Exchange:
         Raises:
             ExchangeError: Fewer than two sites could enrol, or none of them donates.
         """
-        nodes = self._join()
-        for node in nodes:
+        for node in self._join():
             self._revoke(node)
-        self._dispatch.run()
-        for node in nodes:
-            self._enrol(node)
         self._dispatch.run()
         self._agree_on_base()
         self._mark("enrol")
@@ -180,10 +176,16 @@ class Exchange:
             time.sleep(0.5)
 
     def _revoke(self, node: int) -> None:
-        """Hand on who was expelled, before anything else; a site that knows better takes part."""
+        """Hand on who was expelled, then enrol; a site that knows a later list takes part, too."""
 
         def then(packet: Packet) -> None:
             claims.reply(packet, Revoked)
+            self._enrol(node)
+
+        def failed(code: str) -> None:
+            if code not in UNANSWERED:  # the enrolment then says so
+                self._fail(f"node-{node}", "revoke", code)
+            self._enrol(node)
 
         self._dispatch.post(
             node,
@@ -192,7 +194,7 @@ class Exchange:
             body=self._home.trust.revoked.pem,
             seconds=self._settings.wire_seconds,
             then=then,
-            failed=lambda code: self._fail(f"node-{node}", "revoke", code),
+            failed=failed,
         )
 
     def _enrol(self, node: int) -> None:

@@ -21,7 +21,7 @@ from not_core.errors import HomeError, LedgerError, NotError, PolicyError, Priva
 from not_core.manifest import DifferentialPrivacy, Manifest, Span
 from not_core.protocol import DonateRequest, Donation, Receipt, Terms, TransplantRequest
 from not_core.surgery import organ as organs
-from not_core.trust import federation, keys
+from not_core.trust import authority, federation, keys
 from not_core.trust.offer import Offer, peek_offer
 from not_core.trust.profile import Profile, read_request
 
@@ -266,7 +266,7 @@ def test_a_home_is_made_with_privacy(
     assert (code, "--dp-epsilon" in err) == (2, True)
     code, _, err = call(*words, "--dp-epsilon", "-1", tmp_path / "home", app=commands.app)
     assert (code, "epsilon" in err) == (1, True)
-    more = ("--dp-epsilon", 8, "--dp-epsilon-per-organ", 2, "--dp-delta", 1e-7)
+    more = ("--unprotected", "--dp-epsilon", 8, "--dp-epsilon-per-organ", 2, "--dp-delta", 1e-7)
     assert call(*words, *more, tmp_path / "home", app=commands.app)[0] == 0
     settings, policy = site_home.settings_of(tmp_path / "home")
     assert settings.unit_field == "who"

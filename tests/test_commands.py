@@ -29,10 +29,10 @@ def keys(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> Path:
     home = tmp_path / "keys"
     home.mkdir()
     for root in ("root", "other-root"):
-        assert call("federation", "init", home / root, "--name", root)[0] == 0
+        assert call("federation", "init", home / root, "--name", root, "--unprotected")[0] == 0
     for site in ("donor", "clinic", "third"):
         identity, profile = home / site, home / f"{site}.profile"
-        assert call("identity", "init", identity, "--site", site)[0] == 0
+        assert call("identity", "init", identity, "--site", site, "--unprotected")[0] == 0
         request = identity / "request.json"
         assert call("federation", "admit", home / "root", request, "--out", profile)[0] == 0
         pem = home / "root" / "root.pem"
@@ -65,7 +65,7 @@ def test_the_whole_way_by_hand(
     assert organ("inspect", sealed)["organ_id"] == "donor/abstracts"
     assert organ("verify", sealed, "--trust", root)["signer"] == "donor"
     opened = tmp_path / "opened"
-    organ("open", sealed, "--identity", keys / "clinic", "--trust", root, "--out", opened)
+    organ("open", sealed, "--identity", keys / "clinic", "--out", opened)
     assert organ("verify", opened, "--trust", root)["signer"] == "donor"
     grafted = tmp_path / "grafted"
     organ("transplant", opened, "--into", model, "--out", grafted)
@@ -75,24 +75,24 @@ def test_the_whole_way_by_hand(
     assert float(str(after["perplexity"])) < 0.97 * float(str(before["perplexity"]))
 
     third = tmp_path / "third"
-    code, _, err = call(
-        *("open", sealed, "--identity", keys / "third", "--trust", root, "--out", third)
-    )
+    code, _, err = call(*("open", sealed, "--identity", keys / "third", "--out", third))
     assert code == 1
-    assert err.startswith("error: sealed organ is addressed to 1 sites, not to third")
+    assert err.startswith("error: sealed organ is addressed to 2 sites, not to third")
     code, _, err = call(
         *("open", sealed, "--identity", keys / "clinic"),
-        *("--trust", keys / "other-root" / "root.pem", "--out", third),
+        *("--exchange", "another", "--out", third),
     )
     assert code == 1
-    assert "error: " in err
+    assert "is for exchange by-hand" in " ".join(err.split())
     assert not third.exists()
+    code, _, err = call("verify", sealed, "--trust", keys / "other-root" / "root.pem")
+    assert (code, "does not chain" in " ".join(err.split())) == (1, True)
     assert call("sign", made, "--identity", keys / "third")[0] == 1
 
     # A refused seal leaves an organ as it was.
     before = {path.name: path.read_bytes() for path in (tmp_path / "plain").iterdir()}
     foreign = tmp_path / "foreign.profile"
-    call("identity", "init", tmp_path / "f", "--site", "foreign")
+    call("identity", "init", tmp_path / "f", "--site", "foreign", "--unprotected")
     call("federation", "admit", keys / "other-root", tmp_path / "f/request.json", "--out", foreign)
     words = ("seal", tmp_path / "plain", "--identity", keys / "donor", "--out", tmp_path / "y")
     assert call(*words, "--to", foreign)[0] == 1
@@ -188,7 +188,8 @@ def test_keys_that_are_missing_or_open_to_others_are_refused(
     code, _, err = call("sign", made, "--identity", tmp_path / "absent")
     assert code == 1
     assert "no identity folder" in " ".join(err.split())
-    (keys / "donor" / "signing.key").chmod(0o644)
+    (signing,) = (keys / "donor").glob("keys/*/signing.key")
+    signing.chmod(0o644)
     code, _, err = call("sign", made, "--identity", keys / "donor")
     assert code == 1
     assert "0600" in err
@@ -202,7 +203,7 @@ def test_a_site_and_a_coordinator_are_set_up(
     home, site = tmp_path / "home", client.commands.app
     words = (
         *("init", home, "--site", "lab", "--model", models["llama"], "--records", records),
-        *("--general", records, "--domain", "medicine"),
+        *("--general", records, "--domain", "medicine", "--unprotected"),
     )
     assert call(*words, app=site)[0] == 0
     assert call(*words, app=site)[0] == 1

@@ -26,7 +26,7 @@ from not_core.surgery import organ as organs
 from not_core.surgery.card import card
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.lineage import RecoveryFacts
-from not_core.trust import federation, keys, sealing, signing
+from not_core.trust import authority, federation, keys, sealing, signing
 from not_core.trust.profile import read_request
 
 TRAINING = TrainingFacts(
@@ -281,7 +281,10 @@ class Federation:
         digest = organs.read_manifest(folder).digest
         out = site.place("organs", "in", "trial", f"{digest}.organ")
         sealing.seal(
-            folder, self.donor, [site.identity.profile], out, root=self.root, exchange="trial"
+            folder,
+            self.donor,
+            sealing.Terms(addressees=[site.identity.profile], exchange="trial"),
+            out,
         )
         request = TransplantRequest(exchange="trial", organ=digest, mode="replace")
         recipient.transplant(site, request, b"")

@@ -166,7 +166,12 @@ def test_an_exchange_on_flowers_engine(
         } <= set(evaluation)
     assert {"sites", "organs", "evaluations", "bytes", "seconds", "seed", "versions"} <= set(facts)
     revealed = {site["name"]: [r["what"] for r in site["revealed"]] for site in facts["sites"]}
-    assert revealed["clinic"] == ["profile", "acknowledgement", "receipt"]
+    assert revealed["clinic"] == [
+        "number of a revocation list",
+        "profile",
+        "acknowledgement",
+        "receipt",
+    ]
     assert set(revealed["court"]) == set(WORDS.values())
 
     reports.write_json(facts, tmp_path / "report.json")
@@ -391,7 +396,7 @@ def test_bytes_tampered_with_by_the_coordinator_are_refused_by_the_site(
     by_hand(scenario, on_request=flip)
     facts = gather(scenario)
     assert "clinic" not in {e["recipient"] for e in facts["evaluations"]}
-    assert {"site": "clinic", "step": "transplant", "code": "offer"} in facts["failures"]
+    assert {"site": "clinic", "step": "transplant", "code": "body"} in facts["failures"]
     assert not list(scenario.home("clinic").glob("organs/opened/*"))
 
 
@@ -542,10 +547,10 @@ def test_a_reply_that_breaks_the_coordinators_code_fails_one_site_only(
     simulation.prepare(scenario)
     verify = claims_module.verify_offer
 
-    def burst(envelope: bytes, profile: Any, root: Any) -> Any:
+    def burst(envelope: bytes, profile: Any, trust: Any, **more: Any) -> Any:
         if profile.site == "court":
             raise ZeroDivisionError
-        return verify(envelope, profile, root)
+        return verify(envelope, profile, trust, **more)
 
     monkeypatch.setattr(claims_module, "verify_offer", burst)
     by_hand(scenario)

@@ -11,12 +11,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_trust_world import DAY, NOW, World
+from test_trust_world import DAY, NOW, World, key_file
 
 from not_core.errors import CertificateError, FormatError, KeyFileError, NotError
-from not_core.trust import federation, keys
+from not_core.trust import authority, federation, keys
 from not_core.trust.certificates import key_usage
-from not_core.trust.keyfile import read_signing_key
+from not_core.trust.private_keys import read_signing_key
 from not_core.trust.profile import read_profile, read_request, unbase64
 
 
@@ -120,7 +120,7 @@ def test_passphrase_protects_the_root_key(tmp_path: Path) -> None:
     request = keys.create(tmp_path / "a", "clinic")
     authority.create_root(tmp_path / "f", "regional", passphrase=b"correct", now=NOW)
     assert b"ENCRYPTED" in (tmp_path / "f" / "root.key").read_bytes()
-    with pytest.raises(KeyFileError, match="needs a passphrase"):
+    with pytest.raises(KeyFileError, match="name the file of its passphrase"):
         authority.admit(tmp_path / "f", request, now=NOW)
     with pytest.raises(KeyFileError, match="check the passphrase") as caught:
         authority.admit(tmp_path / "f", request, passphrase=b"wrong-one", now=NOW)
@@ -132,16 +132,16 @@ def test_load_root_refuses_what_is_no_root(world: World, tmp_path: Path) -> None
     leaf = tmp_path / "leaf.pem"
     leaf.write_text(world.north.profile.certificates[0])
     with pytest.raises(CertificateError):
-        federation.load_trust(leaf)
+        federation.load_root(leaf)
     leaf.write_text("not a certificate")
     with pytest.raises(CertificateError):
-        federation.load_trust(leaf)
+        federation.load_root(leaf)
     with pytest.raises(KeyFileError):
-        federation.load_trust(tmp_path / "none.pem")
+        federation.load_root(tmp_path / "none.pem")
     two = tmp_path / "two.pem"
     two.write_bytes(world.trust.pem * 2)
     with pytest.raises(CertificateError, match="one self-signed"):
-        federation.load_trust(two)
+        federation.load_root(two)
 
 
 @settings(max_examples=150, deadline=None)
@@ -166,7 +166,7 @@ def test_openssf_verifies_with_an_admitted_certificate(world: World, tmp_path: P
     leaf.write_text(world.north.profile.certificates[0])
     root = world.place / "federation" / "root.pem"
     Config().use_certificate_signer(
-        private_key=world.north.signing_key_path,
+        private_key=key_file(world.north, "signing.key"),
         signing_certificate=leaf,
         certificate_chain=[root],
     ).sign(organ, tmp_path / "sig")
@@ -193,7 +193,7 @@ def test_commands_found_admit_install_and_show(tmp_path: Path) -> None:
     opening = ["--passphrase-file", str(secret)]
     steps = [
         (federation_app, ["init", str(fed), "--name", "the north", *opening]),
-        (identity_app, ["init", str(home), "--site", "clinic"]),
+        (identity_app, ["init", str(home), "--site", "clinic", "--unprotected"]),
         (
             federation_app,
             ["admit", str(fed), str(home / "request.json"), "--out", str(out), *opening],
@@ -253,8 +253,8 @@ def test_a_certificate_must_be_made_for_signing_organs(world: World) -> None:
 
     assert verify({}) == world.north.signing_key.public_key()
     only_client = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
-    authority = x509.BasicConstraints(ca=True, path_length=0)
-    for value in (only_client, key_usage(certify=True), authority):
+    issuer = x509.BasicConstraints(ca=True, path_length=0)
+    for value in (only_client, key_usage(certify=True), issuer):
         with pytest.raises(CertificateError, match="does not chain"):
             verify({type(value): value})
     unbound = x509.SubjectAlternativeName([x509.DNSName("north.example")])

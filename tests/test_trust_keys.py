@@ -1,14 +1,13 @@
-import json
 import stat
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from test_trust_world import DAY, NOW, World
+from test_trust_world import DAY, NOW, World, key_file
 
 from not_core.errors import CertificateError, FormatError, KeyFileError, OutputExistsError
-from not_core.trust import federation, keys
+from not_core.trust import authority, keys
 
 
 @pytest.fixture(scope="module")
@@ -20,37 +19,40 @@ def test_private_files_and_folder_are_the_owners_alone(world: World) -> None:
     folder = world.north.folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for name in ("signing.key", "sealing.key"):
-        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+        assert stat.S_IMODE(key_file(world.north, name).stat().st_mode) == 0o600
+    for place in (folder / "keys", key_file(world.north, "signing.key").parent):
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
 
 
 def test_load_returns_what_install_made(world: World) -> None:
     loaded = keys.load(world.north.folder)
     assert loaded.site == "north"
     assert loaded.profile == world.north.profile
-    assert loaded.root == world.trust
+    assert loaded.trust.root == world.trust.root
+    assert loaded.trust.revoked.number == 1
     assert loaded.signing_key.public_key() == world.north.signing_key.public_key()
 
 
 def test_repr_shows_no_private_key(world: World) -> None:
     shown = repr(world.north)
     assert "signing_key=" not in shown
-    assert "sealing_key=" not in shown
+    assert "sealing_keys=" not in shown
 
 
 def test_request_holds_no_private_key(tmp_path: Path) -> None:
     keys.create(tmp_path / "a", "clinic")
-    secret = json.loads((tmp_path / "a" / "sealing.key").read_bytes())
     request = (tmp_path / "a" / "request.json").read_text()
-    assert secret["mlkem768_seed"] not in request
-    assert secret["x25519"] not in request
+    (sealing,) = (tmp_path / "a").glob("keys/*/sealing.key")
+    for line in sealing.read_text().splitlines():
+        assert line not in request
     assert "PRIVATE" not in request
 
 
 def test_create_never_overwrites(world: World) -> None:
-    before = (world.north.folder / "signing.key").read_bytes()
+    before = key_file(world.north, "signing.key").read_bytes()
     with pytest.raises(OutputExistsError):
         keys.create(world.north.folder, "north")
-    assert (world.north.folder / "signing.key").read_bytes() == before
+    assert key_file(world.north, "signing.key").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["", "North", "a_b", "-a", "a" * 64, "a/b", "a\n"])
@@ -75,7 +77,7 @@ def test_load_of_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
 def test_load_refuses_keys_open_to_others(tmp_path: Path, name: str, mode: int) -> None:
     site = World(tmp_path).north
-    (site.folder / name).chmod(mode)
+    key_file(site, name).chmod(mode)
     with pytest.raises(KeyFileError, match="expected 0600"):
         keys.load(site.folder)
 
@@ -86,28 +88,32 @@ def test_load_refuses_an_open_folder_a_link_and_a_missing_key(tmp_path: Path) ->
     with pytest.raises(KeyFileError, match="expected 0700"):
         keys.load(site.folder)
     site.folder.chmod(0o700)
-    (site.folder / "sealing.key").rename(tmp_path / "moved")
-    with pytest.raises(KeyFileError, match="no sealing key"):
+    sealing = key_file(site, "sealing.key")
+    sealing.rename(tmp_path / "moved")
+    with pytest.raises(CertificateError, match="another sealing key"):
         keys.load(site.folder)
-    (site.folder / "sealing.key").symlink_to(tmp_path / "moved")
+    sealing.symlink_to(tmp_path / "moved")
     with pytest.raises(KeyFileError, match="cannot be opened"):
         keys.load(site.folder)
 
 
 def test_load_refuses_damaged_and_foreign_keys(tmp_path: Path) -> None:
     world = World(tmp_path)
-    north, south = world.north.folder, world.south.folder
-    sealing = (north / "sealing.key").read_bytes()
-    (north / "sealing.key").write_bytes(sealing[:-5])
-    with pytest.raises(KeyFileError, match="cannot be read") as caught:
-        keys.load(north)
-    assert json.loads(sealing)["x25519"] not in str(caught.value)
-    (north / "sealing.key").write_bytes((south / "sealing.key").read_bytes())
+    north, south = world.north, world.south
+    sealing = key_file(north, "sealing.key")
+    whole = sealing.read_text()
+    for damaged in (whole[:-5], whole[: len(whole) // 3], whole.replace("A", "!", 1), whole * 2):
+        sealing.write_text(damaged)
+        with pytest.raises(KeyFileError, match="restore") as caught:
+            keys.load(north.folder)
+        assert whole.splitlines()[1] not in str(caught.value)
+    sealing.write_bytes(key_file(south, "sealing.key").read_bytes())
     with pytest.raises(CertificateError, match="another sealing key"):
-        keys.load(north)
-    (north / "signing.key").write_bytes((south / "signing.key").read_bytes())
+        keys.load(north.folder)
+    sealing.write_text(whole)
+    key_file(north, "signing.key").write_bytes(key_file(south, "signing.key").read_bytes())
     with pytest.raises(CertificateError, match="another signing key"):
-        keys.load(north)
+        keys.load(north.folder)
 
 
 def test_load_refuses_another_curve(tmp_path: Path) -> None:
@@ -117,7 +123,7 @@ def test_load_refuses_another_curve(tmp_path: Path) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    (site.folder / "signing.key").write_bytes(other)
+    key_file(site, "signing.key").write_bytes(other)
     with pytest.raises(KeyFileError, match="P-384"):
         keys.load(site.folder)
 
@@ -128,7 +134,7 @@ def test_install_refuses_anothers_profile_and_another_root(tmp_path: Path) -> No
     with pytest.raises(CertificateError, match="this identity is fresh"):
         keys.install(tmp_path / "fresh", world.south.profile, world.trust, now=NOW)
     twin = world.admit("fresh", folder="twin").profile
-    with pytest.raises(CertificateError, match="another signing key"):
+    with pytest.raises(CertificateError, match="for other keys"):
         keys.install(tmp_path / "fresh", twin, world.trust, now=NOW)
     authority.create_root(tmp_path / "other", "regional", now=NOW - DAY)
     mine = authority.admit(tmp_path / "other", fresh, now=NOW)

@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import json
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ from not_core.errors import (
     SignatureError,
 )
 from not_core.manifest import Span
-from not_core.trust import federation, signing
+from not_core.trust import authority, federation, signing
 from not_core.trust.offer import OFFER_TYPE, Offer, describe, sign_offer, verify_offer
 from not_core.trust.statement import STATEMENT_LIMIT
 
@@ -39,51 +41,62 @@ def organ(world: World, tmp_path: Path) -> Path:
     return Path(shutil.copytree(world.organ, tmp_path / "copy"))
 
 
-def public_command(organ: Path, world: World, tmp_path: Path) -> int:
-    """OpenSSF's own command line, with the donor's public key."""
+def public_commands(organ: Path, world: World, tmp_path: Path) -> tuple[int, int]:
+    """OpenSSF's own command line: with the donor's public key, and with the federation's root."""
     key = tmp_path / "signer.pub"
     key.write_bytes(
         world.north.signing_key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
     )
-    command = [sys.executable, "-m", "model_signing", "verify", "key", str(organ)]
-    command += ["--signature", str(organ / "model.sig"), "--public_key", str(key)]
+    root = world.place / "federation" / "root.pem"
+    return (
+        public_command("key", organ, "model.key.sig", "--public_key", str(key)),
+        public_command("certificate", organ, "model.sig", "--certificate_chain", str(root)),
+    )
+
+
+def public_command(kind: str, organ: Path, signature: str, *more: str) -> int:
+    """Exit code of one of OpenSSF's commands."""
+    command = [sys.executable, "-m", "model_signing", "verify", kind, str(organ)]
+    command += ["--signature", str(organ / signature), *more]
     return subprocess.run(command, capture_output=True, check=False).returncode  # noqa: S603
 
 
-def test_the_public_command_agrees(world: World, organ: Path, tmp_path: Path) -> None:
-    assert public_command(organ, world, tmp_path) == 0
+def test_the_public_commands_agree(world: World, organ: Path, tmp_path: Path) -> None:
+    assert public_commands(organ, world, tmp_path) == (0, 0)
+    data = (organ / "README.md").read_bytes()
+    (organ / "README.md").write_bytes(data + b"!")
+    assert public_commands(organ, world, tmp_path) == (1, 1)
+    (organ / "README.md").write_bytes(data)
     (organ / "extra").write_text("x")
-    assert public_command(organ, world, tmp_path) == 1
+    assert public_commands(organ, world, tmp_path) == (1, 1)
 
 
-@pytest.mark.parametrize("name", sorted(signing.SIGNED_FILES - {signing.SIGNATURE}))
+@pytest.mark.parametrize("name", sorted(signing.UNSIGNED_FILES))
 def test_one_changed_byte_is_found_and_named(world: World, organ: Path, name: str) -> None:
     data = bytearray((organ / name).read_bytes())
     data[len(data) // 2] ^= 1
     (organ / name).write_bytes(data)
-    error, words = (CertificateError, "") if name == "signer.pem" else (SignatureError, name)
-    with pytest.raises(error, match=f"{words}.*get"):
+    error = FormatError if name == "manifest.json" else SignatureError
+    with pytest.raises(error, match=f"{name.removesuffix('.json')}.*get"):
         signing.verify_folder(organ, world.trust, now=NOW)
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_changed_signature_never_passes_as_another(world: World, data: st.DataObject) -> None:
-    """Any byte of model.sig: refused, or (JSON white space and the like) still the same organ."""
+    """Any byte of either file is refused."""
     organ = world.place / "fuzzed"
     shutil.rmtree(organ, ignore_errors=True)
     shutil.copytree(world.organ, organ)
-    whole = bytearray((organ / "model.sig").read_bytes())
+    path = organ / data.draw(st.sampled_from(sorted(signing.SIGNATURES)))
+    whole = bytearray(path.read_bytes())
     position = data.draw(st.integers(0, len(whole) - 1))
     whole[position] ^= data.draw(st.integers(1, 255))
-    (organ / "model.sig").write_bytes(whole)
-    try:
-        found = signing.verify_folder(organ, world.trust, now=NOW)
-    except NotError:
-        return
-    assert found.manifest == manifest()
+    path.write_bytes(whole)
+    with pytest.raises(NotError):
+        signing.verify_folder(organ, world.trust, now=NOW)
 
 
 def test_missing_extra_linked_and_nested_files(world: World, organ: Path) -> None:
@@ -114,8 +127,12 @@ def test_a_site_signs_only_its_own_organs(world: World, tmp_path: Path) -> None:
 
 
 def test_an_exchanged_signer_is_refused(world: World, organ: Path, tmp_path: Path) -> None:
-    (organ / "signer.pem").write_text(world.south.profile.certificates[0])
-    with pytest.raises(SignatureError):
+    bundle = json.loads((organ / "model.sig").read_bytes())
+    der = x509.load_pem_x509_certificate(world.south.profile.certificates[0].encode())
+    raw = base64.b64encode(der.public_bytes(serialization.Encoding.DER)).decode()
+    bundle["verificationMaterial"]["x509CertificateChain"]["certificates"] = [{"rawBytes": raw}]
+    (organ / "model.sig").write_bytes(canonical.encode(bundle))
+    with pytest.raises(SignatureError, match="by the same key"):
         signing.verify_folder(organ, world.trust, now=NOW)
     authority.create_root(tmp_path / "f", "regional", now=NOW - 20 * DAY)
     with pytest.raises(CertificateError, match="does not chain"):
@@ -126,18 +143,19 @@ def test_an_exchanged_signer_is_refused(world: World, organ: Path, tmp_path: Pat
 
 def test_a_signer_cannot_exempt_files(world: World, tmp_path: Path) -> None:
     """model_signing honours ignore_paths that the signer wrote; this project does not."""
-    from model_signing import hashing
-    from model_signing.signing import Config
-
     organ = organ_folder(tmp_path / "organ", manifest())
-    signing.sign_folder(organ, world.north)
-    ignore = hashing.Config().set_ignored_paths(paths=["model.sig", "organ.safetensors"])
-    Config().use_elliptic_key_signer(private_key=world.north.signing_key_path).set_hashing_config(
-        ignore
-    ).sign(organ, organ / "model.sig")
+    statement = signing._statement(organ, manifest())
+    statement["predicate"]["serialization"]["ignore_paths"].append("organ.safetensors")
+    del statement["predicate"]["resources"][-1]
+    digests = [one["digest"] for one in statement["predicate"]["resources"]]
+    whole = hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
+    statement["subject"][0]["digest"]["sha256"] = whole
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signing, "_statement", lambda folder, manifest: statement)
+        signing.sign_folder(organ, world.north)
     (organ / "organ.safetensors").write_bytes(b"exchanged")
-    assert public_command(organ, world, tmp_path) == 0  # the gap that we close
-    with pytest.raises(SignatureError):
+    assert public_commands(organ, world, tmp_path) == (0, 0)  # the gap that we close
+    with pytest.raises(SignatureError, match=r"organ\.safetensors"):
         signing.verify_folder(organ, world.trust, now=NOW)
 
 
@@ -207,6 +225,7 @@ def test_hostile_envelopes(world: World) -> None:
 
 def an_offer(world: World) -> Offer:
     return Offer(
+        federation=world.trust.fingerprint,
         exchange="trial",
         organ_id="north/notes",
         organ_digest="cd" * 32,
@@ -216,6 +235,7 @@ def an_offer(world: World) -> Offer:
         body_sha256="ef" * 32,
         body_bytes=100,
         addressees=(world.south.profile.sealing_fingerprint,),
+        wraps_sha256="12" * 32,
         not_before=NOW,
         expires=NOW + DAY,
         domain="notes",

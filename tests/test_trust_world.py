@@ -46,6 +46,11 @@ def organ_folder(folder: Path, facts: Manifest, tensors: bytes = b"tensor bytes"
     return folder
 
 
+def key_file(site: keys.Identity, name: str) -> Path:
+    """A private key of a site, on disk."""
+    return keys.signing_key_of(site.folder, site.profile).with_name(name)
+
+
 class World:
     """Sites north (donor), south and west, admitted for a year at ``NOW - 10 days``."""
 

@@ -169,11 +169,10 @@ def open_(
 def _load(folder: Path, passphrase_file: Path | None) -> "Identity":
     from not_core.trust import keys
 
-    words = None
-    profile = folder / keys.PROFILE
+    profile, words = folder / keys.PROFILE, None
     if profile.is_file():
         key = keys.signing_key_of(folder, keys.read_profile(profile))
-        words = passphrase_of(key, passphrase_file) if key.is_file() else None
+        words = passphrase_of(key, passphrase_file)
     return keys.load(folder, passphrase=words)
 
 

@@ -1,7 +1,7 @@
 """To whom a content key goes: addressees by name, or hidden among slots that all look alike.
 
-The key goes to each by HPKE (ML-KEM-768+X25519, HKDF-SHA256, AES-256-GCM) with the offer
-envelope's SHA-256 (32 bytes) as ``info``, so that a wrap serves one offer only.
+The key goes to each by HPKE (ML-KEM-768+X25519, HKDF-SHA256, AES-256-GCM) with the offer's
+``info``, so that a wrap serves one offer only.
 
 Hidden addressees stand in the offer as tags that follow from the content key, the offer's nonce
 and the sealing fingerprint: whoever has the key can check that the donor meant him, and see who of
@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from not_core.errors import CertificateError, NotAddressedError, OfferError, UnsealError
 from not_core.trust.federation import Trust, verify_profile
-from not_core.trust.offer import MAX_ADDRESSEES, SignedOffer
+from not_core.trust.offer import MAX_ADDRESSEES, Offer
 from not_core.trust.profile import Profile, sealing_public_key, unbase64
 
 KEY_BYTES = 32
@@ -98,12 +98,12 @@ def padded(names: Sequence[str], nonce: str | None) -> tuple[str, ...]:
     return tuple(sorted([*names, *(os.urandom(32).hex() for _ in range(slots - len(names)))]))
 
 
-def wrapped(key: bytes, signed: SignedOffer, profiles: Mapping[str, Profile]) -> dict[str, str]:
+def wrapped(key: bytes, offer: Offer, profiles: Mapping[str, Profile]) -> dict[str, str]:
     """Wrap a content key for each addressee of an offer.
 
     Args:
         key: Content key.
-        signed: The offer.
+        offer: Complete but for the digest of the wraps.
         profiles: Addressees as the offer writes them; what else it names belongs to nobody.
 
     Returns:
@@ -112,12 +112,12 @@ def wrapped(key: bytes, signed: SignedOffer, profiles: Mapping[str, Profile]) ->
     Raises:
         CertificateError: A sealing key is degenerate.
     """
-    return {name: _wrap(key, profiles.get(name), signed) for name in signed.offer.addressees}
+    return {name: _wrap(key, profiles.get(name), offer) for name in offer.addressees}
 
 
 def unwrapped(
     wraps: Mapping[str, str],
-    signed: SignedOffer,
+    offer: Offer,
     site: str,
     keys: Mapping[str, MLKEM768X25519PrivateKey],
 ) -> bytes:
@@ -125,7 +125,7 @@ def unwrapped(
 
     Args:
         wraps: Base64 by addressee.
-        signed: The verified offer, which names exactly these addressees.
+        offer: The verified offer, which names exactly these addressees.
         site: Who unwraps, for messages.
         keys: Its private sealing keys by fingerprint.
 
@@ -133,33 +133,33 @@ def unwrapped(
         NotAddressedError: No wrap is for these keys.
         UnsealError: The one that is does not open.
     """
-    nonce = signed.offer.hidden
+    nonce = offer.hidden
     if nonce is None:
         for fingerprint, private in keys.items():
             if fingerprint in wraps:
-                return _unwrap(wraps[fingerprint], private, signed, site)
+                return _unwrap(wraps[fingerprint], private, offer, site)
     else:
         for fingerprint, private in keys.items():
             for name, wrap in wraps.items():
                 try:
-                    key = _unwrap(wrap, private, signed, site)
+                    key = _unwrap(wrap, private, offer, site)
                 except UnsealError:
                     continue  # another's, or nobody's
                 if tag(key, nonce, fingerprint) == name:
                     return key
     raise NotAddressedError(
         f"sealed organ is addressed to {len(wraps)} sites, not to {site} with a sealing key that "
-        f"it has; ask {signed.offer.donor} for an offer to this site"
+        f"it has; ask {offer.donor} for an offer to this site"
     )
 
 
-def _wrap(key: bytes, addressee: Profile | None, signed: SignedOffer) -> str:
+def _wrap(key: bytes, addressee: Profile | None, offer: Offer) -> str:
     if addressee is None:
         key, public = os.urandom(KEY_BYTES), _thrown_away()
     else:
         public = sealing_public_key(addressee.sealing_key, addressee.site)
     try:
-        return base64.b64encode(SUITE.encrypt(key, public, info=_info(signed))).decode()
+        return base64.b64encode(SUITE.encrypt(key, public, info=offer.info)).decode()
     except ValueError:  # an X25519 point of low order
         site = addressee.site if addressee else "nobody"
         raise CertificateError(
@@ -174,9 +174,9 @@ def _thrown_away() -> MLKEM768X25519PublicKey:
     )
 
 
-def _unwrap(wrap: str, private: MLKEM768X25519PrivateKey, signed: SignedOffer, site: str) -> bytes:
+def _unwrap(wrap: str, private: MLKEM768X25519PrivateKey, offer: Offer, site: str) -> bytes:
     try:
-        key = SUITE.decrypt(unbase64(wrap, "wrapped key"), private, info=_info(signed))
+        key = SUITE.decrypt(unbase64(wrap, "wrapped key"), private, info=offer.info)
     except (InvalidTag, ValueError):
         raise UnsealError(
             f"the key wrapped for {site} does not open; get an undamaged copy from the "
@@ -185,7 +185,3 @@ def _unwrap(wrap: str, private: MLKEM768X25519PrivateKey, signed: SignedOffer, s
     if len(key) != KEY_BYTES:
         raise UnsealError("the wrapped content key has a wrong length; refuse this organ")
     return key
-
-
-def _info(signed: SignedOffer) -> bytes:
-    return bytes.fromhex(signed.digest)

@@ -5,8 +5,8 @@ canonical JSON, body to the end of the file. ``offer`` in the header is the exac
 signed envelope; ``wraps`` maps each addressee, as the offer writes it, to the base64 of its wrapped
 content key.
 
-A wrap itself can only be checked by its addressee. Who carries the file can spoil somebody's
-wrap, and so deny delivery, but cannot make one that opens.
+Everything but the body is signed, and the body's digest is: whoever carries the file can change
+nothing unnoticed, by anyone.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from not_core import canonical
 from not_core.canonical import STRICT, Digest
-from not_core.errors import BodyError, FormatError, OfferError, TooLargeError, TruncatedError
+from not_core.errors import BodyError, FormatError, TooLargeError, TruncatedError, WrapsError
 from not_core.trust.federation import Trust
 from not_core.trust.offer import MAX_ADDRESSEES, SignedOffer, verify_offer
 from not_core.trust.profile import Base64, Profile, unbase64
@@ -115,7 +115,8 @@ def verify_sealed(
         TruncatedError: It ends too early.
         CertificateError: The donor does not chain to the root, or was revoked.
         SignatureError: The offer is not its donor's.
-        OfferError: The offer's dates or audience, or wraps that the offer does not name.
+        OfferError: The offer's dates or audience.
+        WrapsError: Wrapped keys that the offer does not name.
         BodyError: A body that the offer does not describe.
     """
     with open_file(path) as file:
@@ -154,9 +155,13 @@ def verify_file(
     )
     offer = signed.offer
     if sorted(header.wraps) != list(offer.addressees):
-        raise OfferError(
+        raise WrapsError(
             f"sealed organ has wraps for other sites than the {len(offer.addressees)} that its "
             "donor named; refuse it"
+        )
+    if canonical.digest(header.wraps) != offer.wraps_sha256:
+        raise WrapsError(
+            "sealed organ has other wrapped keys than its donor signed; get an undamaged copy"
         )
     for wrap in header.wraps.values():
         if len(unbase64(wrap, "wrapped key")) != WRAP_BYTES:

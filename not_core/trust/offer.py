@@ -1,10 +1,10 @@
 """A signed offer: which body, of which organ, from whom, to whom, until when.
 
-An offer is signed before the content key is wrapped, and each wrap is bound to the offer's
-envelope. Everything here runs without model_signing and without torch: the coordinator uses it.
+Each wrap of the content key is bound to the offer, and the offer to the wraps. Everything here
+runs without model_signing and without torch: the coordinator uses it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -23,6 +23,9 @@ from not_core.trust.statement import claimed_payload, sign_statement, verify_sta
 OFFER_FORMAT: Literal["organ-exchange/offer/v1"] = "organ-exchange/offer/v1"
 BODY_FORMAT: Literal["organ-exchange/body/v1"] = "organ-exchange/body/v1"
 OFFER_TYPE = "application/vnd.organ-exchange.offer.v1+json"
+
+UNWRAPPED = "0" * 64
+"""What stands for the digest of the wraps before there are any."""
 
 MAX_ADDRESSEES = 512
 """So that a delivery header with one wrap each stays under 1 MiB."""
@@ -53,6 +56,7 @@ class Offer:
         body_bytes: Its size.
         addressees: Sorted; fingerprints of sealing keys, the donor's own among them, or what
             ``hidden`` makes of them.
+        wraps_sha256: Digest of the wrapped content keys by addressee.
         hidden: None, or a nonce: addressees are then tags that only who holds the content key can
             tell from the random ones they stand among (see ``addressees.tag``).
         not_before: First second of it.
@@ -75,6 +79,7 @@ class Offer:
     body_sha256: Digest
     body_bytes: Positive
     addressees: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=MAX_ADDRESSEES)]
+    wraps_sha256: Digest
     hidden: Digest | None = None
     not_before: Count
     expires: Count
@@ -93,6 +98,11 @@ class Offer:
         if self.descriptor != describe(self.organ_digest, self.donor):
             raise ValueError("expected the descriptor of this organ digest and donor")
 
+    @property
+    def info(self) -> bytes:
+        """What each wrap is bound to: digest of the offer, but for that of the wraps; 32 bytes."""
+        return bytes.fromhex(canonical.digest(replace(self, wraps_sha256=UNWRAPPED)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedOffer:
@@ -104,7 +114,7 @@ class SignedOffer:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the envelope, in hexadecimal; HPKE's ``info`` is these 32 bytes."""
+        """SHA-256 of the envelope, in hexadecimal."""
         return canonical.sha256(self.envelope)
 
 

@@ -35,12 +35,12 @@ def sealing_key_pem(seed: bytes, scalar: bytes, passphrase: bytes | None = None)
 
 
 def is_encrypted(path: Path) -> bool:
-    """Whether a private key, or the first of them, needs a passphrase.
+    """Whether a private key, or the first of them, is there and needs a passphrase.
 
     Raises:
         KeyFileError: As ``read_secret``.
     """
-    return read_secret(path, "private key").startswith(b"-----BEGIN ENCRYPTED")
+    return path.exists() and read_secret(path, "private key").startswith(b"-----BEGIN ENCRYPTED")
 
 
 def read_signing_key(

@@ -20,7 +20,7 @@ from typing import IO, BinaryIO
 from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
 from cryptography.exceptions import InvalidTag
 
-from not_core import atomic
+from not_core import atomic, canonical
 from not_core.errors import CertificateError, OfferError, UnsealError
 from not_core.manifest import Manifest
 from not_core.trust import addressees as slots
@@ -36,7 +36,7 @@ from not_core.trust.delivery import (
 )
 from not_core.trust.federation import verify_profile
 from not_core.trust.keys import SEEN, Identity
-from not_core.trust.offer import Offer, SignedOffer, describe, sign_offer
+from not_core.trust.offer import UNWRAPPED, Offer, SignedOffer, describe, sign_offer
 from not_core.trust.profile import Profile
 from not_core.trust.seen import Seen
 from not_core.trust.signing import verify_folder
@@ -142,6 +142,7 @@ def seal(
             body_sha256=body_sha256,
             body_bytes=body.tell(),
             addressees=tuple(sorted(readers)),
+            wraps_sha256=UNWRAPPED,
             not_before=moment,
             expires=moment + terms.lifetime_seconds,
             domain=manifest.domain,
@@ -189,7 +190,7 @@ def rewrap(
                 f"sealed organ was offered by {signed.offer.donor}, this identity is "
                 f"{identity.site}; only its donor can offer an organ to others"
             )
-        key = slots.unwrapped(header.wraps, signed, identity.site, identity.sealing_keys)
+        key = slots.unwrapped(header.wraps, signed.offer, identity.site, identity.sealing_keys)
         draft = replace(
             signed.offer,
             exchange=terms.exchange,
@@ -240,7 +241,7 @@ def open_sealed(
         header, signed = verify_file(file, identity.trust, now=moment, exchange=exchange)
         offer = signed.offer
         seen.check(offer, signed.digest)
-        key = slots.unwrapped(header.wraps, signed, identity.site, identity.sealing_keys)
+        key = slots.unwrapped(header.wraps, signed.offer, identity.site, identity.sealing_keys)
         with atomic.folder(out, mode=0o700) as quarantine:
             unpack(_decrypt(file, key, offer), quarantine, limit=offer.body_bytes)
             first = seen.first(offer.organ_digest)
@@ -276,12 +277,10 @@ def _write(
     nonce = os.urandom(32).hex() if terms.hide else None
     named = slots.named(key, nonce, readers)
     names = slots.padded(tuple(named), nonce)
-    signed = sign_offer(replace(draft, addressees=names, hidden=nonce), identity)
-    header = DeliveryHeader(
-        offer=signed.envelope.decode(),
-        profile=identity.profile,
-        wraps=slots.wrapped(key, signed, named),
-    )
+    offer = replace(draft, addressees=names, hidden=nonce, wraps_sha256=UNWRAPPED)
+    wraps = slots.wrapped(key, offer, named)
+    signed = sign_offer(replace(offer, wraps_sha256=canonical.digest(wraps)), identity)
+    header = DeliveryHeader(offer=signed.envelope.decode(), profile=identity.profile, wraps=wraps)
     with out.open("wb") as file:
         write_header(header, file)
         shutil.copyfileobj(body, file, CHUNK)

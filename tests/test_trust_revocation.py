@@ -1,0 +1,299 @@
+"""Expulsion, rotation, renewal, and what a party still believes afterwards."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from test_trust_world import DAY, NOW, World, key_file, manifest, organ_folder
+
+from not_core.errors import (
+    CertificateError,
+    KeyFileError,
+    RevokedError,
+    StaleListError,
+)
+from not_core.trust import authority, federation, keys, revocation, sealing, signing
+from not_core.trust.federation import Trust
+from not_core.trust.private_keys import read_signing_key
+from not_core.trust.profile import read_request
+from not_core.trust.seen import Seen
+
+ROUGH = ("key-compromise", "privilege-withdrawn")
+MILD = ("superseded", "affiliation-changed", "cessation-of-operation")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def expel(world: World, reason: str, now: int = NOW) -> Trust:
+    authority.revoke(world.place / "federation", "north", reason, now=now)
+    return federation.load_trust(world.place / "federation")
+
+
+def to_south(world: World, now: int = NOW) -> Path:
+    out = world.place / "x.organ"
+    terms = sealing.Terms(addressees=[world.south.profile], exchange="trial")
+    sealing.seal(world.organ, world.north, terms, out, now=now)
+    return out
+
+
+@pytest.mark.parametrize("reason", [*ROUGH, "affiliation-changed", "cessation-of-operation"])
+def test_nothing_of_a_revoked_site_is_believed(world: World, reason: str, tmp_path: Path) -> None:
+    path = to_south(world)
+    trust = expel(world, reason)
+    with pytest.raises(RevokedError, match=rf"north was revoked .* \({reason}\)"):
+        federation.verify_profile(world.north.profile, trust, now=NOW + 1)
+    with pytest.raises(RevokedError):
+        signing.verify_folder(world.organ, trust, now=NOW + 1)
+    with pytest.raises(RevokedError):
+        sealing.verify_sealed(path, trust, now=NOW + 1)
+    south = replace(world.south, trust=trust)
+    with pytest.raises(RevokedError):
+        sealing.open_sealed(path, south, tmp_path / "opened", now=NOW + 1)
+    assert not (tmp_path / "opened").exists()
+    expelled = replace(world.north, trust=trust)
+    for terms in (
+        sealing.Terms(addressees=[world.south.profile], exchange="trial"),
+        sealing.Terms(addressees=[world.north.profile], exchange="trial"),
+    ):
+        with pytest.raises(RevokedError):
+            sealing.seal(world.organ, expelled, terms, tmp_path / "y.organ", now=NOW + 1)
+    assert federation.verify_profile(world.south.profile, trust, now=NOW + 1)
+
+
+@pytest.mark.parametrize("reason", [*ROUGH, *MILD])
+def test_what_was_verified_before_outlives_a_mild_reason_only(world: World, reason: str) -> None:
+    path, opened = to_south(world), world.place / "opened"
+    organ = sealing.open_sealed(path, world.south, opened, now=NOW)
+    seen = Seen(world.south.folder / keys.SEEN).first(organ.manifest.digest)
+    assert seen == NOW
+    if reason == "superseded":  # by another certificate
+        request = read_request(world.north.folder / "request.json")
+        authority.admit(world.place / "federation", request, now=NOW + 5, again=True)
+    trust = expel(world, reason, now=NOW + 10)
+    with pytest.raises(RevokedError):
+        signing.verify_folder(opened, trust, now=NOW + 20)
+    with pytest.raises(RevokedError):
+        signing.verify_folder(opened, trust, now=NOW + 20, seen=NOW + 10)
+    if reason in ROUGH:
+        with pytest.raises(RevokedError):
+            signing.verify_folder(opened, trust, now=NOW + 20, seen=seen)
+    else:
+        assert signing.verify_folder(opened, trust, now=NOW + 20, seen=seen).site == "north"
+
+
+def test_what_was_verified_before_outlives_its_certificate(world: World) -> None:
+    late = NOW + 400 * DAY
+    authority.publish(world.place / "federation", now=late)
+    trust = federation.load_trust(world.place / "federation")
+    with pytest.raises(CertificateError, match="expired"):
+        signing.verify_folder(world.organ, trust, now=late)
+    assert signing.verify_folder(world.organ, trust, now=late, seen=NOW).site == "north"
+    with pytest.raises(CertificateError, match="valid only from"):
+        signing.verify_folder(world.organ, trust, now=late, seen=NOW - 100 * DAY)
+
+
+def test_a_list_is_good_until_its_next_update_and_a_grace(world: World) -> None:
+    due = world.trust.revoked.due
+    assert due == NOW + 10 * DAY
+    for grace, last in ((0, due), (3 * DAY, due + 3 * DAY)):
+        trust = replace(world.trust, grace=grace)
+        federation.verify_profile(world.north.profile, trust, now=last)
+        with pytest.raises(StaleListError, match="get the federation's present"):
+            federation.verify_profile(world.north.profile, trust, now=last + 1)
+
+
+def test_a_list_of_the_future_is_refused(world: World) -> None:
+    authority.publish(world.place / "federation", now=NOW + 301)
+    trust = federation.load_trust(world.place / "federation")
+    with pytest.raises(StaleListError, match="301 seconds from now"):
+        federation.verify_profile(world.north.profile, trust, now=NOW)
+    federation.verify_profile(world.north.profile, trust, now=NOW + 1)
+
+
+def test_an_older_list_is_never_taken_in(world: World) -> None:
+    old = world.trust.revoked
+    new = expel(world, "key-compromise").revoked
+    assert (old.number, new.number) == (1, 2)
+    keys.install_list(world.south.folder, new)
+    assert keys.load(world.south.folder).trust.revoked.number == 2
+    keys.install_list(world.south.folder, new)  # again does no harm
+    with pytest.raises(StaleListError, match="may hide a revocation"):
+        keys.install_list(world.south.folder, old)
+    with pytest.raises(StaleListError, match="may hide a revocation"):
+        keys.install(world.south.folder, world.south.profile, world.trust, now=NOW)
+    assert keys.load(world.south.folder).trust.revoked.number == 2
+
+
+def test_only_the_root_signs_lists(world: World, tmp_path: Path) -> None:
+    authority.create_root(tmp_path / "fake", "regional", now=NOW)
+    fake = federation.load_trust(tmp_path / "fake")
+    with pytest.raises(CertificateError, match="not signed by this federation's root"):
+        revocation.parse(fake.revoked.pem, world.trust.root)
+    with pytest.raises(CertificateError, match="not signed by this federation's root"):
+        revocation.build(world.trust.root, world.north.signing_key, 9, {}, NOW)
+    pem = world.trust.revoked.pem
+    for damaged in (b"", pem[:-30], pem + b"x", b"note\n" + pem, pem.replace(b"M", b"N", 1)):
+        with pytest.raises(CertificateError):
+            revocation.parse(damaged, world.trust.root)
+
+
+def odd_list(world: World, *, delta: bool = False, critical_entry: bool = False) -> bytes:
+    """A list by the true root with a critical extension that changes what it means."""
+    root = world.trust.root
+    key = read_signing_key(world.place / "federation" / "root.key", "root key")
+    whole = world.trust.revoked.crl
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(root.subject)
+        .last_update(whole.last_update_utc)
+        .next_update(whole.next_update_utc)
+        .add_extension(x509.CRLNumber(9), critical=False)
+    )
+    if delta:
+        builder = builder.add_extension(x509.DeltaCRLIndicator(1), critical=True)
+    if critical_entry:
+        entry = (
+            x509.RevokedCertificateBuilder()
+            .serial_number(5)
+            .revocation_date(whole.last_update_utc)
+            .add_extension(x509.CertificateIssuer([x509.DirectoryName(root.subject)]), True)
+            .build()
+        )
+        builder = builder.add_revoked_certificate(entry)
+    return builder.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.mark.parametrize("odd", ["delta", "critical_entry"])
+def test_a_list_with_a_critical_extension_is_refused(world: World, odd: str) -> None:
+    assert revocation.parse(odd_list(world), world.trust.root).number == 9
+    with pytest.raises(CertificateError, match="damaged or of another kind"):
+        revocation.parse(odd_list(world, **{odd: True}), world.trust.root)
+
+
+def test_without_a_list_nothing_is_loaded(world: World) -> None:
+    (world.south.folder / "federation.crl").unlink()
+    with pytest.raises(StaleListError, match="no revocation list at"):
+        keys.load(world.south.folder)
+
+
+def test_rotation_keeps_old_organs_and_old_addresses(world: World, tmp_path: Path) -> None:
+    fed, south = world.place / "federation", world.south.folder
+    path, old = to_south(world), world.south.profile
+    request = keys.rotate(south)
+    assert keys.load(south).profile == old  # until the federation answers
+    with pytest.raises(CertificateError, match="say --again"):
+        authority.admit(fed, request, now=NOW)
+    new = authority.admit(fed, request, now=NOW, again=True)
+    fresh = keys.install(south, new, world.trust, now=NOW)
+    assert fresh.profile == new != old
+    assert len(fresh.sealing_keys) == 2
+    sealing.open_sealed(path, fresh, tmp_path / "old", now=NOW)
+
+    organ = organ_folder(tmp_path / "mine", manifest(donor="south", name="mine"))
+    signing.sign_folder(organ, world.south)  # with the old key, whose certificate still holds
+    assert signing.verify_folder(organ, world.trust, now=NOW).site == "south"
+    terms = sealing.Terms(addressees=[world.north.profile], exchange="trial")
+    with pytest.raises(CertificateError, match="sign the folder again"):
+        sealing.seal(organ, fresh, terms, tmp_path / "mine.organ", now=NOW)
+    signing.sign_folder(organ, fresh)
+    sealing.seal(organ, fresh, terms, tmp_path / "mine.organ", now=NOW)
+
+    gone, _ = authority.revoke(fed, "south", "superseded", now=NOW + 1)
+    assert [one.profile for one in gone] == [old]
+    trust = federation.load_trust(fed)
+    with pytest.raises(RevokedError):
+        federation.verify_profile(old, trust, now=NOW + 1)
+    assert federation.verify_profile(new, trust, now=NOW + 1)
+
+
+def test_a_site_is_admitted_once(world: World) -> None:
+    fed = world.place / "federation"
+    request = read_request(world.south.folder / "request.json")
+    assert authority.admit(fed, request, now=NOW) == world.south.profile
+    renewed = authority.admit(fed, request, now=NOW, again=True)
+    assert renewed != world.south.profile
+    assert authority.admit(fed, request, now=NOW) == renewed
+    keys.install(world.south.folder, renewed, world.trust, now=NOW)
+    stranger = keys.create(world.place / "impostor", "south")
+    with pytest.raises(CertificateError, match="admitted with other keys"):
+        authority.admit(fed, stranger, now=NOW)
+    issued = [one.site for one in authority.read_register(fed).issued]
+    assert issued == ["north", "south", "west", "south"]
+
+
+def test_revoking_nobody_says_so(world: World) -> None:
+    fed = world.place / "federation"
+    with pytest.raises(CertificateError, match="east has no certificate to revoke"):
+        authority.revoke(fed, "east", "key-compromise", now=NOW)
+    with pytest.raises(CertificateError, match="no certificate to revoke as superseded"):
+        authority.revoke(fed, "north", "superseded", now=NOW)
+    assert authority.read_register(fed).list_number == 1
+
+
+def test_a_register_of_another_federation_is_refused(world: World, tmp_path: Path) -> None:
+    authority.create_root(tmp_path / "other", "other", now=NOW)
+    fed = world.place / "federation"
+    (fed / "register.json").write_bytes((tmp_path / "other" / "register.json").read_bytes())
+    with pytest.raises(CertificateError, match="restore both from one backup"):
+        authority.publish(fed, now=NOW)
+    (fed / "register.json").unlink()
+    with pytest.raises(CertificateError, match=r"no register\.json"):
+        authority.publish(fed, now=NOW)
+
+
+def test_passphrases_protect_a_sites_keys(tmp_path: Path) -> None:
+    authority.create_root(tmp_path / "f", "regional", passphrase=b"root words", now=NOW)
+    request = keys.create(tmp_path / "a", "clinic", passphrase=b"correct horse")
+    profile = authority.admit(tmp_path / "f", request, passphrase=b"root words", now=NOW)
+    trust = federation.load_trust(tmp_path / "f")
+    with pytest.raises(KeyFileError, match="name the file of its passphrase"):
+        keys.install(tmp_path / "a", profile, trust, now=NOW)
+    keys.install(tmp_path / "a", profile, trust, now=NOW, passphrase=b"correct horse")
+    with pytest.raises(KeyFileError, match="check the passphrase") as caught:
+        keys.load(tmp_path / "a", passphrase=b"wrong horse")
+    assert "wrong horse" not in str(caught.value)
+    site = keys.load(tmp_path / "a", passphrase=b"correct horse")
+    for name in ("signing.key", "sealing.key"):
+        assert key_file(site, name).read_bytes().startswith(b"-----BEGIN ENCRYPTED")
+        assert b"-----BEGIN PRIVATE" not in key_file(site, name).read_bytes()
+
+
+def test_commands_revoke_rotate_and_take_in_lists(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("correct horse\n")
+    secret.chmod(0o600)
+    fed, home, profile = tmp_path / "fed", tmp_path / "keys", tmp_path / "clinic.profile"
+    opening = ("--passphrase-file", secret)
+    code, _, err = call("federation", "init", fed, "--name", "north")
+    assert (code, "--unprotected" in " ".join(err.split())) == (2, True)
+    assert call("federation", "init", fed, "--name", "north", *opening)[0] == 0
+    assert call("identity", "init", home, "--site", "clinic", *opening)[0] == 0
+    request = home / "request.json"
+    code, _, err = call("federation", "admit", fed, request, "--out", profile)
+    assert (code, "passphrase" in err) == (1, True)
+    assert call("federation", "admit", fed, request, "--out", profile, *opening)[0] == 0
+    root = fed / "root.pem"
+    assert call("identity", "install", home, profile, "--root", root, *opening)[0] == 0
+    assert call("identity", "rotate", home, *opening)[0] == 0
+    again, new = ("--again", *opening), tmp_path / "new.profile"
+    assert call("federation", "admit", fed, request, "--out", new, *again)[0] == 0
+    assert call("identity", "install", home, new, "--root", root, *opening)[0] == 0
+    words = ("federation", "revoke", fed, "clinic", "--reason", "superseded", *opening)
+    code, out, _ = call(*words, "--json")
+    assert (code, json.loads(out)["list"], len(json.loads(out)["revoked"])) == (0, 2, 1)
+    code, out, _ = call("federation", "show", fed, "--json")
+    states = [one["state"].split()[0] for one in json.loads(out)]
+    assert states == ["revoked", "valid"]
+    code, out, _ = call("identity", "crl", home, fed / "federation.crl", "--json")
+    assert (code, json.loads(out)["revoked"]) == (0, 1)
+    code, out, _ = call("federation", "crl", fed, "--days", 3, *opening, "--json")
+    assert json.loads(out)["list"] == 3
