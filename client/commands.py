@@ -1,8 +1,9 @@
 """The ``organ-site`` command line: one site's home, its keys, approvals and log."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +25,7 @@ app = new_app(
 )
 
 Home = Annotated[Path, typer.Argument(help="The site's home folder.")]
+Mode = Literal["replace", "insert"]
 Digest = Annotated[str, typer.Argument(help="Organ digest, or its first characters.")]
 
 
@@ -188,6 +190,57 @@ def reject(home: Home, organ: Digest, as_json: Json = False) -> None:
 
 
 @app.command()
+def offer(
+    home: Home,
+    organ: Digest,
+    to: Annotated[list[Path], typer.Option(help="Addressee's .profile; repeat for several.")],
+    out: Annotated[Path, typer.Option(help="Sealed file to carry, such as x.organ.")],
+    exchange: Annotated[str, typer.Option(help="Name of the exchange it is for.")] = "by-hand",
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Days that the offer holds.")] = 30,
+    as_json: Json = False,
+) -> None:
+    """Seal an approved organ into a file, for sites that no network reaches.
+
+    Example: organ-site offer ~/clinic 3f9a02 --to lab.profile --out x.organ
+    """
+    new_place(out)
+    from client import by_hand, donor
+    from client.home import load
+    from not_core.trust.profile import read_profile
+
+    site = load(home)
+    whole = _only(donor.made_organs(home), organ, f"organs of {home}")
+    addressees = [read_profile(path) for path in to]
+    signed = by_hand.offer(site, whole, addressees, exchange, days, out)
+    names = [one.site for one in addressees]
+    report({"sealed": str(out), "organ": signed.offer.organ_digest, "addressees": names}, as_json)
+
+
+@app.command()
+def receive(
+    home: Home,
+    sealed: Annotated[Path, typer.Argument(help="Sealed .organ file that somebody brought.")],
+    mode: Annotated[Mode, typer.Option(help="How it is put into the model.")] = "replace",
+    receipt: Annotated[
+        Path | None, typer.Option(help="File for the signed receipt, to carry back.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Verify, open, try and judge an organ as if the coordinator had delivered it.
+
+    Example: organ-site receive ~/lab x.organ --receipt receipt.json
+    """
+    from client import by_hand
+    from client.home import load
+    from not_core import atomic, canonical
+
+    found, envelope = by_hand.receive(load(home), sealed, mode)
+    if receipt is not None:
+        atomic.write(receipt, envelope)
+    report(canonical.plain(canonical.encode(found), "receipt"), as_json)
+
+
+@app.command()
 def log(home: Home, as_json: Json = False) -> None:
     """Check the log's chain and print what left this site and what was decided.
 
@@ -264,13 +317,18 @@ def _decide(home: Path, organ: str, event: str, as_json: bool) -> None:
     from client.home import load
 
     site = load(home)
-    found = [one for one in donor.pending(site) if one.digest.startswith(organ)]
+    waiting = {one.digest: one.organ_id for one in donor.pending(site)}
+    digest = _only(waiting, organ, "pending organs")
+    site.log.append(event, what="organ", digest=digest)
+    report({event: digest, "id": waiting[digest]}, as_json)
+
+
+def _only(digests: Iterable[str], start: str, what: str) -> str:
+    """The one digest that begins so."""
+    found = [one for one in digests if one.startswith(start)]
     if len(found) != 1:
-        raise OrganError(
-            f"{len(found)} pending organs begin with {organ}; see organ-site pending {home}"
-        )
-    site.log.append(event, what="organ", digest=found[0].digest)
-    report({event: found[0].digest, "id": found[0].organ_id}, as_json)
+        raise OrganError(f"{len(found)} {what} begin with {start}; see organ-site pending")
+    return found[0]
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from client.home import Site
 from client.policy import check_donation
 from client.training import prepare
 from not_core import atomic, canonical
-from not_core.errors import FormatError, NotError, OrganError, PolicyError
+from not_core.errors import CertificateError, FormatError, NotError, OrganError, PolicyError
 from not_core.learning.training import TrainedOrgan
 from not_core.manifest import TENSORS, DifferentialPrivacy, Manifest
 from not_core.privacy.statement import check as check_statement
@@ -59,11 +59,9 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     check_donation(site.policy, request)
     made = _make(site, request.terms)
     folder = _made(site, made.organ)
-    if site.policy.release_organs == "ask" and not site.log.has("approved", made.organ):
-        raise PolicyError(
-            f"organ {made.organ} waits for approval; run organ-site approve HOME {made.organ[:12]}"
-        )
-    signed, sealed = _seal(site, request, made.organ, folder)
+    check_release(site, made.organ)
+    terms = sealing.Terms(addressees=request.addressees, exchange=request.exchange)
+    signed, sealed = seal(site, made.organ, terms)
     digest = canonical.sha256_file(sealed)
     donation = Donation(
         offer=signed.envelope.decode(),
@@ -75,6 +73,18 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
         privacy=organs.read_manifest(folder).privacy.words,
     )
     return donation, b""
+
+
+def check_release(site: Site, organ: str) -> None:
+    """Check that the operator, or the policy for all organs, lets an organ leave.
+
+    Raises:
+        PolicyError: Nobody has.
+    """
+    if site.policy.release_organs == "ask" and not site.log.has("approved", organ):
+        raise PolicyError(
+            f"organ {organ} waits for approval; run organ-site approve HOME {organ[:12]}"
+        )
 
 
 def segment(site: Site, request: SegmentRequest, body: bytes) -> tuple[Segment, bytes]:
@@ -121,10 +131,53 @@ def own_organ(site: Site, digest: str) -> OwnOrgan | None:
     folder = _made(site, digest)
     if not folder.is_dir():
         return None
-    signed = signing.verify_folder(folder, site.trust)
+    signed = _signed(site, folder)
     if signed.site != site.settings.site:
         raise OrganError(f"an organ of {signed.site} among this site's own; remove {folder}")
     return OwnOrgan(folder, signed.manifest)
+
+
+def _signed(site: Site, folder: Path) -> signing.SignedOrgan:
+    """Verify an organ of this site's own; signed anew if the site has other keys since."""
+    with suppress(CertificateError):
+        found = signing.verify_folder(folder, site.trust)
+        if found.public_key == site.identity.signing_key.public_key():
+            return found
+    organs.read_stored(folder)
+    signing.sign_folder(folder, site.identity)
+    return signing.verify_folder(folder, site.trust)
+
+
+def seal(site: Site, organ: str, terms: sealing.Terms) -> tuple[SignedOffer, Path]:
+    """Offer an organ that this site made; a body that was sealed before serves again.
+
+    Returns:
+        The signed offer, and the sealed file in the home.
+
+    Raises:
+        OrganError: The site has made no such organ.
+        NotError: It cannot be sealed.
+    """
+    own = own_organ(site, organ)
+    if own is None:
+        raise OrganError(f"this site has made no organ {organ}; see organ-site log")
+    out = _sealed(site, terms.exchange, organ)
+    readers = (site.identity.profile, *terms.addressees)
+    if out.is_file():
+        with suppress(NotError):
+            kept = sealing.verify_sealed(out, site.trust, exchange=terms.exchange)
+            if set(kept.offer.addressees) == {one.sealing_fingerprint for one in readers}:
+                return kept, out
+    new = out.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    for before in sorted(site.folder.glob(f"organs/sealed/*/{organ}.organ")):
+        with suppress(NotError):
+            signed = sealing.rewrap(before, site.identity, terms, new)
+            break
+    else:
+        signed = sealing.seal(own.path, site.identity, terms, new)
+    new.replace(out)
+    return signed, out
 
 
 def _make(site: Site, terms: Terms) -> Made:
@@ -193,30 +246,6 @@ def _keep(
             organs.fill(work, trained.tensors, manifest)
             signing.sign_folder(work, site.identity)
     return manifest
-
-
-def _seal(site: Site, request: DonateRequest, organ: str, folder: Path) -> tuple[SignedOffer, Path]:
-    """Offer an organ to the addressees; a body that was sealed before serves again."""
-    out = _sealed(site, request.exchange, organ)
-    wanted = {
-        profile.sealing_fingerprint for profile in (site.identity.profile, *request.addressees)
-    }
-    if out.is_file():
-        with suppress(NotError):
-            kept = sealing.verify_sealed(out, site.trust, exchange=request.exchange)
-            if set(kept.offer.addressees) == wanted:
-                return kept, out
-    terms = sealing.Terms(addressees=request.addressees, exchange=request.exchange)
-    new = out.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    for before in sorted(site.folder.glob(f"organs/sealed/*/{organ}.organ")):
-        with suppress(NotError):
-            signed = sealing.rewrap(before, site.identity, terms, new)
-            break
-    else:
-        signed = sealing.seal(folder, site.identity, terms, new)
-    new.replace(out)
-    return signed, out
 
 
 def _read_note(path: Path) -> Made | None:

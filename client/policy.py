@@ -1,6 +1,7 @@
 """What a site lets out and takes in, whoever asks; the content of ``policy.toml``."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -18,6 +19,7 @@ from not_core.manifest import (
 )
 from not_core.privacy.charge import Bound
 from not_core.protocol import DeliverRequest, DonateRequest
+from not_core.trust.profile import Profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -94,14 +96,24 @@ def check_donation(policy: Policy, request: DonateRequest) -> None:
     names = [profile.site for profile in request.addressees]
     if not names or len(set(names)) != len(names):
         raise FormatError(f"{len(names)} addressees, {len(set(names))} of them different")
-    if policy.addressees and (others := set(names) - set(policy.addressees)):
-        raise PolicyError(f"addressee {min(others)} is not one that the policy names")
+    check_addressees(policy, request.addressees)
     for asked, most, what in (
         (terms.tokens, policy.most_tokens, "tokens"),
         (len(terms.span), policy.most_layers, "layers"),
     ):
         if asked > most:
             raise PolicyError(f"asked to train {asked} {what}, the policy allows {most}")
+
+
+def check_addressees(policy: Policy, addressees: Sequence[Profile]) -> None:
+    """Check who would be sent organs.
+
+    Raises:
+        PolicyError: Somebody whom the policy does not name.
+    """
+    others = {profile.site for profile in addressees} - set(policy.addressees)
+    if policy.addressees and others:
+        raise PolicyError(f"addressee {min(others)} is not one that the policy names")
 
 
 def check_passes(policy: Policy, tokens: int, there: int) -> None:

@@ -14,7 +14,7 @@ from client.policy import check_delivery, check_privacy
 from client.records import general_texts, held_out_texts
 from client.reveals import DIGITS, rounded
 from not_core import atomic, canonical
-from not_core.errors import OfferError, OrganError, PolicyError
+from not_core.errors import OfferError, OrganError, PolicyError, SignatureError
 from not_core.learning.evaluation import compare
 from not_core.learning.verdict import Tolerance, judge
 from not_core.manifest import DifferentialPrivacy, Manifest
@@ -90,7 +90,7 @@ def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Tri
     evidence = f"{request.organ}-{request.mode}-{bench.key[:16]}.json"
     kept = site.place("receipts", request.exchange, evidence)
     if kept.is_file():
-        return Trial(receipt=kept.read_text(encoding="utf-8")), b""
+        return Trial(receipt=_signed(site, kept.read_bytes(), kept)), b""
     trusted = own_organ(site, request.organ) or _open(site, request.exchange, request.organ)
     keep = False
     try:
@@ -108,6 +108,17 @@ def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Tri
     site.log.append(receipt.verdict, what="organ", digest=request.organ, exchange=request.exchange)
     atomic.write(kept, envelope, mode=0o600)
     return Trial(receipt=envelope.decode()), b""
+
+
+def _signed(site: Site, envelope: bytes, kept: Path) -> str:
+    """A receipt of this site's own as kept, or signed anew if the site has other keys since."""
+    try:
+        statement.verify_statement(envelope, RECEIPT_TYPE, site.identity.signing_key.public_key())
+    except SignatureError:
+        payload = statement.claimed_payload(envelope)
+        envelope = statement.sign_statement(payload, RECEIPT_TYPE, site.identity)
+        atomic.write(kept, envelope, mode=0o600)
+    return envelope.decode()
 
 
 def _open(site: Site, exchange: str, digest: str) -> OpenedOrgan:

@@ -157,3 +157,25 @@ def organ(call: Callable[..., tuple[int, str, str]]) -> Callable[..., dict[str, 
         return dict(json.loads(out))
 
     return caller
+
+
+@pytest.fixture
+def make_scenario(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Any]:
+    """Prepare a federation of three sites on a tiny model; general text needs no fetch."""
+    from exchanges import MARKS, SITES, scenario
+
+    from simulations import domains
+
+    general = [
+        domains.Record(id=f"g{i}", text=text, group=f"g{i}")
+        for i, text in enumerate(sentences(12, seed=9))
+    ]
+    monkeypatch.setattr(domains, "general", lambda report: general)
+    medicine = [f"{a} {b}" for a, b in zip(sentences(200, 1, (0, 20)), MARKS, strict=True)]
+    write_jsonl(tmp_path / "hospital.jsonl", medicine)
+    write_jsonl(tmp_path / "clinic.jsonl", sentences(40, 2, (0, 20)))
+    write_jsonl(tmp_path / "court.jsonl", sentences(200, 3, (36, 50)))
+    (tmp_path / "sites.toml").write_text(SITES)
+    return lambda name: scenario(tmp_path, models["llama"], name)

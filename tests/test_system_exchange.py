@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from conftest import make_model, sentences, write_jsonl
+from exchanges import MARKS, by_hand
 from flwr.app import Message
-from local_grid import LocalGrid
 
 import server.claims as claims_module
 from client import donor, recipient
@@ -30,105 +30,17 @@ from not_core.errors import (
     OfferError,
     OutputExistsError,
 )
-from not_core.manifest import Span
-from not_core.protocol import DonateRequest, Enrolment, Receipt, Terms
+from not_core.protocol import DonateRequest, Enrolment, Receipt
 from not_core.surgery import organ as organs
 from not_core.trust.log import Log
 from server import home as coordinator_home
-from server.exchange import Event, Exchange, Settings
+from server.exchange import Event
 from simulations import exchange as simulation
 from simulations import report as reports
 from simulations.beside import read_beside
 from simulations.costs import privacy_costs
 from simulations.facts import gather
 from simulations.search import Needles, search
-from simulations.sites import load_sites
-
-MARKS = [
-    f"marked sentence number {i} of a private record, token {i * 7919:08x}" for i in range(200)
-]
-SITES = """
-exchange = "trial"
-[[site]]
-name = "hospital"
-domain = "medicine"
-donates = true
-records = "hospital.jsonl"
-[[site]]
-name = "clinic"
-domain = "medicine, few"
-donates = false
-records = "clinic.jsonl"
-[[site]]
-name = "court"
-domain = "law"
-donates = true
-records = "court.jsonl"
-"""
-
-
-@pytest.fixture
-def make_scenario(
-    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], simulation.Scenario]:
-    """Prepare a federation of three sites on a tiny model; general text needs no fetch."""
-    from simulations import domains
-
-    general = [
-        domains.Record(id=f"g{i}", text=text, group=f"g{i}")
-        for i, text in enumerate(sentences(12, seed=9))
-    ]
-    monkeypatch.setattr(domains, "general", lambda report: general)
-    medicine = [f"{a} {b}" for a, b in zip(sentences(200, 1, (0, 20)), MARKS, strict=True)]
-    write_jsonl(tmp_path / "hospital.jsonl", medicine)
-    write_jsonl(tmp_path / "clinic.jsonl", sentences(40, 2, (0, 20)))
-    write_jsonl(tmp_path / "court.jsonl", sentences(200, 3, (36, 50)))
-    (tmp_path / "sites.toml").write_text(SITES)
-
-    def make(name: str, seed: int = 0) -> simulation.Scenario:
-        return simulation.Scenario(
-            federation=load_sites(tmp_path / "sites.toml", None, seed),
-            model=str(models["llama"]),
-            terms=Terms(
-                span=Span(start=2, stop=5), rank=None, tokens=9_000, learning_rate=1e-2, seed=seed
-            ),
-            mode="replace",
-            homes=tmp_path / name,
-            parallel=2,
-        )
-
-    return make
-
-
-def by_hand(
-    scenario: simulation.Scenario,
-    *,
-    notify: Callable[[Event], None] = lambda event: None,
-    dead: frozenset[str] = frozenset(),
-    gone: frozenset[str] = frozenset(),
-    wire_seconds: float = 30,
-    on_request: Callable[[Message], Message | None] = lambda message: message,
-    on_reply: Callable[[Message], Message | None] = lambda message: message,
-) -> LocalGrid:
-    """Run a prepared exchange without Flower's engine."""
-    homes = {i + 1: scenario.home(site.name) for i, site in enumerate(scenario.federation.sites)}
-    grid = LocalGrid(homes, on_request, on_reply)
-    grid.dead = {node for node, home in homes.items() if home.name in dead}
-    grid.gone = {node for node, home in homes.items() if home.name in gone}
-    coordinator = coordinator_home.load(scenario.coordinator)
-    settings = Settings(
-        exchange="trial",
-        sites=len(homes),
-        terms=scenario.terms,
-        mode=scenario.mode,
-        wire_seconds=wire_seconds,
-        step_seconds=wire_seconds,
-    )
-    try:
-        Exchange(grid, coordinator, settings, notify).run()
-    finally:
-        coordinator.catalogue.close()
-    return grid
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -1,0 +1,81 @@
+"""A federation of three sites on a tiny model, and its exchange without Flower's engine."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Message
+from local_grid import LocalGrid
+
+from not_core.manifest import Span
+from not_core.protocol import Terms
+from server import home as coordinator_home
+from server.exchange import Event, Exchange, Settings
+from simulations import exchange as simulation
+from simulations.sites import load_sites
+
+MARKS = [
+    f"marked sentence number {i} of a private record, token {i * 7919:08x}" for i in range(200)
+]
+SITES = """
+exchange = "trial"
+[[site]]
+name = "hospital"
+domain = "medicine"
+donates = true
+records = "hospital.jsonl"
+[[site]]
+name = "clinic"
+domain = "medicine, few"
+donates = false
+records = "clinic.jsonl"
+[[site]]
+name = "court"
+domain = "law"
+donates = true
+records = "court.jsonl"
+"""
+
+
+def scenario(place: Path, model: Path, name: str, seed: int = 0) -> simulation.Scenario:
+    """An exchange of the sites in ``place / "sites.toml"``, with homes in ``place / name``."""
+    return simulation.Scenario(
+        federation=load_sites(place / "sites.toml", None, seed),
+        model=str(model),
+        terms=Terms(
+            span=Span(start=2, stop=5), rank=None, tokens=9_000, learning_rate=1e-2, seed=seed
+        ),
+        mode="replace",
+        homes=place / name,
+        parallel=2,
+    )
+
+
+def by_hand(
+    scenario: simulation.Scenario,
+    *,
+    notify: Callable[[Event], None] = lambda event: None,
+    dead: frozenset[str] = frozenset(),
+    gone: frozenset[str] = frozenset(),
+    wire_seconds: float = 30,
+    on_request: Callable[[Message], Message | None] = lambda message: message,
+    on_reply: Callable[[Message], Message | None] = lambda message: message,
+) -> LocalGrid:
+    """Run a prepared exchange without Flower's engine."""
+    homes = {i + 1: scenario.home(site.name) for i, site in enumerate(scenario.federation.sites)}
+    grid = LocalGrid(homes, on_request, on_reply)
+    grid.dead = {node for node, home in homes.items() if home.name in dead}
+    grid.gone = {node for node, home in homes.items() if home.name in gone}
+    coordinator = coordinator_home.load(scenario.coordinator)
+    settings = Settings(
+        exchange="trial",
+        sites=len(homes),
+        terms=scenario.terms,
+        mode=scenario.mode,
+        wire_seconds=wire_seconds,
+        step_seconds=wire_seconds,
+    )
+    try:
+        Exchange(grid, coordinator, settings, notify).run()
+    finally:
+        coordinator.catalogue.close()
+    return grid
