@@ -22,7 +22,7 @@ from client import bench
 from client import home as site_home
 from client.policy import Policy
 from not_core import canonical, protocol
-from not_core.errors import QuarantineError
+from not_core.errors import IncompatibleOrganError, QuarantineError
 from not_core.learning.recipe import Recipe
 from not_core.learning.training import train
 from not_core.manifest import Manifest, Span, TensorFacts
@@ -37,6 +37,7 @@ from not_core.surgery.organ import (
     extract,
     fill,
     read_manifest,
+    read_organ,
     read_stored,
     write_organ,
 )
@@ -349,6 +350,26 @@ def test_on_another_base_sizes_are_compared(tmp_path: Path) -> None:
         folder = stored(host, tmp_path / f"{change(torch.ones(4)).sum()}", {Q: change})
         with pytest.raises(QuarantineError, match=Q):
             admit(folder, other, Bounds(), allow=frozenset({"base"}))
+
+
+def test_sizes_are_compared_with_the_nearest_layer(tmp_path: Path) -> None:
+    folder = family_model(tmp_path / "b", "llama", 1, num_hidden_layers=2)
+    held = load_file(folder / "model.safetensors")
+    held["model.layers.1.self_attn.q_proj.weight"] *= 10
+    save_file(held, folder / "model.safetensors", {"format": "pt"})
+    save_tokenizer(folder)
+    host, other = two_layers(tmp_path / "a", "llama"), open_checkpoint(folder)
+    for layer, passes in ((1, True), (0, False)):
+        name = f"{layer}.self_attn.q_proj.weight"
+        organ = stored(host, tmp_path / name, {name: scaled(8)})
+        found = {d.name: d.norm for d in drifts(read_organ(organ), other)}
+        assert (found[name] == 0) == passes
+
+
+def test_an_organ_that_does_not_fit_is_refused_as_such(host: Checkpoint, tmp_path: Path) -> None:
+    folder = stored(host, tmp_path / "organ", {})
+    with pytest.raises(IncompatibleOrganError, match="base weights"):
+        admit(folder, two_layers(tmp_path / "other", "llama", 1), Bounds())
 
 
 def test_layers_of_another_kind_than_those_at_its_place_are_refused(tmp_path: Path) -> None:
