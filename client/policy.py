@@ -36,6 +36,8 @@ class Policy:
         most_passes: Most passes over the records it may ask for: repetition is memorisation.
         most_sealed_bytes: Largest sealed organ taken in.
         most_stored_bytes: Most bytes of sealed organs kept from all exchanges.
+        most_drift: Farthest that an organ's tensor may be from the base's, in norm and in its
+            largest change, where 1 is as far as the base's tensor is from zero.
         most_trials: Most organs of one donor tried, ever: every receipt says a little about the
             held-out records, and an organ can be made to ask.
         revocation_grace_days: How long after its next-update a revocation list still serves; after
@@ -62,6 +64,7 @@ class Policy:
     most_passes: Annotated[float, Field(gt=0, le=1000)] = 4.0
     most_sealed_bytes: Positive = 8 * 2**30
     most_stored_bytes: Positive = 64 * 2**30
+    most_drift: Annotated[float, Field(gt=0)] = 1.0
     most_trials: Positive = 20
     revocation_grace_days: Annotated[float, Field(ge=0, le=365)] = 7.0
     addressees: tuple[Name, ...] = ()

@@ -29,9 +29,7 @@ from not_core.protocol import (
 )
 from not_core.surgery import plan as plans
 from not_core.surgery.checkpoint import open_checkpoint
-from not_core.surgery.compatibility import check
-from not_core.surgery.expansion import expand
-from not_core.surgery.organ import read_stored
+from not_core.surgery.quarantine import Bounds, admit
 from not_core.trust import sealing, statement
 from not_core.trust.sealing import OpenedOrgan
 
@@ -82,6 +80,7 @@ def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Tri
         PolicyError: Fewer held-out documents than may be reported on, or less privacy than the
             site demands.
         PrivacyError: The organ understates its epsilon.
+        QuarantineError: Its tensors fail a check; the model is not assembled.
         NotError: The organ is not to be trusted or does not fit.
     """
     bench = Bench(
@@ -178,13 +177,12 @@ def _measure(
     site: Site, request: TransplantRequest, trusted: OpenedOrgan | OwnOrgan, bench: Bench
 ) -> Receipt:
     settings, policy, host = site.settings, site.policy, bench.host
-    stored = read_stored(trusted.path)
-    manifest = stored.manifest
+    bounds = Bounds(most_bytes=policy.most_sealed_bytes, most_drift=policy.most_drift)
+    organ = admit(trusted.path, host, bounds)
+    manifest = organ.manifest
     # What is read must be what was verified and asked for: tensors follow the manifest's digests.
     if manifest.digest != request.organ or manifest != trusted.manifest or manifest.donor is None:
         raise OrganError("the organ's folder does not hold the organ that was asked for")
-    check(manifest, host)
-    organ = expand(stored, host)
     position = manifest.span.start
     plan = plans.transplant(
         host.layers, request.organ, len(manifest.span), mode=request.mode, position=position

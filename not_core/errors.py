@@ -77,7 +77,9 @@ class OrganError(NotError):
 class QuarantineError(OrganError):
     """An organ's tensors fail a check that they must pass before they touch a model.
 
-    ``check`` names it.
+    ``check`` names it: ``size`` (more bytes, or others, than may be), ``declared`` (another name,
+    type, shape or content than the manifest says), ``finite`` (NaN or infinity), ``drift`` (too far
+    from the base's tensor).
     """
 
     code = "quarantine"

@@ -141,6 +141,13 @@ def transplant(
     allow: Annotated[
         list[Difference] | None, typer.Option(help="Accept a difference that still runs.")
     ] = None,
+    most_drift: Annotated[
+        float,
+        typer.Option(
+            help="Refuse an organ of which a tensor is farther from the base's than this; 1 is "
+            "as far as the base's is from zero."
+        ),
+    ] = 1.0,
     keep_replaced: Annotated[
         bool, typer.Option(help="Set aside the layers that organs replace, for `organ excise`.")
     ] = True,
@@ -159,10 +166,13 @@ def transplant(
     from not_core.surgery import graft
     from not_core.surgery.checkpoint import open_checkpoint
     from not_core.surgery.compatibility import check
-    from not_core.surgery.expansion import read_expanded
     from not_core.surgery.organ import read_manifest
     from not_core.surgery.plan import compose
+    from not_core.surgery.quarantine import Bounds, admit
 
+    if not most_drift > 0:
+        raise typer.BadParameter(f"expected --most-drift above 0, got {most_drift}")
+    bounds = Bounds(most_drift=most_drift)
     places, modes = _places(position, organs, data), _modes(mode, organs)
     host = open_checkpoint(into)
     manifests = [read_manifest(folder) for folder in organs]
@@ -172,7 +182,7 @@ def transplant(
     for manifest in manifests:
         check(manifest, host, allowed)
     read = {
-        manifest.digest: read_expanded(folder, host)
+        manifest.digest: admit(folder, host, bounds, allow=allowed)
         for manifest, folder in zip(manifests, organs, strict=True)
     }
     trials: dict[str, Any] = {}

@@ -61,6 +61,10 @@ def sign(
 def verify(
     organ: Annotated[Path, typer.Argument(help="Signed organ folder or sealed .organ file.")],
     trust: Trust,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Model to hold its tensors against: how far they are from the base's."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Verify who signed an organ, that nothing was changed since, and that its epsilon adds up.
@@ -75,6 +79,8 @@ def verify(
     from not_core.trust.keys import SEEN
     from not_core.trust.seen import Seen
 
+    if base and organ.is_file():
+        raise typer.BadParameter("--base is for an organ folder: open the sealed organ first")
     believed = federation.load_trust(trust)
     if organ.is_file():
         offer = sealing.verify_sealed(organ, believed).offer
@@ -84,7 +90,8 @@ def verify(
     signer = signing.verify_folder(organ, believed, seen=seen)
     manifest = read_stored(organ).manifest
     facts = {"organ": str(organ), "digest": manifest.digest, "signer": signer.site}
-    report({**facts, "privacy": manifest.privacy.words, **_recomputed(manifest)}, as_json)
+    far = _farthest(organ, base) if base else {}
+    report({**facts, "privacy": manifest.privacy.words, **_recomputed(manifest), **far}, as_json)
 
 
 def seal(
@@ -209,6 +216,17 @@ def _report_sealed(signed: "SignedOffer", terms: "Terms", out: Path, as_json: bo
         },
         as_json,
     )
+
+
+def _farthest(organ: Path, base: str) -> dict[str, Any]:
+    """How far an organ that passes quarantine is from its base, at most."""
+    from not_core.surgery.checkpoint import open_checkpoint
+    from not_core.surgery.quarantine import Bounds, admit, drifts
+
+    host = open_checkpoint(base)
+    found = [*drifts(admit(organ, host, Bounds()), host)]
+    norm, peak = max(one.norm for one in found), max(one.peak for one in found)
+    return {"drift": {"norm": round(norm, 4), "peak": round(peak, 4)}}
 
 
 def _recomputed(manifest: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from not_core.learning.recipe import Recipe
 from not_core.manifest import Span
+from not_core.surgery.anatomy import is_output
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.plan import HOST, Layer, cut, transplant, whole
 from not_core.surgery.source import Source
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
     import torch
 
 ORGAN = "organ"
-_OUTPUTS = frozenset(
-    "o_proj out_proj c_proj dense dense_4h_to_h down_proj down_proj_bias fc2 w2".split()  # noqa: SIM905
-)
-"""What families call the last product of attention and of feed-forward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +99,7 @@ class Silent:
         """One tensor, on the CPU; zeros for an output projection."""
         import torch
 
-        if _OUTPUTS.isdisjoint(name.split(".")[-2:]):
+        if not is_output(name):
             return self.source.read(name, shared=shared)
         form = self.form(name)
         return torch.zeros(form.shape, dtype=getattr(torch, form.dtype))

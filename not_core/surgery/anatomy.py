@@ -13,6 +13,18 @@ from typing import Any
 from not_core.errors import UnknownFamilyError
 
 _INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
+_OUTPUTS = frozenset(
+    "o_proj out_proj c_proj dense dense_4h_to_h down_proj down_proj_bias fc2 w2".split()  # noqa: SIM905
+)
+"""What families call the last product of attention and of feed-forward."""
+
+
+def is_output(name: str) -> bool:
+    """Whether a tensor is of the last product of attention or feed-forward.
+
+    A layer adds what these put out to what came in; where they are zero, it changes nothing.
+    """
+    return not _OUTPUTS.isdisjoint(name.split(".")[-2:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from not_core import atomic, canonical
 from not_core.canonical import STRICT, Line, Name
-from not_core.errors import CheckpointError, FormatError, OrganError
+from not_core.errors import CheckpointError, FormatError, OrganError, QuarantineError
 from not_core.manifest import (
     CARD,
     MANIFEST,
@@ -45,6 +45,8 @@ from not_core.surgery.layer_config import fitting_fields
 from not_core.surgery.plan import cut
 from not_core.surgery.source import Source
 from not_core.surgery.tensors import (
+    HEADER_BYTES,
+    ITEM_BYTES,
     Form,
     Renamed,
     SafetensorsFiles,
@@ -161,16 +163,29 @@ class Declared:
         """One tensor, checked against its digest.
 
         Raises:
-            OrganError: It is not the declared tensor, or holds values that are not finite.
+            QuarantineError: ``declared``: it is not the declared tensor. ``finite``: it holds NaN
+                or infinity.
         """
-        if self.files.form(name) != self.form(name):
-            raise OrganError(f"{name} is {self.files.form(name)}, declared is {self.form(name)}")
+        self.check_form(name)
         tensor = self.files.read(name, shared=shared)
         if tensor_digest(tensor) != self.facts[name].sha256:
-            raise OrganError(f"{name} is not the tensor that the manifest declares")
+            raise QuarantineError(
+                "declared", f"{shown(name)} is not the tensor that the manifest declares"
+            )
         if not finite(tensor):
-            raise OrganError(f"{name} holds values that are not finite")
+            raise QuarantineError("finite", f"{shown(name)} holds values that are not finite")
         return tensor
+
+    def check_form(self, name: str) -> None:
+        """Check type and shape of one tensor, without reading it.
+
+        Raises:
+            QuarantineError: ``declared``: they are others than the manifest's.
+        """
+        if (found := self.files.form(name)) != self.form(name):
+            raise QuarantineError(
+                "declared", f"{shown(name)} is {found}, declared is {self.form(name)}"
+            )
 
 
 def extract(host: Checkpoint, span: Span) -> Tensors:
@@ -311,12 +326,18 @@ def read_organ(folder: Path) -> Organ:
     return organ
 
 
-def read_stored(folder: Path) -> Organ | CompactOrgan:
+def read_stored(folder: Path, *, most_bytes: int | None = None) -> Organ | CompactOrgan:
     """Read an organ folder and check every tensor in it against the manifest, one at a time.
 
+    Args:
+        folder: The organ's.
+        most_bytes: Largest ``organ.safetensors`` that is opened; None for any that is as large as
+            its manifest says.
+
     Raises:
-        OrganError: A tensor is missing, extra, of another type, shape or content, or not finite;
-            factors do not fit the organ's tensors; or the folder holds links or pickles.
+        QuarantineError: ``size``, before anything but the manifest is read; ``declared``: a tensor
+            is missing, extra, or of another type, shape or content; ``finite``.
+        OrganError: Factors do not fit the organ's tensors; or the folder holds links or pickles.
     """
     manifest = read_manifest(folder)
     refuse_strays(folder, OrganError)
@@ -327,9 +348,9 @@ def read_stored(folder: Path) -> Organ | CompactOrgan:
     if len(layers) != len(manifest.span) or layers != set(map(str, range(len(layers)))):
         raise OrganError(f"{MANIFEST} has layers {sorted(layers)}, the span is {manifest.span}")
     if not isinstance(manifest.stored, StoredFactors):
-        return Organ(manifest, _checked(_declared(path, manifest.tensors)))
+        return Organ(manifest, _checked(_declared(path, manifest.tensors, most_bytes)))
     check_facts(manifest, manifest.stored)
-    factors = _checked(_declared(path, manifest.stored.tensors))
+    factors = _checked(_declared(path, manifest.stored.tensors, most_bytes))
     for one in manifest.tensors:
         if one.name + LEFT in factors.names():
             left, right = (factors.read(one.name + side) for side in (LEFT, RIGHT))
@@ -337,17 +358,40 @@ def read_stored(folder: Path) -> Organ | CompactOrgan:
     return CompactOrgan(manifest, factors)
 
 
-def _declared(path: Path, declared: tuple[TensorFacts, ...]) -> Declared:
-    """The tensors of a file, which must be those that are declared."""
+def _declared(path: Path, declared: tuple[TensorFacts, ...], most: int | None) -> Declared:
+    """The tensors of a file, which must be those that are declared; reads its header only."""
     facts = {one.name: one for one in declared}
+    _check_size(path, {name: Form(one.dtype, one.shape) for name, one in facts.items()}, most)
     try:
         names = set(open_safetensors(path).keys())
     except CheckpointError as error:
         raise OrganError(str(error)) from None
     if names != set(facts) or len(facts) != len(declared):
         odd = sorted(names ^ set(facts)) or ["a name that stands twice"]
-        raise OrganError(f"{TENSORS} and {MANIFEST} disagree about {odd[0]}; get an undamaged copy")
-    return Declared(SafetensorsFiles({name: (path, name) for name in names}), facts)
+        raise QuarantineError(
+            "declared",
+            f"{TENSORS} and {MANIFEST} disagree about {shown(odd[0])}; get an undamaged copy",
+        )
+    tensors = Declared(SafetensorsFiles({name: (path, name) for name in names}), facts)
+    for name in tensors.names():
+        tensors.check_form(name)
+    return tensors
+
+
+def _check_size(path: Path, declared: Mapping[str, Form], most: int | None) -> None:
+    """Hold a file's size, before it is opened, against a bound and what is declared of it."""
+    for name, form in declared.items():
+        if form.dtype not in ITEM_BYTES:
+            raise QuarantineError("declared", f"{shown(name)} is of no known type, {form.dtype}")
+    size, data = path.stat().st_size, sum(form.bytes for form in declared.values())
+    if most is not None and size > most:
+        raise QuarantineError("size", f"{TENSORS} has {size} bytes, at most {most} are read")
+    if not data < size <= data + 8 + HEADER_BYTES:
+        raise QuarantineError(
+            "size",
+            f"{TENSORS} has {size} bytes, the tensors in {MANIFEST} take {data} and a header; "
+            "get an undamaged copy",
+        )
 
 
 def _checked(tensors: Declared) -> Declared:

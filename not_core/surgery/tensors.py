@@ -44,7 +44,8 @@ _TYPES = {
     "F64": ("float64", 8),
 }
 _CODES = {name: code for code, (name, _) in _TYPES.items()}
-_ITEM = dict(_TYPES.values())
+ITEM_BYTES = dict(_TYPES.values())
+"""Bytes of one number, by torch's name of its type."""
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 """Types in which a model can be computed, and which can be rounded to each other."""
@@ -65,7 +66,7 @@ class Form:
     @property
     def bytes(self) -> int:
         """Size of the tensor in bytes."""
-        return self.parameters * _ITEM[self.dtype]
+        return self.parameters * ITEM_BYTES[self.dtype]
 
     def __str__(self) -> str:
         return f"{self.dtype} {'x'.join(map(str, self.shape)) or 'scalar'}"
@@ -302,7 +303,7 @@ def write_safetensors(
     """
     forms = {name: tensors.form(name) for name in names}
     # Wide types first: every tensor then starts at a multiple of its item's size.
-    order = sorted(forms, key=lambda name: (-_ITEM[forms[name].dtype], name))
+    order = sorted(forms, key=lambda name: (-ITEM_BYTES[forms[name].dtype], name))
     table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name in order:
