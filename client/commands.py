@@ -9,7 +9,13 @@ import typer
 
 from not_core.commands import private as options
 from not_core.commands.budget import Delta, Epsilon, show
-from not_core.commands.passphrase import PassphraseFile, Unprotected, new_passphrase, passphrase_of
+from not_core.commands.passphrase import (
+    PassphraseFile,
+    SigningKey,
+    Unprotected,
+    new_passphrase,
+    passphrase_of,
+)
 from not_core.commands.program import Json, listing, new_app, new_place, report, run
 from not_core.errors import OrganError
 
@@ -52,6 +58,7 @@ def init(
     donate: Annotated[bool, typer.Option(help="Whether the site gives organs.")] = True,
     passphrase_file: PassphraseFile = None,
     unprotected: Unprotected = False,
+    signing_key: SigningKey = None,
     as_json: Json = False,
 ) -> None:
     """Make a home with new keys, a policy that asks before any organ leaves, and a request.
@@ -88,7 +95,7 @@ def init(
         {"epsilon": dp_epsilon, "epsilon_per_organ": dp_epsilon_per_organ, "delta": dp_delta}
     )
     words = new_passphrase(passphrase_file, unprotected)
-    homes.create(home, settings, policy, passphrase=words)
+    homes.create(home, settings, policy, passphrase=words, token=signing_key)
     request = home / "identity" / "request.json"
     report({"home": str(home), "request": str(request), "next": "have it admitted"}, as_json)
 
@@ -113,7 +120,7 @@ def join(
 
     trust = federation.load_trust(root)
     answer = read_profile(profile)
-    words = passphrase_of(keys.signing_key_of(home / "identity", answer), passphrase_file)
+    words = passphrase_of(keys.sealing_key_of(home / "identity", answer), passphrase_file)
     who = keys.install(home / "identity", answer, trust, passphrase=words)
     report({"site": who.site, "federation": trust.name}, as_json)
 

@@ -111,7 +111,12 @@ class Site:
 
 
 def create(
-    folder: Path, settings: Settings, policy: Policy, *, passphrase: bytes | None = None
+    folder: Path,
+    settings: Settings,
+    policy: Policy,
+    *,
+    passphrase: bytes | None = None,
+    token: str | None = None,
 ) -> None:
     """Make a home with new keys and a request for admission in ``identity/request.json``.
 
@@ -120,6 +125,7 @@ def create(
         settings: What the site is.
         policy: What it allows.
         passphrase: Encrypts the keys when given.
+        token: URI of a signing key on a token.
 
     Raises:
         OutputExistsError: ``folder`` is taken.
@@ -128,7 +134,7 @@ def create(
         for name, values in ((SITE, settings), (POLICY, policy)):
             table = {key: value for key, value in asdict(values).items() if value is not None}
             (work / name).write_text(tomli_w.dumps(table), encoding="utf-8")
-        keys.create(work / "identity", settings.site, passphrase=passphrase)
+        keys.create(work / "identity", settings.site, passphrase=passphrase, token=token)
         Log(work / "log.db").append("created", what="home")
 
 

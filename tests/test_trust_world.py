@@ -48,7 +48,7 @@ def organ_folder(folder: Path, facts: Manifest, tensors: bytes = b"tensor bytes"
 
 def key_file(site: keys.Identity, name: str) -> Path:
     """A private key of a site, on disk."""
-    return keys.signing_key_of(site.folder, site.profile).with_name(name)
+    return keys.sealing_key_of(site.folder, site.profile).with_name(name)
 
 
 class World:

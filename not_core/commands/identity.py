@@ -8,6 +8,7 @@ import typer
 
 from not_core.commands.passphrase import (
     PassphraseFile,
+    SigningKey,
     Unprotected,
     new_passphrase,
     passphrase_of,
@@ -176,6 +177,7 @@ def identity_init(
     site: Annotated[str, typer.Option(help="This site's name: a-z, 0-9 and inner hyphens.")],
     passphrase_file: PassphraseFile = None,
     unprotected: Unprotected = False,
+    signing_key: SigningKey = None,
     as_json: Json = False,
 ) -> None:
     """Make a site's signing key and sealing key, and a request for admission.
@@ -187,7 +189,7 @@ def identity_init(
     from not_core.trust import keys
 
     words = new_passphrase(passphrase_file, unprotected)
-    request = keys.create(folder, site, passphrase=words)
+    request = keys.create(folder, site, passphrase=words, token=signing_key)
     report(
         {
             "site": request.site,
@@ -204,6 +206,7 @@ def identity_rotate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="This site's keys.")],
     passphrase_file: PassphraseFile = None,
     unprotected: Unprotected = False,
+    signing_key: SigningKey = None,
     as_json: Json = False,
 ) -> None:
     """Make new keys and a request for them; the present keys serve until 'install'.
@@ -214,7 +217,8 @@ def identity_rotate(
     """
     from not_core.trust import keys
 
-    request = keys.rotate(folder, passphrase=new_passphrase(passphrase_file, unprotected))
+    words = new_passphrase(passphrase_file, unprotected)
+    request = keys.rotate(folder, passphrase=words, token=signing_key)
     report(
         {
             "site": request.site,
@@ -244,7 +248,7 @@ def identity_install(
 
     trust = federation.load_trust(root)
     answer = read_profile(profile)
-    words = passphrase_of(keys.signing_key_of(folder, answer), passphrase_file)
+    words = passphrase_of(keys.sealing_key_of(folder, answer), passphrase_file)
     identity = keys.install(folder, answer, trust, passphrase=words)
     report(
         {

@@ -10,7 +10,14 @@ PassphraseFile = Annotated[
     Path | None,
     typer.Option(
         envvar="ORGAN_PASSPHRASE_FILE",
-        help="File, mode 0600, whose first line encrypts or opens the private keys.",
+        help="File, mode 0600, whose first line encrypts or opens the keys; or keyring:NAME.",
+    ),
+]
+SigningKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        help="pkcs11: URI of a P-384 key that is on a token, instead of a new one in a file.",
     ),
 ]
 Unprotected = Annotated[

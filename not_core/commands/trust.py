@@ -178,7 +178,7 @@ def _load(folder: Path, passphrase_file: Path | None) -> "Identity":
 
     profile, words = folder / keys.PROFILE, None
     if profile.is_file():
-        key = keys.signing_key_of(folder, keys.read_profile(profile))
+        key = keys.sealing_key_of(folder, keys.read_profile(profile))
         words = passphrase_of(key, passphrase_file)
     return keys.load(folder, passphrase=words)
 

@@ -1,6 +1,6 @@
 """A site's identity folder: its private keys, its request, its profile and what it trusts.
 
-    keys/FINGERPRINT/   signing.key   ECDSA P-384, PKCS8 in PEM
+    keys/FINGERPRINT/   signing.key   ECDSA P-384, PKCS8 in PEM; or signing.uri, of one on a token
                         sealing.key   ML-KEM-768 and X25519, each PKCS8 in PEM
                         request.json  what was sent to the federation
     request.json        the latest request        site.profile  what came back
@@ -27,7 +27,7 @@ from not_core import atomic
 from not_core.errors import CertificateError, KeyFileError
 from not_core.trust.certificates import binding, certificate_errors, check_name
 from not_core.trust.federation import ROOT, Trust, load_trust, verify_profile
-from not_core.trust.keyfile import write_secret
+from not_core.trust.keyfile import read_secret, write_secret
 from not_core.trust.private_keys import (
     read_sealing_key,
     read_signing_key,
@@ -44,6 +44,7 @@ from not_core.trust.profile import (
     write_request,
 )
 from not_core.trust.revocation import LIST, RevocationList
+from not_core.trust.token import TokenKey
 
 __all__ = [
     "Identity",
@@ -60,6 +61,7 @@ __all__ = [
 
 KEYS = "keys"
 SIGNING_KEY = "signing.key"
+SIGNING_URI = "signing.uri"
 SEALING_KEY = "sealing.key"
 REQUEST = "request.json"
 PROFILE = "site.profile"
@@ -93,13 +95,16 @@ class Identity:
     sealing_keys: Mapping[str, MLKEM768X25519PrivateKey] = field(repr=False)
 
 
-def create(folder: Path, site: str, *, passphrase: bytes | None = None) -> Request:
+def create(
+    folder: Path, site: str, *, passphrase: bytes | None = None, token: str | None = None
+) -> Request:
     """Make a site's keys and its request for admission.
 
     Args:
         folder: New folder, made with mode 0700.
         site: The site's name.
         passphrase: Encrypts the keys when given.
+        token: URI of a signing key that is on a token already; see ``token``.
 
     Returns:
         The request, which is also in ``request.json``.
@@ -110,10 +115,10 @@ def create(folder: Path, site: str, *, passphrase: bytes | None = None) -> Reque
     """
     check_name(site, "site name")
     with atomic.folder(folder, mode=0o700) as work:
-        return _generate(work, site, passphrase)
+        return _generate(work, site, passphrase, token)
 
 
-def rotate(folder: Path, *, passphrase: bytes | None = None) -> Request:
+def rotate(folder: Path, *, passphrase: bytes | None = None, token: str | None = None) -> Request:
     """Make new keys and a request for them; the present ones serve until ``install``.
 
     What was signed with the present keys stays valid as long as their certificate, and what is
@@ -122,13 +127,14 @@ def rotate(folder: Path, *, passphrase: bytes | None = None) -> Request:
     Args:
         folder: Made by ``create``.
         passphrase: Encrypts the new keys when given.
+        token: As in ``create``.
 
     Raises:
         KeyFileError: No identity folder.
         FormatError: Its request is damaged.
     """
     _check_folder(folder)
-    return _generate(folder, read_request(folder / REQUEST).site, passphrase)
+    return _generate(folder, read_request(folder / REQUEST).site, passphrase, token)
 
 
 def install(
@@ -215,9 +221,9 @@ def load(folder: Path, *, passphrase: bytes | None = None) -> Identity:
     return _load(folder, read_profile(folder / PROFILE), load_trust(folder), passphrase)
 
 
-def signing_key_of(folder: Path, profile: Profile) -> Path:
-    """Where the signing key of a profile lies in an identity folder, if it does."""
-    return _place(folder, profile.sealing_fingerprint) / SIGNING_KEY
+def sealing_key_of(folder: Path, profile: Profile) -> Path:
+    """Where the sealing key of a profile lies in an identity folder, if it does."""
+    return _place(folder, profile.sealing_fingerprint) / SEALING_KEY
 
 
 def _check_folder(folder: Path) -> None:
@@ -230,8 +236,8 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _generate(folder: Path, site: str, passphrase: bytes | None) -> Request:
-    signing_key = ec.generate_private_key(ec.SECP384R1())
+def _generate(folder: Path, site: str, passphrase: bytes | None, token: str | None) -> Request:
+    signing_key = ec.generate_private_key(ec.SECP384R1()) if token is None else TokenKey(token)
     # Seed and scalar are uniformly random in both schemes, so the operating system makes them.
     seed, scalar = os.urandom(SEED_BYTES), os.urandom(SCALAR_BYTES)
     _, public, fingerprint = sealing_private_key(seed, scalar)
@@ -247,7 +253,10 @@ def _generate(folder: Path, site: str, passphrase: bytes | None) -> Request:
         sealing_key=public,
     )
     with atomic.folder(_place(folder, fingerprint), mode=0o700) as work:
-        write_secret(work / SIGNING_KEY, signing_key_pem(signing_key, passphrase))
+        if token is None:
+            write_secret(work / SIGNING_KEY, signing_key_pem(signing_key, passphrase))
+        else:
+            write_secret(work / SIGNING_URI, token.encode())
         write_secret(work / SEALING_KEY, sealing_key_pem(seed, scalar, passphrase))
         write_request(request, work / REQUEST)
     (folder / KEYS).chmod(0o700)
@@ -259,14 +268,20 @@ def _place(folder: Path, fingerprint: str) -> Path:
     return folder / KEYS / fingerprint[:NAMED]
 
 
+def _signing_key(place: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
+    if (place / SIGNING_URI).exists():
+        return TokenKey(read_secret(place / SIGNING_URI, "URI of a signing key").decode())
+    return read_signing_key(place / SIGNING_KEY, "signing key", passphrase)
+
+
 def _load(folder: Path, profile: Profile, trust: Trust, passphrase: bytes | None) -> Identity:
-    place = signing_key_of(folder, profile).parent
+    place = sealing_key_of(folder, profile).parent
     if not place.is_dir():
         raise CertificateError(
             f"profile of {profile.site} is for other keys than those in {folder / KEYS}; install "
             "the profile that answers this folder's request.json"
         )
-    signing_key = read_signing_key(place / SIGNING_KEY, "signing key", passphrase)
+    signing_key = _signing_key(place, passphrase)
     with certificate_errors("certificate in the profile"):
         certified = x509.load_pem_x509_certificate(profile.certificates[0].encode()).public_key()
     if certified != signing_key.public_key():

@@ -1,0 +1,176 @@
+"""Keys on a token, by a software token where one is installed; passphrases in a keyring."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import keyring
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from keyring.backend import KeyringBackend
+from test_trust_signing import public_commands
+from test_trust_world import DAY, NOW, World, manifest, organ_folder
+
+from not_core.errors import KeyFileError
+from not_core.trust import authority, keys, passphrase, sealing, signing
+from not_core.trust.token import TokenKey, _parsed
+
+MODULES = (
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+    "/usr/lib64/softhsm/libsofthsm.so",
+    "/opt/homebrew/lib/softhsm/libsofthsm2.so",
+)
+MODULE = next((path for path in MODULES if Path(path).exists()), None)
+soft_token = pytest.mark.skipif(
+    MODULE is None or shutil.which("softhsm2-util") is None,
+    reason="no software token: install softhsm2",
+)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A token with a P-384 key ``clinic`` and a P-256 key ``small``."""
+    import pkcs11
+    from pkcs11.util.ec import encode_named_curve_parameters
+
+    place = tmp_path_factory.mktemp("token")
+    (place / "tokens").mkdir()
+    (place / "conf").write_text(f"directories.tokendir = {place / 'tokens'}\nlog.level = ERROR\n")
+    (place / "pin").write_text("1234\n")
+    (place / "pin").chmod(0o600)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOFTHSM2_CONF", str(place / "conf"))
+        command = ["softhsm2-util", "--init-token", "--free", "--label", "organ"]
+        command += ["--pin", "1234", "--so-pin", "5678"]
+        subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+        library = pkcs11.lib(MODULE)
+        with library.get_token(token_label="organ").open(user_pin="1234", rw=True) as session:
+            for label, curve in (("clinic", "secp384r1"), ("small", "secp256r1")):
+                session.create_domain_parameters(
+                    pkcs11.KeyType.EC,
+                    {pkcs11.Attribute.EC_PARAMS: encode_named_curve_parameters(curve)},
+                    local=True,
+                ).generate_keypair(store=True, label=label)
+    query = f"module-path={MODULE}&pin-source={place / 'pin'}"
+    return f"pkcs11:token=organ;object=clinic?{query}"
+
+
+@soft_token
+def test_a_site_signs_by_a_key_on_a_token(uri: str, tmp_path: Path) -> None:
+    world = World(tmp_path / "world")
+    fed = world.place / "federation"
+    request = keys.create(world.place / "clinic", "clinic", token=uri)
+    assert not list((world.place / "clinic").rglob("signing.key"))
+    (kept,) = (world.place / "clinic").rglob("signing.uri")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    profile = authority.admit(fed, request, now=NOW - DAY)
+    clinic = keys.install(world.place / "clinic", profile, world.trust, now=NOW)
+    organ = organ_folder(tmp_path / "organ", manifest(donor="clinic"))
+    signing.sign_folder(organ, clinic)
+    assert signing.verify_folder(organ, world.trust, now=NOW).site == "clinic"
+    terms = sealing.Terms(addressees=[world.south.profile], exchange="trial")
+    sealing.seal(organ, clinic, terms, tmp_path / "x.organ", now=NOW)
+    opened = sealing.open_sealed(tmp_path / "x.organ", world.south, tmp_path / "opened", now=NOW)
+    assert opened.offer.donor == "clinic"
+    world.north = clinic  # the public commands take the key of this one
+    assert public_commands(opened.path, world, tmp_path) == (0, 0)
+
+
+@soft_token
+def test_a_key_on_a_token_stays_there(uri: str) -> None:
+    key = TokenKey(uri)
+    assert key.key_size == 384
+    with pytest.raises(NotImplementedError):
+        key.private_numbers()
+    with pytest.raises(NotImplementedError):
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    with pytest.raises(NotImplementedError):
+        key.exchange(ec.ECDH(), key.public_key())
+    signature = key.sign(b"data", ec.ECDSA(hashes.SHA384()))
+    key.public_key().verify(signature, b"data", ec.ECDSA(hashes.SHA384()))
+
+
+@soft_token
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("token=organ", "token=other", "cannot be used"),
+        ("object=clinic", "object=nobody", "cannot be used"),
+        ("object=clinic", "object=small", "not ECDSA P-384"),
+        ("libsofthsm", "libnothing", "cannot be used"),
+    ],
+)
+def test_a_token_that_does_not_fit_says_so(uri: str, old: str, new: str, words: str) -> None:
+    with pytest.raises(KeyFileError, match=words) as caught:
+        TokenKey(uri.replace(old, new))
+    assert "1234" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["", "file:///x", "pkcs11:", "pkcs11:token=a;object=b"])
+def test_a_uri_names_all_that_is_needed(uri: str) -> None:
+    with pytest.raises(KeyFileError, match="lacks"):
+        _parsed(uri)
+
+
+def test_uris_are_percent_encoded() -> None:
+    found = _parsed("pkcs11:token=my%20token;object=a%3Bb?module-path=/m.so&pin-source=/p%20q")
+    assert found == {
+        "token": "my token",
+        "object": "a;b",
+        "module-path": "/m.so",
+        "pin-source": "/p q",
+    }
+
+
+class Memory(KeyringBackend):
+    """A keyring of one entry."""
+
+    priority = 1
+
+    def get_password(self, service: str, username: str) -> str | None:
+        return "correct horse" if (service, username) == ("organ-exchange", "clinic") else None
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        raise NotImplementedError
+
+    def delete_password(self, service: str, username: str) -> None:
+        raise NotImplementedError
+
+
+def test_a_passphrase_may_lie_in_the_systems_keyring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = keyring.get_keyring()
+    keyring.set_keyring(Memory())
+    try:
+        monkeypatch.setenv(passphrase.VARIABLE, "keyring:clinic")
+        assert passphrase.given() == b"correct horse"
+        monkeypatch.setenv(passphrase.VARIABLE, "keyring:nobody")
+        with pytest.raises(KeyFileError, match="keyring set organ-exchange nobody"):
+            passphrase.given()
+    finally:
+        keyring.set_keyring(before)
+
+
+def test_a_home_is_opened_by_the_passphrase_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("correct horse\n")
+    monkeypatch.setenv(passphrase.VARIABLE, str(secret))
+    secret.chmod(0o644)
+    with pytest.raises(KeyFileError, match="0600"):
+        passphrase.given()
+    secret.chmod(0o600)
+    assert passphrase.given() == b"correct horse"
+    secret.write_text("\n")
+    with pytest.raises(KeyFileError, match="empty line"):
+        passphrase.given()
+    monkeypatch.delenv(passphrase.VARIABLE)
+    assert passphrase.given() is None
