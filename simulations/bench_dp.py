@@ -51,7 +51,7 @@ SEARCH_TOKENS, SEARCH_EPSILON = 16_384, 8.0
 SHAPES = ((8, 128), (32, 64))
 """Units a step and longest block: the same places a step, in few long units or many short ones."""
 LEARNABLE = {"organ": (None, 16), "lora": (16, 4)}
-RATES = (2e-3, 4e-3, 1e-2)
+RATES = (2e-3, 4e-3, 1e-2, 2e-2)
 DOMAINS = ("abstracts", "cases")
 EPSILONS = (8.0, 3.0, 1.0)
 DELTA = 1e-5
