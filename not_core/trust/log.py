@@ -6,17 +6,20 @@ was written anew: for that, keep the number of rows and the last hash elsewhere 
 prints both). Rows hold digests and sizes, never text of a record.
 """
 
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from not_core import canonical
 from not_core.errors import HomeError
+from not_core.trust.database import reading, writing
 
 GENESIS = "0" * 64
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, time INTEGER, event TEXT, "
+    "what TEXT, digest TEXT, bytes INTEGER, exchange TEXT, previous TEXT, hash TEXT)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +62,7 @@ class Log:
         self, event: str, *, what: str, digest: str = "", size: int = 0, exchange: str = ""
     ) -> Entry:
         """Append a row; it is on disk when this returns."""
-        with self._write() as database:
+        with writing(self._path, _SCHEMA) as database:
             row = database.execute(
                 "SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1"
             ).fetchone()
@@ -83,7 +86,7 @@ class Log:
 
     def has(self, event: str, digest: str) -> bool:
         """Whether an event of this digest has been recorded."""
-        with self._connect() as database:
+        with reading(self._path, _SCHEMA) as database:
             found = database.execute(
                 "SELECT 1 FROM entries WHERE event = ? AND digest = ? LIMIT 1", (event, digest)
             ).fetchone()
@@ -114,33 +117,8 @@ class Log:
         return count, previous
 
     def _rows(self) -> Iterator[tuple[Entry, str]]:
-        with self._connect() as database:
+        with reading(self._path, _SCHEMA) as database:
             rows = database.execute("SELECT * FROM entries ORDER BY number").fetchall()
         names = Entry.__dataclass_fields__
         for *fields, stored in rows:
             yield Entry(**dict(zip(names, fields, strict=True))), stored
-
-    @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
-        database = sqlite3.connect(self._path, timeout=60, isolation_level=None)
-        try:
-            database.execute("PRAGMA synchronous = EXTRA")
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, time INTEGER, "
-                "event TEXT, what TEXT, digest TEXT, bytes INTEGER, exchange TEXT, "
-                "previous TEXT, hash TEXT)"
-            )
-            yield database
-        finally:
-            database.close()
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._connect() as database:
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-            except BaseException:
-                database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")

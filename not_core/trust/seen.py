@@ -6,12 +6,16 @@ mark and two openings at once cannot undo each other.
 """
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from not_core.errors import RollbackError
+from not_core.trust.database import reading, writing
 from not_core.trust.offer import Offer
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS seen (offer TEXT PRIMARY KEY, id TEXT, version INTEGER, "
+    "organ TEXT, moment INTEGER)"
+)
 
 
 class Seen:
@@ -31,7 +35,7 @@ class Seen:
             RollbackError: It has a lower version than one seen, or another organ of the same one.
         """
         if self._path.is_file():
-            with self._connect() as database:
+            with reading(self._path, _SCHEMA) as database:
                 _check(database, offer, digest)
 
     def commit(self, offer: Offer, digest: str, moment: int) -> None:
@@ -45,42 +49,23 @@ class Seen:
         Raises:
             RollbackError: As ``check``: another one was committed meanwhile.
         """
-        with self._connect() as database:
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                _check(database, offer, digest)
-                database.execute(
-                    "INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?, ?)",
-                    (digest, offer.organ_id, offer.version, offer.organ_digest, moment),
-                )
-            except BaseException:
-                database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")
+        with writing(self._path, _SCHEMA) as database:
+            _check(database, offer, digest)
+            database.execute(
+                "INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?, ?)",
+                (digest, offer.organ_id, offer.version, offer.organ_digest, moment),
+            )
 
     def first(self, organ: str) -> int | None:
         """When an organ of this digest was first verified, in seconds since the epoch, or None."""
         if not self._path.is_file():
             return None
-        with self._connect() as database:
+        with reading(self._path, _SCHEMA) as database:
             found = database.execute(
                 "SELECT MIN(moment) FROM seen WHERE organ = ?", (organ,)
             ).fetchone()
         moment: int | None = found[0]
         return moment
-
-    @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
-        database = sqlite3.connect(self._path, timeout=60, isolation_level=None)
-        try:
-            database.execute("PRAGMA synchronous = EXTRA")
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS seen (offer TEXT PRIMARY KEY, id TEXT, version INTEGER,"
-                " organ TEXT, moment INTEGER)"
-            )
-            yield database
-        finally:
-            database.close()
 
 
 def _check(database: sqlite3.Connection, offer: Offer, digest: str) -> None:

@@ -1,0 +1,31 @@
+"""Small SQLite files that several processes write to, and that a power cut leaves whole."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+BUSY_SECONDS = 60
+"""How long to wait for another process that writes."""
+
+
+@contextmanager
+def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
+    """Open a database, made with ``schema`` if it is new; each statement stands for itself."""
+    with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as database:
+        database.execute("PRAGMA synchronous = EXTRA")
+        database.execute(schema)
+        yield database
+
+
+@contextmanager
+def writing(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
+    """Open a database and hold it alone: all that is done is on disk afterwards, or none of it."""
+    with reading(path, schema) as database:
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield database
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
+        database.execute("COMMIT")
