@@ -14,6 +14,7 @@ from not_core.errors import (
     AudienceError,
     CertificateError,
     ExpiredError,
+    HomeError,
     NotAddressedError,
     NotError,
     OfferError,
@@ -246,3 +247,11 @@ def test_a_retired_certificate_cannot_be_offered_anew(world: World) -> None:
     fresh = keys.install(world.north.folder, profile, federation.load_trust(fed), now=NOW)
     with pytest.raises(CertificateError, match="revoked"):
         sealing.rewrap(path, fresh, terms(world.south), world.place / "y.organ", now=NOW)
+
+
+def test_a_damaged_memory_is_a_typed_error(world: World) -> None:
+    path = seal(world, "x.organ", world.south)
+    (world.south.folder / keys.SEEN).write_bytes(b"not a database" * 100)
+    with pytest.raises(HomeError, match="put back its newest copy"):
+        opens(world, path, world.south)
+    assert [one for one in world.place.iterdir() if "south-" in one.name] == []

@@ -5,22 +5,38 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from not_core.errors import HomeError
+
 BUSY_SECONDS = 60
 """How long to wait for another process that writes."""
 
 
 @contextmanager
 def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
-    """Open a database, made with ``schema`` if it is new; each statement stands for itself."""
-    with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as database:
-        database.execute("PRAGMA synchronous = EXTRA")
-        database.execute(schema)
-        yield database
+    """Open a database, made with ``schema`` if it is new; each statement stands for itself.
+
+    Raises:
+        HomeError: It is damaged, busy for too long, or cannot be written to.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as database:
+            database.execute("PRAGMA synchronous = EXTRA")
+            database.execute(schema)
+            yield database
+    except sqlite3.DatabaseError as error:
+        raise HomeError(
+            f"{path} cannot be used ({error}); if it is busy or the disk is full try again later, "
+            "else put back its newest copy"
+        ) from None
 
 
 @contextmanager
 def writing(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
-    """Open a database and hold it alone: all that is done is on disk afterwards, or none of it."""
+    """Open a database and hold it alone: all that is done is on disk afterwards, or none of it.
+
+    Raises:
+        HomeError: As ``reading``.
+    """
     with reading(path, schema) as database:
         database.execute("BEGIN IMMEDIATE")
         try:
