@@ -311,11 +311,11 @@ def reveals(home: Home, as_json: Json = False) -> None:
 
 
 def _spent(site: "Site") -> dict[str, float]:
-    """What the most charged unit has spent and has left; nothing without a bound."""
+    """What all organs together have spent and what is left; nothing without a bound."""
     bound = site.policy.bound
     if bound is None:
         return {}
-    spent = site.ledger.spent(bound.delta).worst
+    spent = site.ledger.spent(bound.delta).all
     return {"epsilon spent": spent, "epsilon left": max(0.0, bound.epsilon - spent)}
 
 

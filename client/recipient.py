@@ -5,6 +5,7 @@ site trained itself.
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from client.bench import Bench
@@ -137,10 +138,11 @@ def _open(site: Site, exchange: str, digest: str) -> OpenedOrgan:
 
 
 def _check_privacy(site: Site, organ: Manifest) -> None:
-    """Hold what the donor states against what this site demands, then against its own numbers."""
-    check_privacy(site.policy, organ.privacy)
-    if isinstance(organ.privacy, DifferentialPrivacy):
-        check_statement(organ.privacy)
+    """Hold what the donor states against its own numbers, and these against what is demanded."""
+    stated = organ.privacy
+    if isinstance(stated, DifferentialPrivacy):
+        stated = replace(stated, epsilon=max(stated.epsilon, check_statement(stated).pld))
+    check_privacy(site.policy, stated)
 
 
 def _check_split(site: Site, own: Manifest) -> None:

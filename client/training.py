@@ -84,14 +84,13 @@ def _private(site: Site, host: Checkpoint, terms: Terms, recipe: Recipe, bound: 
     room = guard.most_blocks_per_unit * recipe.block_tokens
     check_passes(policy, planned.tokens, round(around(len(units)) * room))
     keys = tuple(one.key for one in units)
-    account = Charged(site.ledger, keys, unit, bound, site.settings.organ_name)
+    # The coordinator sees a refusal, and whether an organ is made anew: neither may follow from who
+    # is in the records, so all charges decide, and the same terms bring the organ that there is.
+    account = Charged(site.ledger, keys, unit, bound, site.settings.organ_name, together=True)
     private = Private(units, guard, account)
     return Training(
         planned.tokens,
-        {
-            "guard": asdict(guard),
-            "units": [[one.key, *map(text_digest, one.texts)] for one in units],
-        },
+        {"guard": asdict(guard)},
         partial(train_privately, host, terms.span, private, recipe, work=site.place("work")),
     )
 

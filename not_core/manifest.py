@@ -220,12 +220,15 @@ def check_charged(privacy: NoPrivacy | DifferentialPrivacy, training: TrainingFa
     """Check that a statement charges for the training that there was.
 
     Raises:
-        ValueError: There was none, or it took more steps.
+        ValueError: There was none, it took more steps, or its loss read other units' records.
     """
     if isinstance(privacy, DifferentialPrivacy) and not (
-        training is not None and training.steps <= privacy.steps
+        training is not None and training.steps <= privacy.steps and training.head_sample is None
     ):
-        raise ValueError("expected differential privacy of training, charged for all its steps")
+        raise ValueError(
+            "expected differential privacy of training, charged for all its steps, with a loss "
+            "over the whole vocabulary"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)

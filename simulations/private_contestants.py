@@ -131,9 +131,8 @@ class _Counted:
 
 def _organ(contestant: Contestant, host: Checkpoint, run: _Run) -> Fitted:
     span = default_span(host.layers, run.recipe.rank)
-    apart = run.guard.clipping != "loop"
     with workplace(
-        host, span, run.lessons.blocks, run.recipe, only=None, work=None, apart=apart
+        host, span, run.lessons.blocks, run.recipe, only=None, work=None, apart=True
     ) as place:
         trained = place.outcome(run.go(place, place.scene.model))
     return of_organ(host, span, trained)

@@ -241,8 +241,9 @@ def train(
             "artefact_bytes": (out / TENSORS).stat().st_size,
             "tokens": trained.facts.tokens,
             "steps": trained.facts.steps,
-            "loss_first": trained.losses[0],
-            "loss_last": trained.losses[-1],
+            # Of private training these would be exact means of what was drawn.
+            **({} if guard else {"loss_first": trained.losses[0]}),
+            **({} if guard else {"loss_last": trained.losses[-1]}),
             "validation": list(trained.validation),
             "privacy": manifest.privacy.words,
             "audit": audits.summary(found) if found else None,

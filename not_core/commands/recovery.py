@@ -103,6 +103,7 @@ def recover(
         validation=validation,
     )
     from not_core.learning import recovery
+    from not_core.learning.guard import around
     from not_core.learning.recipe import Recipe
     from not_core.learning.records import Split, read_records, split_part
     from not_core.surgery.checkpoint import open_checkpoint
@@ -154,7 +155,7 @@ def recover(
             "layers": list(facts.layers) if recovered.better else [],
             "weights": written.weights,
             "recovery": facts.digest if recovered.better else None,
-            "records": len(private.units) if private else len(parts.train),
+            "records": around(len(private.units)) if private else len(parts.train),
             "validation_records": len(parts.held_out),
             "validation": list(recovered.validation),
             "note": None

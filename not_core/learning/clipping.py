@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
+from not_core.errors import PrivacyError
 from not_core.learning import samplers
 from not_core.learning.guard import Clipping
 from not_core.learning.training import Losses
@@ -75,10 +76,17 @@ def clipped(way: Clipping, learner: Learner, clip: float, batch_tokens: int) -> 
         batch_tokens: Tokens that run at once; a larger unit runs alone.
 
     Raises:
-        PrivacyError: A module that learns has no sampler of per-unit gradients.
+        PrivacyError: A module that learns has no sampler of per-unit gradients, or runs in too few
+            digits for norms that are never compared with their gradients.
     """
     if way == "loop":
         return _Loop(learner, clip)
+    coarse = [one.dtype for one in learner.model.parameters() if one.dtype.itemsize < 4]
+    if way == "ghost" and coarse:
+        raise PrivacyError(
+            f"ghost norms in {str(coarse[0]).removeprefix('torch.')} let gradients pass the bound "
+            "by a percent; clip by loop or samples, or train in float32"
+        )
     return _Together(way, learner, clip, batch_tokens)
 
 

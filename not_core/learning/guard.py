@@ -4,11 +4,16 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import ValidationError
+
 from not_core.errors import PrivacyError
 from not_core.learning.recipe import Recipe
 from not_core.manifest import DifferentialPrivacy, Unit
 from not_core.privacy import accounting
 from not_core.privacy.accounting import Mechanism
+
+LEAST_EPSILON = 1e-4
+"""Smallest that is stated: below it, accountants round."""
 
 Clipping = Literal["loop", "samples", "ghost"]
 
@@ -52,6 +57,11 @@ class Guard:
         ):
             if not 0 < value < math.inf:
                 raise PrivacyError(f"{name} is {value}; give a finite number above 0")
+        if (self.noise_multiplier or 0) > accounting.MOST_NOISE:
+            raise PrivacyError(
+                f"noise multiplier is {self.noise_multiplier:g}; give at most "
+                f"{accounting.MOST_NOISE:g}, which leaves nothing to learn"
+            )
         if self.delta >= 1:
             raise PrivacyError(f"delta is {self.delta}; give a probability, such as 1e-6")
 
@@ -71,19 +81,30 @@ class Planned:
     tokens: int
 
     def statement(self, guard: Guard) -> DifferentialPrivacy:
-        """What the manifest says."""
-        return DifferentialPrivacy(
-            unit=guard.unit,
-            sampling_probability=self.mechanism.sampling_probability,
-            noise_multiplier=self.mechanism.noise_multiplier,
-            clip=guard.clip,
-            steps=self.mechanism.steps,
-            units_per_step=guard.units_per_step,
-            most_blocks_per_unit=guard.most_blocks_per_unit,
-            delta=guard.delta,
-            epsilon=self.epsilon,
-            accountant=accounting.ACCOUNTANT,
-        )
+        """What the manifest says.
+
+        Raises:
+            PrivacyError: A number is beyond what a manifest may state.
+        """
+        try:
+            return DifferentialPrivacy(
+                unit=guard.unit,
+                sampling_probability=self.mechanism.sampling_probability,
+                noise_multiplier=self.mechanism.noise_multiplier,
+                clip=guard.clip,
+                steps=self.mechanism.steps,
+                units_per_step=guard.units_per_step,
+                most_blocks_per_unit=guard.most_blocks_per_unit,
+                delta=guard.delta,
+                epsilon=self.epsilon,
+                accountant=accounting.ACCOUNTANT,
+            )
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            raise PrivacyError(
+                f"{first['loc'][0]} of {self.mechanism.steps} steps at delta {guard.delta:g} is "
+                f"beyond what a manifest may state ({first['msg'].lower()}); choose other numbers"
+            ) from None
 
 
 def plan(guard: Guard, recipe: Recipe, units: int) -> Planned:
@@ -119,7 +140,7 @@ def plan(guard: Guard, recipe: Recipe, units: int) -> Planned:
         noise = accounting.noise_multiplier(guard.epsilon, guard.delta, probability, steps)
     assert noise is not None  # noqa: S101 - for the type checker: the guard has one of the two
     mechanism = Mechanism(probability, noise, steps)
-    epsilon = accounting.epsilon([mechanism], guard.delta)
+    epsilon = max(accounting.epsilon([mechanism], guard.delta), LEAST_EPSILON)
     if not math.isfinite(epsilon):
         raise PrivacyError(
             f"{steps} steps with noise multiplier {noise:g} bound nothing at delta "

@@ -81,6 +81,7 @@ def train_privately(
 
     guard, account = private.guard, private.account
     planned = plan(guard, recipe, len(private.units))
+    stated = planned.statement(guard)  # what cannot be stated is not charged for
     lessons = UnitLessons(host, private.units, recipe)
     with workplace(
         host,
@@ -89,7 +90,7 @@ def train_privately(
         recipe,
         only=only,
         work=work,
-        apart=guard.clipping != "loop",
+        apart=True,  # a unit's activations must not depend, by a rounding, on whom it shares a row
         key={"guard": asdict(guard), "units": list(map(len, lessons.units))},
     ) as place:
         learner = Learner(place.scene.model, place.scene, place.masters.parameters, lessons.sizes)
@@ -99,7 +100,7 @@ def train_privately(
         )
         trained = place.outcome(progress)
         account.settle(progress.run, digest_of(trained.tensors))
-    return replace(trained, privacy=planned.statement(guard), finished=place.kept.clear)
+    return replace(trained, privacy=stated, finished=place.kept.clear)
 
 
 class UnitLessons:

@@ -47,6 +47,7 @@ class Charged:
         unit: What one of them is.
         bound: What none of them may pass.
         label: What is trained, for people.
+        together: Whether all charges of the ledger decide; see ``Ledger.reserve``.
     """
 
     ledger: Ledger
@@ -54,11 +55,18 @@ class Charged:
     unit: Unit
     bound: Bound
     label: str
+    together: bool = False
 
     def reserve(self, run: str, mechanism: Mechanism) -> None:
         """As ``Account``."""
         self.ledger.reserve(
-            run, self.units, self.unit, mechanism, bound=self.bound, label=self.label
+            run,
+            self.units,
+            self.unit,
+            mechanism,
+            bound=self.bound,
+            label=self.label,
+            together=self.together,
         )
 
     def settle(self, run: str, result: str) -> None:

@@ -144,6 +144,10 @@ class Book:
         """What the units of a history were in."""
         return [self._charges[number].mechanism for number in self._paths[history]]
 
+    def everything(self) -> list[Mechanism]:
+        """All charges, as if one unit had been in each of them."""
+        return [one.mechanism for one in self._charges.values()]
+
     def charge(self, charge: Charge, groups: dict[int, list[bytes]]) -> None:
         """Append a charge and put its units into it."""
         self.append(charge)

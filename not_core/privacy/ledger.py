@@ -78,6 +78,7 @@ class Ledger:
         *,
         bound: Bound,
         label: str = "",
+        together: bool = False,
     ) -> Reservation:
         """Charge a run in full, before its first step; the charge is on disk when this returns.
 
@@ -91,6 +92,9 @@ class Ledger:
             mechanism: All steps of the run.
             bound: What no unit may pass, this run included.
             label: What the run makes, for people; one line.
+            together: Decide as if one unit had been in every run of the ledger. Whether the run is
+                refused then says nothing of who is in the data: for those whose refusals others
+                see. What each unit is charged stays the same.
 
         Raises:
             LedgerError: The bound would be passed, the run was reserved with other content, the
@@ -120,8 +124,13 @@ class Ledger:
                 )
             histories = [book.mechanisms(history) for history in groups]
             after = self._worst([[*one, mechanism] for one in histories], bound.delta)
-            if not after <= bound.epsilon:
-                raise self._refusal(histories, mechanism, after, bound)
+            decides = [book.everything()] if together else histories
+            # A bound that earlier runs were charged under at another delta holds as well.
+            bounds = {one.charge.delta: one.charge.bound for one in book.reservations()}
+            for delta, most in (bounds | {bound.delta: bound.epsilon}).items():
+                there = self._worst([[*one, mechanism] for one in decides], delta)
+                if not there <= most:
+                    raise self._refusal(decides, mechanism, there, Bound(most, delta))
             charge = Charge(
                 number=len(book.rows) + 1,
                 time=int(time.time()),
@@ -254,10 +263,11 @@ class Ledger:
         """Refuse a ledger that lacks what the witness knows; tell the witness what it lacks."""
         self._witness.verify()
         told = tuple(entry.digest for entry in self._witness.entries() if entry.what == WHAT)
-        if told != book.heads[: len(told)]:
+        # A crash leaves one row that the log has not heard of; more mean that the log was cut off.
+        if told != book.heads[: len(told)] or len(book.rows) > len(told) + 1:
             raise LedgerError(
                 f"{self.path} has {len(book.rows)} rows and its log knows {len(told)}, which they "
-                f"do not continue: the ledger was lost, put back or changed; {RESTORE}"
+                f"do not continue: ledger or log was lost, put back or changed; {RESTORE}"
             )
         for row, head in list(zip(book.rows, book.heads, strict=True))[len(told) :]:
             self._witness.append(row.event, what=WHAT, digest=head)

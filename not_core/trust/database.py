@@ -1,5 +1,6 @@
 """Small SQLite files that several processes write to, and that a power cut leaves whole."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -18,6 +19,8 @@ def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
     Raises:
         HomeError: It is damaged, busy for too long, or cannot be written to.
     """
+    # Its owner's alone before anything is in it.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     try:
         with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as database:
             database.execute("PRAGMA synchronous = EXTRA")
