@@ -214,20 +214,23 @@ TAG = 16
 PREFIX = 24 + 32
 
 
-def _chunk_keys(key: bytes, salt: bytes, context: bytes) -> tuple[AESGCM, bytes, bytes]:
+def chunk_keys(
+    key: bytes, salt: bytes, context: bytes, hash_name: str = "sha512"
+) -> tuple[AESGCM, bytes, bytes]:
+    """Cipher, base nonce and commitment."""
     info = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0" + salt + context
-    out = expand(key, info, 32 + 12 + 32, "sha512")
+    out = expand(key, info, 32 + 12 + 32, hash_name)
     return AESGCM(out[:32]), out[32:44], out[44:]
 
 
-def _nonce(base: bytes, number: int) -> bytes:
+def chunk_nonce(base: bytes, number: int) -> bytes:
     return (int.from_bytes(base) ^ number).to_bytes(12)
 
 
 def encrypt(plaintext: bytes, key: bytes, context: bytes, salt: bytes) -> bytes:
-    cipher, base, commitment = _chunk_keys(key, salt, context)
+    cipher, base, commitment = chunk_keys(key, salt, context)
     chunks = [
-        cipher.encrypt(_nonce(base, number), plaintext[start : start + CHUNK], b"")
+        cipher.encrypt(chunk_nonce(base, number), plaintext[start : start + CHUNK], b"")
         for number, start in enumerate(range(0, len(plaintext) + 1, CHUNK))
     ]
     return salt + commitment + b"".join(chunks)
@@ -235,7 +238,7 @@ def encrypt(plaintext: bytes, key: bytes, context: bytes, salt: bytes) -> bytes:
 
 def decrypt(ciphertext: bytes, key: bytes, context: bytes) -> bytes:
     salt, found = ciphertext[:24], ciphertext[24:PREFIX]
-    cipher, base, commitment = _chunk_keys(key, salt, context)
+    cipher, base, commitment = chunk_keys(key, salt, context)
     if found != commitment:
         raise RefusedError("unseal", "commitment")
     rest, out, number = ciphertext[PREFIX:], b"", 0
@@ -244,7 +247,7 @@ def decrypt(ciphertext: bytes, key: bytes, context: bytes) -> bytes:
         if len(chunk) < TAG:
             raise RefusedError("unseal", "no last chunk")
         try:
-            out += cipher.decrypt(_nonce(base, number), chunk, b"")
+            out += cipher.decrypt(chunk_nonce(base, number), chunk, b"")
         except InvalidTag:
             raise RefusedError("unseal", "chunk") from None
         if len(chunk) < CHUNK + TAG:
