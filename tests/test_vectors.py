@@ -8,10 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from second import cases as made
-from second import generate, sealed
+from second import generate, reading
 from second.federation import Trust, trust
 from second.primitives import RefusedError, SealingKey
+from second.sealed import Files
+from second.world import world
 
 from not_core import canonical, errors
 from not_core.errors import NotError
@@ -87,12 +88,12 @@ class SecondReader:
     """The same, of the second implementation."""
 
     def __init__(self) -> None:
-        self.memory = sealed.Memory()
+        self.memory = reading.Memory()
 
-    def open(self, name: str) -> tuple[str, sealed.Files]:
+    def open(self, name: str) -> tuple[str, Files]:
         facts = said(name)
         try:
-            files = sealed.read(
+            files = reading.read(
                 file_of(name).read_bytes(),
                 self.known(facts["trust"]),
                 self.keys(facts["opens-as"]),
@@ -114,7 +115,7 @@ class SecondReader:
 
     @staticmethod
     def keys(site: str) -> list[SealingKey]:
-        w = made.world()
+        w = world()
         found = {"north": [w.north], "south": [w.south, w.old], "west": [w.west]}
         return [one.sealing for one in found[site]]
 

@@ -254,6 +254,7 @@ def _leaf(leaf: x509.Certificate) -> tuple[str, str, ec.EllipticCurvePublicKey]:
         or len(uris) != 2
         or uris[0] != SITE_URN + str(names[0].value)
         or not uris[1].startswith(SEALING_URN)
+        or not (of(x509.BasicConstraints).critical and of(x509.KeyUsage).critical)
         or of(x509.BasicConstraints).value.ca
         or not of(x509.KeyUsage).value.digital_signature
         or Purpose.CODE_SIGNING not in of(x509.ExtendedKeyUsage).value

@@ -9,8 +9,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, mlkem, x25519
 
-from second.cases import cases, trusts, world
+from second.cases import cases
 from second.primitives import canonical
+from second.world import trusts, world
 
 WARNING = (
     "The keys in this folder are TEST KEYS. They were made from fixed seeds, everybody has them,\n"
