@@ -59,6 +59,19 @@ def wraps(w: World) -> Iterator[Case]:
         randomness = primitives.seeded("wrong key", 64)
         made[south] = primitives.wrap(b"\1" * 32, w.south.sealing.public, draft.info, randomness)
 
+    def missing(made: dict[str, bytes], draft: Draft) -> None:
+        del made[north]
+
+    def extra(made: dict[str, bytes], draft: Draft) -> None:
+        made["0" * 64] = made[south]
+
+    for name, change, comment in (
+        ("signed-missing", missing, "no wrap of an addressee's"),
+        ("signed-extra", extra, "a wrap of nobody's"),
+    ):
+        data = framed(parts(w.draft(name, to=to, in_wraps=change).sealed())[0], b"body")
+        yield Case(name=name, expect="wraps", comment=f"donor: {comment}", data=data)
+
     for name, expect, change, comment in (
         ("signed-other-info", "unseal", other_info, "a wrap bound to another offer"),
         ("signed-flipped", "unseal", flipped, "a spoiled wrap"),
