@@ -214,7 +214,23 @@ def folders(w: World) -> Iterator[Case]:
     by_west = signed_folder(organ(), w.west)
     unread = organ() | {"manifest.json": organ()["manifest.json"].replace(b'":', b'": ', 1)}
     says_west = organ(donor="west")
+    older = signed_folder(organ() | {"README.md": b"# Older\n"}, w.north)["model.key.sig"]
+    by_key = json.loads(w.files["model.key.sig"])
+    other = sha256(primitives.public_pem(w.west.signing.public_key()))
+    by_key["verificationMaterial"]["publicKey"]["hint"] = other
     for name, expect, files, comment in (
+        (
+            "signatures-of-two",
+            "signature",
+            w.files | {"model.key.sig": older},
+            "model.key.sig is north's over another statement",
+        ),
+        (
+            "hint-of-west",
+            "signature",
+            w.files | {"model.key.sig": canonical(by_key)},
+            "model.key.sig names west's key",
+        ),
         (
             "readme-changed",
             "signature",
