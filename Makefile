@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench-speed bench-memory bench-quality bench-clinic bench-dp readme fetch clean
+.PHONY: demo test check bench-speed bench-memory bench-quality bench-clinic bench-dp readme vectors fetch clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -36,6 +36,10 @@ bench-dp: $(READY) fetch
 readme: $(READY)
 	$(BIN)/organ-simulate compare --out docs/results/quality --kept-only
 	$(BIN)/organ-simulate readme
+
+# Only before a format is released: afterwards its vectors stay as they are.
+vectors: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m second.generate tests/vectors/v1
 
 fetch: $(READY)
 	$(BIN)/organ-simulate fetch
