@@ -136,13 +136,13 @@ def _edit(
         case 0:
             del holder[key]
         case 1:
-            holder[key] = rng.choice(OTHERS)
+            holder[key] = copy.deepcopy(rng.choice(OTHERS))
         case 2:
             holder[key] = deep(rng.choice((1, 5, 60, 195, 240)), rng.choice(("[]", "{}")))
         case 3 if isinstance(holder, dict):
-            holder[rng.choice(("x", key + " ", key.upper(), "format", ""))] = old
+            holder[rng.choice(("x", key + " ", key.upper(), "format", ""))] = copy.deepcopy(old)
         case 3:
-            holder.insert(rng.randrange(len(holder) + 1), old)
+            holder.insert(rng.randrange(len(holder) + 1), copy.deepcopy(old))
         case 4:
             place = rng.choice(paths(made))
             holder[key] = copy.deepcopy(got(made, place))
@@ -154,7 +154,7 @@ def _edit(
         case 7 if isinstance(holder, list):
             rng.shuffle(holder)
         case _:
-            holder[key] = _near(old, rng)
+            holder[key] = copy.deepcopy(_near(old, rng))
 
 
 def _near(old: Any, rng: random.Random) -> Any:
