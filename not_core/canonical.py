@@ -83,7 +83,7 @@ def decode(cls: type[T], data: bytes, what: str, limit: int = DEFAULT_LIMIT) -> 
         ) from None
     try:
         canonical = encode(value) == data
-    except ValueError:  # a number that RFC 8785 cannot write
+    except (ValueError, RecursionError):  # a number that RFC 8785 cannot write, or too deep here
         canonical = False
     if not canonical:
         raise FormatError(f"{what} is not canonical JSON (RFC 8785); get the unedited file")

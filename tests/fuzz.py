@@ -28,7 +28,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -415,6 +415,11 @@ def _opened(one: Lab, data: bytes, reader: str, again: bool) -> str:
         if opened.signed.envelope.decode() not in one.offers or files not in one.folders:
             raise WrongError("a carrier's change of meaning was accepted")
         return SAME if data in one.files else ACCEPTED_SAME
+    offer = opened.offer
+    if again and offer.organ_id == "north/notes":
+        other = offer.organ_digest != sha256(one.folders[0]["manifest.json"])
+        if offer.version < 3 or (offer.version == 3 and other):
+            raise WrongError("an older organ than the remembered one was accepted")
     if not agrees(data, files, one.world.trust.fingerprint):
         raise WrongError("a donor's contradiction was accepted")
     return ACCEPTED_DONOR
@@ -567,7 +572,7 @@ def main() -> None:
     text = markdown(outcome)
     if given.out:
         given.out.write_text(text, encoding="utf-8")
-    print(json.dumps(asdict(outcome)) if given.json else text)
+    print(json.dumps(vars(outcome)) if given.json else text)
     if outcome.wrong or outcome.peak - outcome.before > GROWTH:
         sys.exit(1)
 

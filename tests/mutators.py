@@ -172,7 +172,7 @@ def _near(old: Any, rng: random.Random) -> Any:
         )
     if isinstance(old, bool) or old is None or isinstance(old, list | dict):
         return rng.choice((*NUMBERS, *OTHERS, *TEXTS))
-    return rng.choice((*NUMBERS, old + 1, old - 1, -old, float(old), str(old)))
+    return rng.choice((*NUMBERS, old + 1, old - 1, -old, old % 7 + 0.5, repr(old)[:50]))
 
 
 def text_edited(text: str, rng: random.Random) -> str:
