@@ -1,6 +1,7 @@
 """What an admitted donor can make, honest or not, by another hand than the package's."""
 
 import base64
+import functools
 import hashlib
 import json
 import struct
@@ -18,6 +19,7 @@ from securesystemslib.signer import SSlibKey
 from test_trust_world import DAY, NOW, World, manifest, organ_folder
 
 from not_core import canonical as checked
+from not_core.errors import NotError
 from not_core.trust import addressees, archive, authority, profile, sealing, signing
 from not_core.trust.delivery import MAGIC
 from not_core.trust.offer import OFFER_TYPE, UNWRAPPED, describe
@@ -54,6 +56,7 @@ class Lab:
     tars: list[bytes] = field(default_factory=list)
     folders: list[dict[str, bytes]] = field(default_factory=list)
     offers: set[str] = field(default_factory=set)
+    headers: list[Json] = field(default_factory=list)
     renewed: Json = None
     memory: bytes = b""
 
@@ -92,13 +95,19 @@ def lab(place: Path) -> Lab:
     terms = sealing.Terms(addressees=[world.south.profile], exchange="trial")
     sealing.rewrap(place / "0-0.organ", world.north, terms, again, now=NOW)
     made.files.append(again.read_bytes())
-    made.offers = {taken_apart(data)[0]["offer"] for data in made.files}
+    made.headers = [taken_apart(data)[0] for data in made.files]
+    made.offers = {header["offer"] for header in made.headers}
     request = profile.read_request(world.north.folder / "request.json")
     fresh = authority.admit(place / "federation", request, now=NOW - DAY, again=True)
     made.renewed = json.loads(checked.encode(fresh))
     sealing.open_sealed(place / "0-0.organ", world.south, place / "opened", now=NOW)
     made.memory = (world.south.folder / "seen.db").read_bytes()
     return made
+
+
+@functools.cache
+def key_id(key: ec.EllipticCurvePrivateKey) -> str:
+    return SSlibKey.from_crypto(key.public_key()).keyid
 
 
 def signed(payload: bytes, kind: str, key: ec.EllipticCurvePrivateKey) -> Json:
@@ -109,11 +118,33 @@ def signed(payload: bytes, kind: str, key: ec.EllipticCurvePrivateKey) -> Json:
         "payloadType": kind,
         "signatures": [
             {
-                "keyid": SSlibKey.from_crypto(key.public_key()).keyid,
+                "keyid": key_id(key),
                 "sig": base64.b64encode(key.sign(message, ec.ECDSA(hashes.SHA384()))).decode(),
             }
         ],
     }
+
+
+def remembering(pure: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose outcome its arguments decide, called once for each of them."""
+
+    @functools.lru_cache(maxsize=32)
+    def outcome(arguments: tuple[Any, ...], named: tuple[tuple[str, Any], ...]) -> Any:
+        try:
+            return pure(*arguments, **dict(named)), None
+        except NotError as error:
+            return None, error
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        value, error = outcome(
+            tuple(tuple(one) if isinstance(one, list) else one for one in arguments),
+            tuple(sorted(named.items())),
+        )
+        if error is not None:
+            raise error.with_traceback(None)  # or it grows with each time that it is raised
+        return value
+
+    return call
 
 
 def tar_of(folder: dict[str, bytes]) -> bytes:

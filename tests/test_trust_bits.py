@@ -4,17 +4,16 @@ The ordinary suite takes every 61st bit, ``make fuzz`` all of them. A file is ch
 what is verified before is remembered for as long as it is given the same bytes: ``remembering``.
 """
 
-import functools
 import io
 import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from forger import remembering
 from test_trust_sealing import parts, terms
 from test_trust_world import NOW, World
 
@@ -41,28 +40,6 @@ def world() -> Iterator[World]:
     place = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
     yield World(place)
     shutil.rmtree(place)
-
-
-def remembering(pure: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose outcome its arguments decide, called once for each of them."""
-
-    @functools.lru_cache(maxsize=2)
-    def outcome(arguments: tuple[Any, ...], named: tuple[tuple[str, Any], ...]) -> Any:
-        try:
-            return pure(*arguments, **dict(named)), None
-        except NotError as error:
-            return None, error
-
-    def call(*arguments: Any, **named: Any) -> Any:
-        value, error = outcome(
-            tuple(tuple(one) if isinstance(one, list) else one for one in arguments),
-            tuple(sorted(named.items())),
-        )
-        if error is not None:
-            raise error
-        return value
-
-    return call
 
 
 def flips(path: Path, stride: int, first: int = 0) -> Iterator[int]:
