@@ -287,26 +287,33 @@ def measure(out: Path, size: int, runs: int, say: Callable[[str], None]) -> dict
         if "pyrage" in there:
             _age_identity(place)
         found: dict[str, list[Cost]] = {}
+        result: dict[str, Any] = {}
         for number in range(runs):
             for name in there:
                 say(f"run {number + 1} of {runs}: {name}")
                 found.setdefault(name, []).append(_measure(name, place))
+            result = _keep(out, size, found, [name for name in WORK if name not in there])
     finally:
         shutil.rmtree(place.folder, ignore_errors=True)
-    rows = summary(found, size)
-    result = {
-        "bytes": size,
-        "machine": machine(),
-        "absent": [name for name in WORK if name not in there],
-        "rows": rows,
-        "runs": {name: [asdict(cost) for cost in done] for name, done in found.items()},
-    }
-    atomic.write(out / "bench-seal.json", (json.dumps(result, indent=1) + "\n").encode())
-    atomic.write(out / "bench-seal.md", markdown(result).encode())
+    rows = result["rows"]
     over = [name for name in sorted(BOUND) if max(c.peak_mb for c in found[name]) > BOUND_MB]
     if over:
         raise ExchangeError(f"{', '.join(over)} took more than {BOUND_MB} MB; see bench-seal.md")
     return {row["work"]: f"{row['mb_a_second']} MB/s, peak {row['peak_mb']} MB" for row in rows}
+
+
+def _keep(out: Path, size: int, found: dict[str, list[Cost]], absent: list[str]) -> dict[str, Any]:
+    """Write what has been measured so far."""
+    result = {
+        "bytes": size,
+        "machine": machine(),
+        "absent": absent,
+        "rows": summary(found, size),
+        "runs": {name: [asdict(cost) for cost in done] for name, done in found.items()},
+    }
+    atomic.write(out / "bench-seal.json", (json.dumps(result, indent=1) + "\n").encode())
+    atomic.write(out / "bench-seal.md", markdown(result).encode())
+    return result
 
 
 def summary(found: dict[str, list[Cost]], size: int) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A few thousand mutants in a process of their own; ``make fuzz`` reads 200,000."""
 
+import base64
 import json
 import os
 import random
@@ -13,10 +14,10 @@ from typing import Any
 import fuzz
 import pytest
 from mutators import bytes_edited, deep, json_edited, same, tar_edited
-from test_trust_world import manifest
+from test_trust_world import NOW, World, manifest
 
 from not_core import canonical
-from not_core.errors import FormatError
+from not_core.errors import CertificateError, FormatError
 from not_core.manifest import Manifest
 from not_core.trust import archive, sealing, seen, signing
 
@@ -132,3 +133,19 @@ def _frames() -> list[Any]:
         found.append(frame)
         frame = frame.f_back  # type: ignore[assignment]
     return found
+
+
+def test_a_certificate_that_only_warns_is_refused_where_warnings_are_errors(
+    tmp_path: Path,
+) -> None:
+    """A hostile bundle's certificate is parsed before it is verified; this one's number is < 0."""
+    world = World(tmp_path)
+    bundle = json.loads((world.organ / "model.sig").read_bytes())
+    row = bundle["verificationMaterial"]["x509CertificateChain"]["certificates"][0]
+    der = bytearray(base64.b64decode(row["rawBytes"]))
+    start = der.index(b"\xa0\x03\x02\x01\x02\x02") + 6  # behind version 3, the serial number
+    der[start + 1] |= 0x80
+    row["rawBytes"] = base64.b64encode(der).decode()
+    (world.organ / "model.sig").write_bytes(canonical.encode(bundle))
+    with pytest.raises(CertificateError, match="damaged or of another kind"):
+        signing.verify_folder(world.organ, world.trust, now=NOW)
