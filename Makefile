@@ -4,13 +4,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench-speed bench-memory bench-quality bench-clinic bench-dp readme vectors fetch clean
+.PHONY: demo test check bench-speed bench-memory bench-seal bench-quality bench-clinic \
+	bench-dp readme vectors fetch fuzz mutants clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
 
 test: $(READY) fetch
 	$(BIN)/pytest
+
+fuzz: $(READY)
+	$(BIN)/pytest -m exhaustive
+	$(BIN)/python tests/fuzz.py --mutants 200000 --out docs/results/fuzz.md $(FLAGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -23,6 +28,9 @@ bench-speed: $(READY) fetch
 
 bench-memory: $(READY)
 	$(BIN)/organ-simulate bench-memory --out runs/bench-memory
+
+bench-seal: $(READY)
+	$(BIN)/organ-simulate bench-seal --out docs/results/seal $(FLAGS)
 
 bench-quality: $(READY) fetch
 	$(BIN)/organ-simulate compare --out docs/results/quality $(FLAGS)

@@ -5,6 +5,7 @@ bytes that are not canonical: nobody can give one value two digests.
 """
 
 import hashlib
+import re
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -75,18 +76,24 @@ def decode(cls: type[T], data: bytes, what: str, limit: int = DEFAULT_LIMIT) -> 
         value = _adapter(cls).validate_json(data)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        where = ".".join(_shown(part) for part in first["loc"]) or "top level"
         raise FormatError(
             f"{what} is not valid at {where}: {first['type'].replace('_', ' ')}; "
             "get an undamaged copy, or one that this version of organ-exchange can read"
         ) from None
     try:
         canonical = encode(value) == data
-    except ValueError:  # a number that RFC 8785 cannot write
+    except (ValueError, RecursionError):  # a number that RFC 8785 cannot write, or too deep here
         canonical = False
     if not canonical:
         raise FormatError(f"{what} is not canonical JSON (RFC 8785); get the unedited file")
     return cast(T, value)
+
+
+def _shown(part: int | str) -> str:
+    """A step of a path into a document; a key may be hostile text, which no message repeats."""
+    text = str(part)
+    return text if re.fullmatch(r"[A-Za-z0-9_\[\]-]{1,64}", text, re.ASCII) else "(a key)"
 
 
 def plain(data: bytes, what: str) -> Any:

@@ -18,6 +18,7 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command("bench-speed")(bench_speed)
     app.command("bench-memory")(bench_memory)
+    app.command("bench-seal")(bench_seal)
     app.command()(compose)
     app.command()(positions)
     app.command()(transfer)
@@ -67,6 +68,26 @@ def bench_memory(
     from simulations.bench_memory import measure
 
     report(measure(out, runs, keep, say), as_json)
+
+
+def bench_seal(
+    out: Annotated[Path, typer.Option(help="Folder for results and, while it runs, the files.")],
+    size: Annotated[
+        int, typer.Option("--bytes", min=1, max=8**11 - 1, help="Bytes of the organ's weights.")
+    ] = 2_000_000_000,
+    runs: Annotated[int, typer.Option(min=1, help="Measurements of each contestant.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Measure sealing and opening a large organ: MB/s and peak memory.
+
+    Beside them AES-256-GCM, SHA-256, plain copying and pyrage. Needs six times --bytes of space
+    meanwhile. Exit code 1 when sealing or opening takes more than 200 MB of memory.
+
+    Example: organ-simulate bench-seal --out docs/results/seal
+    """
+    from simulations.bench_seal import measure
+
+    report(measure(out, size, runs, say), as_json)
 
 
 def compose(

@@ -15,7 +15,7 @@ from not_core.errors import ArchiveError, OrganError
 from not_core.trust.signing import SIGNED_FILES
 
 BLOCK = 512
-CHUNK = 1024 * 1024
+CHUNK = 512 * 1024
 """Bytes read at a time."""
 
 NAMES = tuple(sorted(SIGNED_FILES))

@@ -13,6 +13,7 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy
 from pydantic import TypeAdapter, ValidationError
@@ -115,6 +116,7 @@ def certificate_errors(what: str) -> Iterator[None]:
         x509.ExtensionNotFound,
         x509.InvalidVersion,
         x509.UnsupportedGeneralNameType,
+        CryptographyDeprecationWarning,  # where warnings are errors: a serial number below 1
     ):
         raise CertificateError(
             f"{what} is damaged or of another kind; expected X.509 in PEM as 'organ federation' "
