@@ -9,7 +9,7 @@ from client.home import Site
 from client.policy import check_passes
 from client.records import own_split, own_units
 from not_core.errors import RecordsError
-from not_core.learning.guard import Guard, around, plan
+from not_core.learning.guard import Guard, around, check_base, plan
 from not_core.learning.private import Private, train_privately
 from not_core.learning.recipe import Recipe
 from not_core.learning.records import text_digest
@@ -70,6 +70,7 @@ def _open(site: Site, host: Checkpoint, terms: Terms, recipe: Recipe) -> Trainin
 
 def _private(site: Site, host: Checkpoint, terms: Terms, recipe: Recipe, bound: Bound) -> Training:
     policy, unit = site.policy, site.unit or "record"
+    check_base(host)
     units = own_units(site).train
     _check_some(units)
     recipe = replace(recipe, head_sample=None)

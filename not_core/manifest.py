@@ -23,7 +23,7 @@ CARD = "README.md"
 MOST_LAYERS = 4096
 """No model has as many layers; bounds what a manifest can make its reader build."""
 
-MOST_STEPS, MOST_EPSILON, LEAST_DELTA = 100_000, 500, 1e-12
+MOST_STEPS, MOST_EPSILON, MOST_NOISE, LEAST_DELTA = 100_000, 500, 1e5, 1e-12
 """Bounds of a statement of differential privacy: what its reader can recompute in a minute or so.
 
 An epsilon near the largest protects nobody.
@@ -192,7 +192,7 @@ class DifferentialPrivacy:
     neighbours: Literal["add-or-remove-one"] = "add-or-remove-one"
     sampler: Literal["poisson"] = "poisson"
     sampling_probability: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-    noise_multiplier: Factor
+    noise_multiplier: Annotated[float, Field(gt=0, le=MOST_NOISE, allow_inf_nan=False)]
     clip: Factor
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
     units_per_step: Positive

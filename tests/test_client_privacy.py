@@ -297,3 +297,16 @@ def test_every_field_that_leaves_has_words(
     assert "root of 2" in rows["Manifest", "privacy"]["says"]
     assert rows["Manifest", "training"]["reader"] == "addressees"
     assert all(row["says"] for row in rows.values())
+
+
+def test_the_same_terms_bring_the_same_organ_however_the_records_have_changed(
+    members: Members,
+) -> None:
+    """Whether an organ is made anew is seen by the coordinator, and no epsilon is of that."""
+    hospital, clinic = members.member("hospital", POLICY, 200), members.member("clinic", POLICY, 60)
+    before = peek_offer(ask(hospital, clinic).offer.encode()).organ_digest
+    records = Path(hospital.settings.records)
+    lines = records.read_text().splitlines(keepends=True)
+    records.write_text("".join(lines[1:]))
+    assert peek_offer(ask(hospital, clinic).offer.encode()).organ_digest == before
+    assert len(hospital.ledger.reservations()) == 1

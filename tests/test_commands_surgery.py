@@ -336,3 +336,22 @@ def test_names_that_others_chose_do_not_reach_the_terminal_raw(
     for text in (err, shown.out, shown.err):
         assert all(one.isprintable() for one in text.replace("\n", ""))
         assert not any(line.startswith("ok: organ fits") for line in text.splitlines())
+
+
+def test_a_graft_is_no_base_that_nobody_was_trained_into(
+    call: Callable[..., tuple[int, str, str]], models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Its layers may hold records that a new epsilon would not cover."""
+    data = write_jsonl(tmp_path / "r.jsonl", sentences(60, 1))
+    made, graft = tmp_path / "organ", tmp_path / "graft"
+    words = ("--data", data, "--tokens", 2000, "--span", "2:4")
+    assert call("train", "--model", models["llama"], *words, "--out", made)[0] == 0
+    assert call("transplant", made, "--into", models["llama"], "--out", graft)[0] == 0
+    private = ("--dp-noise-multiplier", 5, "--dp-delta", 1e-3, "--ledger", tmp_path / "ledger")
+    out = tmp_path / "private"
+    code, _, err = call("train", "--model", graft, *words, *private, "--out", out)
+    assert (code, "would not cover" in " ".join(err.split())) == (1, True)
+    code, _, err = call("extract", "--model", graft, "--span", "2:4", "--out", out)
+    assert (code, "hand on the organs themselves" in " ".join(err.split())) == (1, True)
+    assert not out.exists()
+    assert call("extract", "--model", graft, "--span", "0:2", "--out", out)[0] == 0

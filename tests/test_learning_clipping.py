@@ -149,3 +149,20 @@ def test_no_unit_gives_nothing_and_one_that_is_not_finite_adds_nothing(
         beside, loss = total([[0], [4]])
         assert torch.allclose(beside, alone, atol=1e-7)
         assert math.isfinite(loss)
+
+
+def test_ghost_norms_are_refused_in_few_digits(models: dict[str, Path]) -> None:
+    recipe = Recipe(rank=None, tokens=1, head_sample=None, threads=1, precision="bfloat16")
+    with workplace(
+        open_checkpoint(models["llama"]),
+        Span(start=2, stop=4),
+        BLOCKS,
+        recipe,
+        only=None,
+        work=None,
+        apart=True,
+    ) as found:
+        for way in ("loop", "samples"):
+            summing(found, way)
+        with pytest.raises(PrivacyError, match="ghost norms in bfloat16"):
+            summing(found, "ghost")

@@ -267,3 +267,55 @@ def test_a_text_file_has_no_subjects(tmp_path: Path) -> None:
 
 def test_a_unit_is_a_value() -> None:
     assert record_units(["a"]) == (Unit(record_units(["a"])[0].key, ("a",)),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"noise_multiplier": 1e300, "epsilon": None}, "at most 100000"),
+        ({"clip": 1e300}, "clip is 1e[+]300"),
+        ({"clip": 1e-43}, "clip is 1e-43"),
+    ],
+)
+def test_numbers_that_arithmetic_cannot_hold_are_refused(
+    changes: dict[str, float | None], words: str
+) -> None:
+    with pytest.raises(PrivacyError, match=words):
+        replace(GUARD, **{"noise_multiplier": None, "epsilon": 8.0, **changes})
+
+
+class Never:
+    """An account that nobody may charge."""
+
+    def reserve(self, run: str, mechanism: object) -> None:
+        raise AssertionError("charged for what cannot be stated")
+
+    def settle(self, run: str, result: str) -> None:
+        raise AssertionError("settled")
+
+
+def test_what_cannot_be_stated_is_not_charged(models: dict[str, Path]) -> None:
+    host = open_checkpoint(models["llama"])
+    units = record_units(sentences(100, seed=1, topic=TOPIC))
+    endless = replace(RECIPE, tokens=100_001 * 16 * 32)
+    quiet = replace(GUARD, noise_multiplier=1e4, epsilon=None)
+    with pytest.raises(PrivacyError, match="beyond what a manifest may state"):
+        fit(host, units, endless, quiet, Never())
+
+
+def test_an_epsilon_below_what_accountants_tell_is_stated_larger(
+    models: dict[str, Path],
+) -> None:
+    host = open_checkpoint(models["llama"])
+    units = record_units(sentences(100, seed=1, topic=TOPIC))
+    quiet = replace(GUARD, noise_multiplier=1e4, epsilon=None)
+    short = replace(RECIPE, tokens=2 * 16 * 32)
+    privacy = fit(host, units, short, quiet, Uncharged()).privacy
+    assert isinstance(privacy, DifferentialPrivacy)
+    assert privacy.epsilon == 1e-4
+
+
+def test_the_rounded_count_has_borders_where_one_unit_shows() -> None:
+    """Stated in decision 15 and in the threat model; away from them one unit changes nothing."""
+    assert around(99) == around(100)
+    assert around(107) != around(108)

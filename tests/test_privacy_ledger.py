@@ -431,3 +431,56 @@ def test_heads_say_nothing_about_units_that_others_could_try(tmp_path: Path) -> 
         sets.append(book.reservations()[0].charge.units)
     assert sets[0] != sets[1]
     assert canonical.sha256(bytes.fromhex(digests(1)[0])) not in sets
+
+
+def test_bounds_that_earlier_runs_were_charged_under_hold_at_their_own_delta(
+    tmp_path: Path,
+) -> None:
+    """A larger delta makes the same runs look cheaper: that is no way round."""
+    book = Ledger(tmp_path / LEDGER, Log(tmp_path / LOG))
+    costly = Mechanism(0.25, 1.5, 40)
+    first = book.reserve("a", digests("x"), "record", costly, bound=Bound(50.0, 1e-6))
+    most = Bound(first.charge.epsilon * 1.2, 1e-6)
+    again = Ledger(tmp_path / "other.db", Log(tmp_path / "other-log.db"))
+    again.reserve("a", digests("x"), "record", costly, bound=most)
+    loose = Bound(most.epsilon, 1e-2)
+    alone = Ledger(tmp_path / "alone.db", Log(tmp_path / "alone-log.db"))
+    alone.reserve("b", digests("x"), "record", costly, bound=loose)
+    alone.reserve("c", digests("x"), "record", costly, bound=loose)
+    with pytest.raises(LedgerError, match="at delta 1e-06"):
+        again.reserve("b", digests("x"), "record", costly, bound=loose)
+    assert again.spent(1e-6).worst <= most.epsilon
+
+
+def test_a_decision_that_others_see_follows_from_no_unit(tmp_path: Path) -> None:
+    """The same run, with and without a unit that earlier runs were charged to."""
+
+    def refused(units: list[str], *, together: bool) -> bool:
+        book = ledger(tmp_path / f"{len(units)}-{together}")
+        for run in ("a", "b"):
+            book.reserve(run, digests("old"), "record", STEP, bound=BOUND)
+        left = replace(BOUND, epsilon=book.spent(BOUND.delta).worst)
+        book = Ledger(book.path, Log(book.path.parent / LOG), toy)
+        try:
+            book.reserve("c", units, "record", STEP, bound=left, together=together)
+        except LedgerError:
+            return True
+        return False
+
+    with_it, without_it = digests("new", "old"), digests("new")
+    assert (refused(without_it, together=False), refused(with_it, together=False)) == (False, True)
+    assert refused(without_it, together=True) == refused(with_it, together=True) is True
+
+
+def test_a_log_that_was_cut_off_beside_a_longer_ledger_is_found(book: Ledger) -> None:
+    reserve(book, "a", 1)
+    reserve(book, "b", 2)
+    (book.path.parent / LOG).unlink()
+    with pytest.raises(LedgerError, match="ledger or log was lost"):
+        book.reservations()
+
+
+def test_ledger_and_log_are_their_owners_alone(book: Ledger) -> None:
+    reserve(book, "a", 1)
+    for name in (LEDGER, LOG):
+        assert stat.S_IMODE((book.path.parent / name).stat().st_mode) == 0o600

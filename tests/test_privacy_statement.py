@@ -336,3 +336,23 @@ def test_verify_prints_what_it_recomputed_and_what_that_does_not_prove(
     code, _, said = call("verify", members.organ("liar", stated(epsilon=1.0)), "--trust", root)
     assert code == 1
     assert "claims epsilon 1 at delta" in said
+
+
+@pytest.mark.parametrize("value", [1e5 + 1, 1e12, 1e300])
+def test_noise_beyond_what_can_be_recomputed_is_not_stated(value: float) -> None:
+    with pytest.raises(ValidationError):
+        stated(noise_multiplier=value)
+
+
+def test_a_small_claim_is_held_as_tightly() -> None:
+    quiet = stated(noise_multiplier=60.0, steps=50)
+    true = check(replace(quiet, epsilon=1.0)).pld
+    assert 1e-3 < true < 0.5
+    with pytest.raises(PrivacyError, match="its own numbers give"):
+        check(replace(quiet, epsilon=true * 0.9))
+    assert check(replace(quiet, epsilon=true))
+
+
+def test_a_delta_that_gives_a_unit_away_is_refused() -> None:
+    with pytest.raises(PrivacyError, match="one of its about 320 units whole"):
+        check(stated(delta=1 / 320, epsilon=50.0))

@@ -152,6 +152,7 @@ def train(
     if form is ShipName.FACTORS and not rank:
         raise typer.BadParameter("--ship factors takes a --rank above 0")
     from not_core.learning import audit as audits
+    from not_core.learning.guard import check_base
     from not_core.learning.private import train_privately
     from not_core.learning.recipe import Recipe, default_span
     from not_core.learning.records import read_records, split_part
@@ -192,6 +193,7 @@ def train(
             bar(n, f"loss {loss:.3f}")
 
         if guard:
+            check_base(host)
             private = options.private_of(
                 guard,
                 data,

@@ -8,10 +8,13 @@ from pydantic import ValidationError
 
 from not_core.errors import PrivacyError
 from not_core.learning.recipe import Recipe
-from not_core.manifest import DifferentialPrivacy, Unit
+from not_core.manifest import MOST_NOISE, DifferentialPrivacy, Unit
 from not_core.privacy import accounting
 from not_core.privacy.accounting import Mechanism
+from not_core.surgery.checkpoint import Checkpoint
+from not_core.surgery.lineage import lineage_of
 
+LEAST_CLIP = 1e-6
 LEAST_EPSILON = 1e-4
 """Smallest that is stated: below it, accountants round."""
 
@@ -48,6 +51,11 @@ class Guard:
         given = [one for one in (self.epsilon, self.noise_multiplier) if one is not None]
         if len(given) != 1:
             raise PrivacyError("expected one of epsilon and noise multiplier; name one")
+        if not LEAST_CLIP <= self.clip <= 1 / LEAST_CLIP:
+            raise PrivacyError(
+                f"clip is {self.clip}; give {LEAST_CLIP:g} to {1 / LEAST_CLIP:g}, which float32 "
+                "adds up exactly enough"
+            )
         for name, value in (
             ("epsilon or noise multiplier", given[0]),
             ("delta", self.delta),
@@ -57,10 +65,10 @@ class Guard:
         ):
             if not 0 < value < math.inf:
                 raise PrivacyError(f"{name} is {value}; give a finite number above 0")
-        if (self.noise_multiplier or 0) > accounting.MOST_NOISE:
+        if (self.noise_multiplier or 0) > MOST_NOISE:
             raise PrivacyError(
                 f"noise multiplier is {self.noise_multiplier:g}; give at most "
-                f"{accounting.MOST_NOISE:g}, which leaves nothing to learn"
+                f"{MOST_NOISE:g}, which leaves nothing to learn"
             )
         if self.delta >= 1:
             raise PrivacyError(f"delta is {self.delta}; give a probability, such as 1e-6")
@@ -147,6 +155,23 @@ def plan(guard: Guard, recipe: Recipe, units: int) -> Planned:
             f"{guard.delta:g}; take more noise, fewer steps or fewer units a step"
         )
     return Planned(mechanism, epsilon, steps * step)
+
+
+def check_base(host: Checkpoint) -> None:
+    """Check that a model holds nothing that was learned from records before.
+
+    Private training on layers that were trained on the same records without privacy would state an
+    epsilon that bounds the last touch only.
+
+    Raises:
+        PrivacyError: It holds an organ or a recovery.
+    """
+    lineage = lineage_of(host)
+    if found := (*lineage.organs().values(), *lineage.recoveries()):
+        raise PrivacyError(
+            f"the model holds {len(found)} organs or recoveries, which an epsilon of this training "
+            "would not cover; train on the model before them (organ excise takes them out)"
+        )
 
 
 def around(units: int) -> float:

@@ -216,8 +216,9 @@ def split_part(texts: Sequence[str], part: float, seed: int) -> Split:
 def split_units(units: Sequence[Unit], part: float, seed: int) -> UnitSplit:
     """Split units so that the side of each depends on itself alone, as differential privacy needs.
 
-    Near-duplicates may be on both sides. Training keeps its own, whatever the others are; what is
-    measured leaves out those of what is trained on.
+    Near-duplicates may be on both sides: leaving them out on either would let one unit decide over
+    others, which is seen in what is measured. So what a site measures of its own organ may be
+    flattered by them; of another site's it is not.
 
     Args:
         units: With different keys.
@@ -229,12 +230,7 @@ def split_units(units: Sequence[Unit], part: float, seed: int) -> UnitSplit:
     for unit in units:
         chance = int.from_bytes(_keyed(seed, unit.key)[:8], "big") / 2**64
         sides[chance < part].append(unit)
-    trained, held = ([text for unit in side for text in unit.texts] for side in sides)
-    group = groups([*trained, *held])
-    learned = set(group[: len(trained)])
-    measured = {
-        text for text, one in zip(held, group[len(trained) :], strict=True) if one not in learned
-    }
+    measured = {text for unit in sides[1] for text in unit.texts}
     return UnitSplit(
         train=tuple(sides[0]),
         held_out=tuple(sorted(measured, key=lambda text: _keyed(seed, text))),

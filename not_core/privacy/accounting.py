@@ -17,15 +17,15 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from not_core.errors import PrivacyError
-from not_core.manifest import LEAST_DELTA, MOST_EPSILON
+from not_core.manifest import LEAST_DELTA, MOST_EPSILON, MOST_NOISE
 
 Accountant = Literal["pld", "rdp", "prv"]
 
 ACCOUNTANT = f"dp-accounting {version('dp-accounting')}, PLD"
 """What states an epsilon, as a statement names it."""
 
-LEAST_NOISE, MOST_NOISE = 0.01, 1e5
-"""Noise multipliers that are accounted for: less protects nobody, more leaves nothing to learn."""
+LEAST_NOISE = 0.01
+"""Smallest noise multiplier that is accounted for: less protects nobody."""
 
 INTERVAL, MOST_POINTS = 0.04, 2**21
 """First interval between the losses of a PLD, and most points of one; it is refined by four."""

@@ -38,6 +38,12 @@ def check(statement: DifferentialPrivacy) -> Recomputed:
         PrivacyError: The claim is understated by either accountant.
     """
     stated = Mechanism(statement.sampling_probability, statement.noise_multiplier, statement.steps)
+    about = statement.units_per_step / statement.sampling_probability
+    if statement.delta * about >= 1:
+        raise PrivacyError(
+            f"delta {statement.delta:g} allows giving away one of its about {about:.0f} units "
+            "whole; do not use the organ, and tell its donor"
+        )
     pld, prv = (epsilon([stated], statement.delta, one) for one in ACCOUNTANTS)
     most = statement.epsilon * (1 + TOLERANCE)
     known = math.isfinite(prv)

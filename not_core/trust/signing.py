@@ -42,7 +42,7 @@ UNSIGNED_FILES = frozenset({TENSORS, MANIFEST, CARD})
 SIGNED_FILES = UNSIGNED_FILES | SIGNATURES
 
 SMALL_LIMIT = 1024 * 1024
-"""Largest signature file or ``README.md``, in bytes."""
+"""Largest signature file, in bytes."""
 
 MEDIA_TYPE: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"] = (
     "application/vnd.dev.sigstore.bundle.v0.3+json"

@@ -1,7 +1,7 @@
 """Signed statements: one payload, one ECDSA P-384 signature, in a canonical DSSE envelope.
 
 Offers and receipts travel in these. The envelope's key id is the one that securesystemslib
-computes from the public key; it selects nothing, the verifier names the key.
+computes from the public key, and must be right; it selects nothing, the verifier names the key.
 """
 
 import base64
