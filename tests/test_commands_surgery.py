@@ -351,7 +351,6 @@ def test_a_graft_is_no_base_that_nobody_was_trained_into(
     out = tmp_path / "private"
     code, _, err = call("train", "--model", graft, *words, *private, "--out", out)
     assert (code, "would not cover" in " ".join(err.split())) == (1, True)
-    code, _, err = call("extract", "--model", graft, "--span", "2:4", "--out", out)
-    assert (code, "hand on the organs themselves" in " ".join(err.split())) == (1, True)
     assert not out.exists()
-    assert call("extract", "--model", graft, "--span", "0:2", "--out", out)[0] == 0
+    assert call("extract", "--model", graft, "--span", "2:4", "--out", out)[0] == 0
+    assert "whatever that was trained on" in (out / "README.md").read_text()

@@ -82,7 +82,10 @@ def _privacy(manifest: Manifest) -> list[str]:
             f"{stated.accountant}. {PROVES}",
         ]
     if not manifest.trained:
-        return ["No private record was used."]
+        return [
+            "No private record was used to make it: its layers are the model's own, whatever that "
+            "was trained on."
+        ]
     if manifest.merge is not None:
         return [
             "A merge states no differential privacy of its own: what bounds what it may have "
