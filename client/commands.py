@@ -286,14 +286,20 @@ def log(home: Home, as_json: Json = False) -> None:
 def ledger(home: Home, delta: Delta = None, epsilon: Epsilon = None, as_json: Json = False) -> None:
     """Check the privacy ledger against the log and print what was charged to the records.
 
-    Example: organ-site ledger ~/clinic --epsilon 8 --delta 1e-6
+    What is left is by the policy's epsilon and delta, unless others are given.
+
+    Example: organ-site ledger ~/clinic
     """
+    from client.home import settings_of
     from not_core.errors import HomeError
     from not_core.privacy.ledger import LEDGER, LOG, Ledger
     from not_core.trust.log import Log
 
     if not (home / LOG).is_file():
         raise HomeError(f"no log in {home}; expected a site's home")
+    _, policy = settings_of(home)
+    delta = policy.delta if delta is None and policy.bound else delta
+    epsilon = policy.epsilon if epsilon is None else epsilon
     show(Ledger(home / LEDGER, Log(home / LOG)), delta, epsilon, as_json)
 
 

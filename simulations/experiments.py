@@ -255,8 +255,8 @@ def attack(
         tested = [float(one) for one in claims.split(",")]
     except ValueError:
         raise typer.BadParameter(f"expected numbers such as 1,8, got {claims}") from None
-    if not all(0 <= one < math.inf for one in tested):
-        raise typer.BadParameter(f"expected claims of at least 0, got {claims}")
+    if not all(0 < one < math.inf for one in tested):
+        raise typer.BadParameter(f"expected claims above 0, got {claims}")
     from simulations import attack as attacks
     from simulations.model import base_model
 

@@ -280,3 +280,15 @@ def test_the_coordinator_needs_nothing_of_a_sites_install() -> None:
         [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_option_of_privacy_without_privacy_is_refused(
+    call: Callable[..., tuple[int, str, str]], models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Who gives one expects to be protected."""
+    data = write_jsonl(tmp_path / "r.jsonl", sentences(30, 1))
+    words = ("train", "--model", models["llama"], "--data", data, "--out", tmp_path / "o")
+    for more in (("--dp-clip", 0.1), ("--dp-delta", 1e-3), ("--ledger", tmp_path / "l")):
+        code, _, err = call(*words, *more)
+        assert (code, f"{more[0]} takes --dp-epsilon" in " ".join(err.split())) == (2, True)
+    assert not (tmp_path / "o").exists()

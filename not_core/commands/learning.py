@@ -115,11 +115,16 @@ def train(
     unit_field: options.UnitField = None,
     ledger: options.LedgerFolder = None,
     dp_bound: options.DpBound = 10.0,
+    block_tokens: Annotated[
+        int, typer.Option(min=8, help="Longest block of a document, in tokens.")
+    ] = 256,
     work: Annotated[
         Path | None,
         typer.Option(help="Private folder to go on from, should the process die."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same records: same organ.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Same seed and records: same organ, but with privacy.")
+    ] = 0,
     name: Annotated[str, typer.Option(help="The organ's name.")] = "organ",
     domain: Annotated[str, typer.Option(help="What its records are about.")] = "unspecified",
     licence: Annotated[str, typer.Option(help="Licence of the organ.")] = "unspecified",
@@ -169,6 +174,7 @@ def train(
             epochs=epochs,
             seconds=seconds(budget) if budget else None,
             learning_rate=learning_rate,
+            block_tokens=block_tokens,
             precision=precision.value,
             gradient_checkpointing=gradient_checkpointing,
             seed=seed,

@@ -5,7 +5,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from not_core.learning.guard import Guard
@@ -51,6 +53,21 @@ DpBound = Annotated[
 ]
 
 
+ONLY_PRIVATE = frozenset(
+    {
+        "dp_delta",
+        "dp_clip",
+        "dp_units_per_step",
+        "dp_clipping",
+        "dp_bound",
+        "max_blocks_per_unit",
+        "unit_field",
+        "ledger",
+    }
+)
+"""Parameters that mean nothing without a guard: who gives one expects to be protected."""
+
+
 def guard_of(
     *,
     epsilon: float | None,
@@ -71,8 +88,8 @@ def guard_of(
     from not_core.learning.guard import Guard
 
     if epsilon is None and noise_multiplier is None:
-        if unit_field is not None:
-            raise typer.BadParameter("--unit-field takes --dp-epsilon or --dp-noise-multiplier")
+        if given := _given():
+            raise typer.BadParameter(f"{given} takes --dp-epsilon or --dp-noise-multiplier")
         return None
     guard = Guard(
         epsilon=epsilon,
@@ -87,6 +104,17 @@ def guard_of(
     if validation:
         raise typer.BadParameter("--validation chooses by records, which --dp-epsilon cannot bound")
     return guard
+
+
+def _given() -> str:
+    """Names of the options of private training that the command line holds, but for the two."""
+    context = click.get_current_context()
+    return ", ".join(
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name in ONLY_PRIVATE
+        and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    )
 
 
 def private_of(

@@ -106,11 +106,11 @@ class Ledger:
             keyed = book.keyed(units)
             groups = book.groups(keyed)
             digest = book.digest(keyed)
-            content = (unit, digest, mechanism, label)
+            content = (unit, digest, mechanism)
             for one in book.reservations():
                 if one.charge.run == run:
                     charge = one.charge
-                    if content != (charge.unit, charge.units, charge.mechanism, charge.label):
+                    if content != (charge.unit, charge.units, charge.mechanism):
                         raise LedgerError(
                             f"run {run} was reserved with other units, steps or noise; start a new "
                             "run, which is charged by itself"
