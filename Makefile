@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: demo test check bench-speed bench-memory bench-seal bench-quality bench-clinic \
-	bench-dp readme vectors fetch fuzz mutants clean
+	bench-dp readme vectors fetch fuzz clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh

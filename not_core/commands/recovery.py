@@ -155,7 +155,7 @@ def recover(
             "layers": list(facts.layers) if recovered.better else [],
             "weights": written.weights,
             "recovery": facts.digest if recovered.better else None,
-            "records": around(len(private.units)) if private else len(parts.train),
+            "records": round(around(len(private.units))) if private else len(parts.train),
             "validation_records": len(parts.held_out),
             "validation": list(recovered.validation),
             "note": None
