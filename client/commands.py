@@ -290,14 +290,14 @@ def ledger(home: Home, delta: Delta = None, epsilon: Epsilon = None, as_json: Js
 
     Example: organ-site ledger ~/clinic
     """
-    from client.home import settings_of
+    from client.home import policy_of
     from not_core.errors import HomeError
     from not_core.privacy.ledger import LEDGER, LOG, Ledger
     from not_core.trust.log import Log
 
     if not (home / LOG).is_file():
         raise HomeError(f"no log in {home}; expected a site's home")
-    _, policy = settings_of(home)
+    policy = policy_of(home)
     delta = policy.delta if delta is None and policy.bound else delta
     epsilon = policy.epsilon if epsilon is None else epsilon
     show(Ledger(home / LEDGER, Log(home / LOG)), delta, epsilon, as_json)
@@ -310,9 +310,9 @@ def reveals(home: Home, as_json: Json = False) -> None:
     Example: organ-site reveals ~/clinic
     """
     from client import reveals as fields
-    from client.home import settings_of
+    from client.home import policy_of
 
-    _, policy = settings_of(home)
+    policy = policy_of(home)
     listing([asdict(one) for one in fields.listed(policy)], as_json)
 
 

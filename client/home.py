@@ -177,7 +177,16 @@ def settings_of(folder: Path) -> tuple[Settings, Policy]:
     Raises:
         HomeError: Missing or not valid.
     """
-    return _read(folder / SITE, Settings), _read(folder / POLICY, Policy)
+    return _read(folder / SITE, Settings), policy_of(folder)
+
+
+def policy_of(folder: Path) -> Policy:
+    """Read ``policy.toml``.
+
+    Raises:
+        HomeError: Missing or not valid.
+    """
+    return _read(folder / POLICY, Policy)
 
 
 def settings(table: dict[str, Any]) -> Settings:

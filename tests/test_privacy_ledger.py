@@ -408,6 +408,7 @@ def test_organ_site_ledger_is_witnessed_by_the_sites_log(call: Call, tmp_path: P
     assert (code, "expected a site's home" in err) == (1, True)
     log = Log(tmp_path / LOG)
     log.append("created", what="home")
+    (tmp_path / "policy.toml").write_text("epsilon = 50.0\n")
     code, out, _ = call("ledger", tmp_path, "--json", app=site)
     assert (code, json.loads(out)["charges"]) == (0, [])
     reserve(Ledger(tmp_path / LEDGER, log, toy), "a", 1)

@@ -19,7 +19,7 @@ from test_trust_world import NOW, World, manifest
 from not_core import canonical
 from not_core.errors import CertificateError, FormatError
 from not_core.manifest import Manifest
-from not_core.trust import archive, sealing, seen, signing
+from not_core.trust import archive, sealing, signing
 
 ROOT = Path(__file__).parent.parent
 MUTANTS = 1000
@@ -85,7 +85,6 @@ def _leaving(folder: Path, *rest: Any, **named: Any) -> Any:
 BREAKS: dict[str, tuple[Any, str, Any]] = {
     "another organ inside": (sealing, "_check_offered", _unchecked),
     "a file left behind": (sealing, "verify_folder", _leaving),
-    "an older version": (seen, "_check", _unchecked),
     "an untyped error": (archive, "_size", lambda header: int(header[124:135], 8)),
 }
 
