@@ -128,7 +128,10 @@ class Ledger:
             # A bound that earlier runs were charged under at another delta holds as well.
             bounds = {one.charge.delta: one.charge.bound for one in book.reservations()}
             for delta, most in (bounds | {bound.delta: bound.epsilon}).items():
-                there = self._worst([[*one, mechanism] for one in decides], delta)
+                known = decides is histories and delta == bound.delta
+                there = (
+                    after if known else self._worst([[*one, mechanism] for one in decides], delta)
+                )
                 if not there <= most:
                     raise self._refusal(decides, mechanism, there, Bound(most, delta))
             charge = Charge(
