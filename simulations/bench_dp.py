@@ -43,7 +43,7 @@ class Setting:
 
 
 SETTINGS = {
-    "organ": Setting(learning_rate=4e-3, rank=None, block_tokens=64, units_per_step=32),
+    "organ": Setting(rank=None, block_tokens=64, units_per_step=32),
     "lora": Setting(learning_rate=1e-2, block_tokens=64, units_per_step=32),
 }
 """What was chosen for each method, by the validation documents of abstracts: see ``search``."""
