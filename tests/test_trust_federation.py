@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -8,16 +10,16 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_trust_world import DAY, NOW, World, key_file
 
 from not_core.errors import CertificateError, FormatError, KeyFileError, NotError
 from not_core.trust import authority, federation, keys
-from not_core.trust.certificates import key_usage
+from not_core.trust.certificates import binding, key_usage
 from not_core.trust.private_keys import read_signing_key
-from not_core.trust.profile import read_profile, read_request, unbase64
+from not_core.trust.profile import Request, read_profile, read_request, unbase64
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,41 @@ def test_requests_edited_on_the_way_are_refused(world: World, tmp_path: Path) ->
         authority.admit(home, swapped, now=NOW)
     with pytest.raises(CertificateError, match="1216 bytes"):
         authority.admit(home, replace(request, sealing_key="AAAA"), now=NOW)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        0,
+        1,
+        2**255 - 20,
+        2**255 - 19,
+        2**255 - 18,
+        0xB8495F16056286FDB1329CEB8D09DA6AC49FF1FAE35616AEB8413B7C7AEBE0,
+        0x57119FD0DD4E22D8868E1C58C45C44045BEF839C55B1D0B1248C50A3BC959C5F,
+    ],
+)
+def test_a_site_whose_sealing_key_makes_no_secret_is_nobody(world: World, point: int) -> None:
+    """Every donor would fail on it, after training: it is neither admitted nor addressed."""
+    raw = unbase64(world.west.profile.sealing_key, "x")[:1184] + point.to_bytes(32, "little")
+    key = world.west.signing_key
+    csr = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "evil")]))
+        .add_extension(binding("evil", hashlib.sha256(raw).hexdigest()), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    pem = csr.public_bytes(serialization.Encoding.PEM).decode()
+    request = Request(site="evil", csr=pem, sealing_key=base64.b64encode(raw).decode())
+    with pytest.raises(CertificateError, match="evil is degenerate"):
+        authority.admit(world.place / "federation", request, now=NOW)
+    fingerprint = hashlib.sha256(raw).hexdigest()
+    pem = reissued(world, {x509.SubjectAlternativeName: binding("north", fingerprint)})
+    careless = replace(
+        world.north.profile, certificates=(pem,), sealing_key=base64.b64encode(raw).decode()
+    )
+    with pytest.raises(CertificateError, match="north is degenerate"):
+        federation.verify_profile(careless, world.trust, now=NOW)
 
 
 def test_passphrase_protects_the_root_key(tmp_path: Path) -> None:

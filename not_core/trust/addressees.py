@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.hpke import (
 )
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from not_core.errors import CertificateError, NotAddressedError, OfferError, UnsealError
+from not_core.errors import NotAddressedError, OfferError, UnsealError
 from not_core.trust.federation import Trust, verify_profile
 from not_core.trust.offer import MAX_ADDRESSEES, Offer
 from not_core.trust.profile import Profile, sealing_public_key, unbase64
@@ -110,7 +110,7 @@ def wrapped(key: bytes, offer: Offer, profiles: Mapping[str, Profile]) -> dict[s
         Base64 by addressee.
 
     Raises:
-        CertificateError: A sealing key is degenerate.
+        CertificateError: A sealing key is not one that anything can be sealed to.
     """
     return {name: _wrap(key, profiles.get(name), offer) for name in offer.addressees}
 
@@ -158,13 +158,7 @@ def _wrap(key: bytes, addressee: Profile | None, offer: Offer) -> str:
         key, public = os.urandom(KEY_BYTES), _thrown_away()
     else:
         public = sealing_public_key(addressee.sealing_key, addressee.site)
-    try:
-        return base64.b64encode(SUITE.encrypt(key, public, info=offer.info)).decode()
-    except ValueError:  # an X25519 point of low order
-        site = addressee.site if addressee else "nobody"
-        raise CertificateError(
-            f"sealing key of {site} is degenerate; ask {site} to make new keys"
-        ) from None
+    return base64.b64encode(SUITE.encrypt(key, public, info=offer.info)).decode()
 
 
 def _thrown_away() -> MLKEM768X25519PublicKey:

@@ -10,6 +10,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from second import primitives
 from second.federation import DAY, NOW, Leaf, Root, Site, site
+from second.primitives import base64_of, sha256
 from second.sealed import framed, parts, signed_folder
 from second.world import HOUR, LATER, REASONS, Case, World, organ
 
@@ -55,6 +56,16 @@ def certificates(w: World) -> Iterator[Case]:
         sealed = w.draft(name, donor=donor, files=signed_folder(organ(), w.north)).sealed()
         made = framed(parts(sealed)[0], b"body")
         yield Case(name=name, expect="certificate", comment=comment, data=made)
+    public = w.north.sealing.public[:1184] + bytes(32)
+    issued = w.root.issue("low order", "north", w.north.signing.public_key(), sha256(public))
+    said = replace(w.north, certificates=(issued,)).profile | {"sealing_key": base64_of(public)}
+    draft = w.draft("key-low-order", in_header=lambda h: h.update(profile=said))
+    yield Case(
+        name="key-low-order",
+        expect="certificate",
+        comment="admitted with an X25519 key that makes no secret",
+        data=framed(parts(draft.sealed())[0], b"body"),
+    )
     first_and_last = north(Leaf(start=NOW, end=NOW))
     yield Case(
         name="certificate-of-one-second",

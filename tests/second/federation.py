@@ -279,4 +279,6 @@ def check_profile(profile: dict[str, Any], known: Trust, now: int) -> ec.Ellipti
     public = primitives.from_base64(profile["sealing_key"])
     if (name, fingerprint) != (profile["site"], sha256(public)) or len(public) != 1216:
         raise RefusedError("certificate", "another site or sealing key")
+    if primitives.is_low_order(public[1184:]):
+        raise RefusedError("certificate", "degenerate sealing key")
     return key

@@ -158,6 +158,16 @@ def sealing_key(label: str) -> SealingKey:
     return SealingKey(seeded(f"ML-KEM-768 of {label}", 64), seeded(f"X25519 of {label}"))
 
 
+def is_low_order(curve_public: bytes) -> bool:
+    """Whether every exchange with a point comes to nothing. RFC 7748, section 6.1."""
+    peer = x25519.X25519PublicKey.from_public_bytes(curve_public)
+    try:
+        x25519.X25519PrivateKey.from_private_bytes(b"\1" * 32).exchange(peer)
+    except ValueError:
+        return True
+    return False
+
+
 def combined(lattice: bytes, curve: bytes, ephemeral: bytes, static: bytes) -> bytes:
     return hashlib.sha3_256(lattice + curve + ephemeral + static + KEM_LABEL).digest()
 
