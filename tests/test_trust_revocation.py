@@ -70,9 +70,9 @@ def test_nothing_of_a_revoked_site_is_believed(world: World, reason: str, tmp_pa
 @pytest.mark.parametrize("reason", [*ROUGH, *MILD])
 def test_what_was_verified_before_outlives_a_mild_reason_only(world: World, reason: str) -> None:
     path, opened = to_south(world), world.place / "opened"
-    organ = sealing.open_sealed(path, world.south, opened, now=NOW)
-    seen = Seen(world.south.folder / keys.SEEN).first(organ.manifest.digest)
-    assert seen == NOW
+    sealing.open_sealed(path, world.south, opened, now=NOW)
+    seen = Seen(world.south.folder / keys.SEEN).first
+    assert seen(signing.verify_folder(opened, world.trust, now=NOW).statement) == NOW
     if reason == "superseded":  # by another certificate
         request = read_request(world.north.folder / "request.json")
         authority.admit(world.place / "federation", request, now=NOW + 5, again=True)
@@ -80,12 +80,17 @@ def test_what_was_verified_before_outlives_a_mild_reason_only(world: World, reas
     with pytest.raises(RevokedError):
         signing.verify_folder(opened, trust, now=NOW + 20)
     with pytest.raises(RevokedError):
-        signing.verify_folder(opened, trust, now=NOW + 20, seen=NOW + 10)
+        signing.verify_folder(opened, trust, now=NOW + 20, seen=lambda _: NOW + 10)
     if reason in ROUGH:
         with pytest.raises(RevokedError):
             signing.verify_folder(opened, trust, now=NOW + 20, seen=seen)
     else:
         assert signing.verify_folder(opened, trust, now=NOW + 20, seen=seen).site == "north"
+    # Who has the keys can sign another card, whenever it may be: it was not seen.
+    (opened / "README.md").write_text("# Another\n")
+    signing.sign_folder(opened, world.north)
+    with pytest.raises(RevokedError):
+        signing.verify_folder(opened, trust, now=NOW + 20, seen=seen)
 
 
 def test_what_was_verified_before_outlives_its_certificate(world: World) -> None:
@@ -94,9 +99,21 @@ def test_what_was_verified_before_outlives_its_certificate(world: World) -> None
     trust = federation.load_trust(world.place / "federation")
     with pytest.raises(CertificateError, match="expired"):
         signing.verify_folder(world.organ, trust, now=late)
-    assert signing.verify_folder(world.organ, trust, now=late, seen=NOW).site == "north"
-    with pytest.raises(CertificateError, match="valid only from"):
-        signing.verify_folder(world.organ, trust, now=late, seen=NOW - 100 * DAY)
+    assert signing.verify_folder(world.organ, trust, now=late, seen=lambda _: NOW).site == "north"
+    with pytest.raises(CertificateError, match="expired"):
+        signing.verify_folder(world.organ, trust, now=late, seen=lambda _: NOW - 100 * DAY)
+
+
+def test_an_organ_that_was_seen_opens_under_its_donors_new_keys(world: World) -> None:
+    sealing.open_sealed(to_south(world), world.south, world.place / "one", now=NOW)
+    fed, later = world.place / "federation", NOW + DAY
+    profile = authority.admit(fed, keys.rotate(world.north.folder), now=later, again=True)
+    fresh = keys.install(world.north.folder, profile, world.trust, now=later)
+    signing.sign_folder(world.organ, fresh)
+    terms = sealing.Terms(addressees=[world.south.profile], exchange="trial")
+    sealing.seal(world.organ, fresh, terms, world.place / "y.organ", now=later)
+    path, out = world.place / "y.organ", world.place / "two"
+    assert sealing.open_sealed(path, world.south, out, now=later).path == out
 
 
 def test_a_list_is_good_until_its_next_update_and_a_grace(world: World) -> None:

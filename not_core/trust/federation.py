@@ -158,8 +158,9 @@ def verify_chain(
         certificates: PEM, leaf first, without the root; exactly those that the chain needs.
         trust: What is believed.
         now: Seconds since the epoch.
-        seen: When this party verified the same signature before, if it did. What it saw then stays
-            good after the certificate expires, or is replaced; not after a key was compromised.
+        seen: When this party verified the same statement before, if it did. What it saw then stays
+            good after the certificate expires, or is replaced; not after a key was compromised. If
+            the leaf is younger, it was another's signature that was seen, and counts for nothing.
 
     Raises:
         RevokedError: The federation has revoked a certificate.
@@ -169,8 +170,6 @@ def verify_chain(
     Source: RFC 5280, section 6.
     """
     present = seconds(now)
-    then = present if seen is None else min(int(seen), present)
-    moment = datetime.fromtimestamp(then, UTC)
     with certificate_errors("certificate"):
         chain = [x509.load_pem_x509_certificate(pem.encode()) for pem in certificates]
         leaf = chain[0]
@@ -179,6 +178,10 @@ def verify_chain(
         key = leaf.public_key()
     if exact != list(certificates):
         raise CertificateError("certificate holds text beside its PEM block; get the unedited file")
+    if seen is not None and seen < leaf.not_valid_before_utc.timestamp():
+        seen = None
+    then = present if seen is None else min(int(seen), present)
+    moment = datetime.fromtimestamp(then, UTC)
     check_validity(trust.root, moment, "federation root")
     for certificate in chain:
         check_validity(certificate, moment, f"certificate of {site}")

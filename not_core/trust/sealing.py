@@ -244,14 +244,13 @@ def open_sealed(
         key = slots.unwrapped(header.wraps, signed.offer, identity.site, identity.sealing_keys)
         with atomic.folder(out, mode=0o700) as quarantine:
             unpack(_decrypt(file, key, offer), quarantine, limit=offer.body_bytes)
-            first = seen.first(offer.organ_digest)
-            organ = verify_folder(quarantine, identity.trust, now=moment, seen=first)
+            organ = verify_folder(quarantine, identity.trust, now=moment, seen=seen.first)
             _check_offered(organ.manifest, offer)
             if organ.site != offer.donor:
                 raise OfferError(
                     f"organ inside was signed by {organ.site}, offered by {offer.donor}; refuse it"
                 )
-            seen.commit(offer, signed.digest, moment)
+            seen.commit(offer, signed.digest, organ.statement, moment)
     return OpenedOrgan(path=out, manifest=organ.manifest, signed=signed, proof=_PROOF)
 
 

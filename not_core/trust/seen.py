@@ -14,7 +14,7 @@ from not_core.trust.offer import Offer
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS seen (offer TEXT PRIMARY KEY, id TEXT, version INTEGER, "
-    "organ TEXT, moment INTEGER)"
+    "organ TEXT, statement TEXT, moment INTEGER)"
 )
 
 
@@ -38,12 +38,13 @@ class Seen:
             with reading(self._path, _SCHEMA) as database:
                 _check(database, offer, digest)
 
-    def commit(self, offer: Offer, digest: str, moment: int) -> None:
+    def commit(self, offer: Offer, digest: str, statement: str, moment: int) -> None:
         """Remember an offer after all that it brings has been verified; again does no harm.
 
         Args:
             offer: As in ``check``, which is done once more.
             digest: Of its envelope.
+            statement: Digest of what the organ's signer signed.
             moment: Seconds since the epoch.
 
         Raises:
@@ -52,17 +53,20 @@ class Seen:
         with writing(self._path, _SCHEMA) as database:
             _check(database, offer, digest)
             database.execute(
-                "INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?, ?)",
-                (digest, offer.organ_id, offer.version, offer.organ_digest, moment),
+                "INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?, ?, ?)",
+                (digest, offer.organ_id, offer.version, offer.organ_digest, statement, moment),
             )
 
-    def first(self, organ: str) -> int | None:
-        """When an organ of this digest was first verified, in seconds since the epoch, or None."""
+    def first(self, statement: str) -> int | None:
+        """When a signed statement of this digest was first verified here, or None.
+
+        The statement covers every file of the organ: of one with another card nothing is known.
+        """
         if not self._path.is_file():
             return None
         with reading(self._path, _SCHEMA) as database:
             found = database.execute(
-                "SELECT MIN(moment) FROM seen WHERE organ = ?", (organ,)
+                "SELECT MIN(moment) FROM seen WHERE statement = ?", (statement,)
             ).fetchone()
         moment: int | None = found[0]
         return moment

@@ -221,6 +221,21 @@ def memories(w: World) -> Iterator[Case]:
         now=LATER,
         after=("named",),
     )
+    changed = signed_folder(organ() | {"README.md": b"# Another\n"}, w.north)
+    for name, files, offers, expect, comment in (
+        ("late-other-card", changed, w.late, "certificate", "another card, signed since"),
+        ("late-signed-anew", signed_folder(organ(), w.late), w.late, "ok", "by a new certificate"),
+    ):
+        draft = w.draft(name, files, donor=offers, not_before=LATER, expires=LATER + DAY)
+        yield Case(
+            name=name,
+            expect=expect,
+            comment=f"the certificate of what was seen has expired: {comment}",
+            data=draft.sealed(),
+            trust="later",
+            now=LATER,
+            after=("named",),
+        )
     yield Case(
         name="offer-expired-certificate",
         expect="certificate",

@@ -211,7 +211,6 @@ def check_chain(
     chain: list[x509.Certificate], known: Trust, now: int, seen: int | None = None
 ) -> tuple[str, str, ec.EllipticCurvePublicKey]:
     """Site, fingerprint of its sealing key, and signing key, of a chain that holds."""
-    then = now if seen is None else min(seen, now)
     if len(chain) != 1:  # a root's path length is 0, so nothing stands between
         raise RefusedError("certificate", "longer than it must be")
     (leaf,) = chain
@@ -220,6 +219,9 @@ def check_chain(
         leaf.verify_directly_issued_by(known.root)
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
         raise RefusedError("certificate", str(error)) from None
+    if seen is not None and seen < leaf.not_valid_before_utc.timestamp():
+        seen = None
+    then = now if seen is None else min(seen, now)
     for one in (known.root, leaf):
         if not one.not_valid_before_utc <= moment(then) <= one.not_valid_after_utc:
             raise RefusedError("certificate", "dates")

@@ -29,9 +29,9 @@ TOLERANCE = 300
 
 @dataclass
 class Memory:
-    """What a site has opened: by envelope digest, id, version, organ digest and moment."""
+    """What a site has opened: by envelope digest, id, version, organ digest, statement, moment."""
 
-    rows: dict[str, tuple[str, int, str, int]] = field(default_factory=dict)
+    rows: dict[str, tuple[str, int, str, str, int]] = field(default_factory=dict)
 
     def check(self, offer: dict[str, Any], digest: str) -> None:
         if digest in self.rows:
@@ -45,8 +45,8 @@ class Memory:
         ):
             raise RefusedError("rollback")
 
-    def first(self, organ_digest: str) -> int | None:
-        return min((row[3] for row in self.rows.values() if row[2] == organ_digest), default=None)
+    def first(self, statement: str) -> int | None:
+        return min((row[4] for row in self.rows.values() if row[3] == statement), default=None)
 
 
 def read(
@@ -86,7 +86,7 @@ def read(
     content_key = _content_key(offer, wraps, own)
     context = bytes.fromhex(offer["descriptor"])
     files = _untar(primitives.decrypt(body, content_key, context), offer["body_bytes"])
-    manifest, site = _folder(files, known, now, memory.first(offer["organ_digest"]))
+    manifest, site, stated = _folder(files, known, now, memory)
     inside = {
         "organ_digest": sha256(files["manifest.json"]),
         "donor": manifest["donor"],
@@ -100,7 +100,7 @@ def read(
     if any(offer[name] != value for name, value in inside.items()) or site != offer["donor"]:
         raise RefusedError("offer", "another organ inside")
     memory.check(offer, envelope_digest)
-    row = (offer["organ_id"], offer["version"], offer["organ_digest"], now)
+    row = (offer["organ_id"], offer["version"], offer["organ_digest"], stated, now)
     memory.rows.setdefault(envelope_digest, row)
     return files
 
@@ -171,7 +171,7 @@ def _untar(data: bytes, limit: int) -> Files:
     return files
 
 
-def _folder(files: Files, known: Trust, now: int, seen: int | None) -> tuple[Any, str]:
+def _folder(files: Files, known: Trust, now: int, memory: Memory) -> tuple[Any, str, str]:
     bundle = parsed(files["model.sig"], CERTIFICATE_BUNDLE)
     by_key = parsed(files["model.key.sig"], KEY_BUNDLE)
     chain = []
@@ -180,7 +180,8 @@ def _folder(files: Files, known: Trust, now: int, seen: int | None) -> tuple[Any
             chain.append(x509.load_der_x509_certificate(from_base64(one["rawBytes"])))
         except ValueError:
             raise RefusedError("certificate", "DER") from None
-    site, _, key = check_chain(chain, known, now, seen)
+    stated = sha256(from_base64(bundle["dsseEnvelope"]["payload"]))
+    site, _, key = check_chain(chain, known, now, memory.first(stated))
     hint = sha256(primitives.public_pem(key))
     if (
         by_key["dsseEnvelope"] != bundle["dsseEnvelope"]
@@ -194,4 +195,4 @@ def _folder(files: Files, known: Trust, now: int, seen: int | None) -> tuple[Any
         raise RefusedError("signature", "other files")
     if manifest["donor"] != site:
         raise RefusedError("organ", "another donor")
-    return manifest, site
+    return manifest, site, stated
