@@ -1,5 +1,4 @@
 import base64
-import hashlib
 import json
 import os
 import subprocess
@@ -10,16 +9,17 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_trust_world import DAY, NOW, World, key_file
+from test_trust_world import DAY, NOW, World, key_file, request_of
 
+from not_core import canonical
 from not_core.errors import CertificateError, FormatError, KeyFileError, NotError
 from not_core.trust import authority, federation, keys
 from not_core.trust.certificates import binding, key_usage
 from not_core.trust.private_keys import read_signing_key
-from not_core.trust.profile import Request, read_profile, read_request, unbase64
+from not_core.trust.profile import read_profile, read_request, unbase64
 
 
 @pytest.fixture(scope="module")
@@ -133,22 +133,13 @@ def test_requests_edited_on_the_way_are_refused(world: World, tmp_path: Path) ->
 def test_a_site_whose_sealing_key_makes_no_secret_is_nobody(world: World, point: int) -> None:
     """Every donor would fail on it, after training: it is neither admitted nor addressed."""
     raw = unbase64(world.west.profile.sealing_key, "x")[:1184] + point.to_bytes(32, "little")
-    key = world.west.signing_key
-    csr = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "evil")]))
-        .add_extension(binding("evil", hashlib.sha256(raw).hexdigest()), critical=False)
-        .sign(key, hashes.SHA384())
-    )
-    pem = csr.public_bytes(serialization.Encoding.PEM).decode()
-    request = Request(site="evil", csr=pem, sealing_key=base64.b64encode(raw).decode())
+    sealing_key = base64.b64encode(raw).decode()
+    request = request_of("evil", world.west.signing_key, sealing_key)
     with pytest.raises(CertificateError, match="evil is degenerate"):
         authority.admit(world.place / "federation", request, now=NOW)
-    fingerprint = hashlib.sha256(raw).hexdigest()
+    fingerprint = canonical.sha256(raw)
     pem = reissued(world, {x509.SubjectAlternativeName: binding("north", fingerprint)})
-    careless = replace(
-        world.north.profile, certificates=(pem,), sealing_key=base64.b64encode(raw).decode()
-    )
+    careless = replace(world.north.profile, certificates=(pem,), sealing_key=sealing_key)
     with pytest.raises(CertificateError, match="north is degenerate"):
         federation.verify_profile(careless, world.trust, now=NOW)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from test_trust_world import DAY, NOW, World, key_file, manifest, organ_folder
+from cryptography.hazmat.primitives.asymmetric import ec
+from test_trust_world import DAY, NOW, World, key_file, manifest, organ_folder, request_of
 
 from not_core.errors import (
     CertificateError,
@@ -243,6 +244,66 @@ def test_a_site_is_admitted_once(world: World) -> None:
         authority.admit(fed, stranger, now=NOW)
     issued = [one.site for one in authority.read_register(fed).issued]
     assert issued == ["north", "south", "west", "south"]
+
+
+def test_an_impostor_waits_neither_for_expiry_nor_for_revocation(world: World) -> None:
+    fed = world.place / "federation"
+    stranger = keys.create(world.place / "impostor", "south")
+    for now in (NOW, NOW + 366 * DAY):
+        with pytest.raises(CertificateError, match="admitted with other keys"):
+            authority.admit(fed, stranger, now=now)
+    own = read_request(world.south.folder / "request.json")
+    with pytest.raises(CertificateError, match="its certificate ended; if it asks anew"):
+        authority.admit(fed, own, now=NOW + 366 * DAY)
+    authority.revoke(fed, "south", "cessation-of-operation", now=NOW)
+    for request in (stranger, own):
+        with pytest.raises(CertificateError, match="say --again"):
+            authority.admit(fed, request, now=NOW + 1)
+    assert authority.admit(fed, own, now=NOW + 1, again=True).site == "south"
+
+
+def test_a_compromised_key_is_never_admitted_again(world: World) -> None:
+    fed = world.place / "federation"
+    authority.revoke(fed, "south", "key-compromise", now=NOW)
+    old = read_request(world.south.folder / "request.json")
+    fresh = keys.rotate(world.south.folder)
+    new_key = ec.generate_private_key(ec.SECP384R1())
+    for request in (
+        old,
+        request_of("east", new_key, old.sealing_key),
+        request_of("east", world.south.signing_key, fresh.sealing_key),
+    ):
+        with pytest.raises(CertificateError, match="revoked for key-compromise; ask the site"):
+            authority.admit(fed, request, now=NOW + 1, again=True)
+    assert authority.admit(fed, fresh, now=NOW + 1, again=True).site == "south"
+
+
+@pytest.mark.parametrize("reason", ROUGH)
+def test_a_rough_reason_reaches_all_that_a_site_ever_had(world: World, reason: str) -> None:
+    """What was signed under a certificate that ended before may have been seen, and stays bad."""
+    fed = world.place / "federation"
+    request = keys.rotate(world.north.folder)
+    authority.admit(fed, request, now=NOW + 300 * DAY, again=True)
+    authority.revoke(fed, "north", "superseded", now=NOW + 301 * DAY)
+    late = NOW + 400 * DAY
+    authority.admit(fed, request, now=late, again=True)
+    gone, made = authority.revoke(fed, "north", reason, now=late + 2)
+    assert [one.revoked for one in gone] == [NOW + 301 * DAY, late + 2, late + 2]
+    assert {one.words for one in made.revoked.values()} == {reason}
+    trust = federation.load_trust(fed)
+    with pytest.raises(RevokedError):
+        signing.verify_folder(world.organ, trust, now=late + 3, seen=lambda _: NOW)
+    with pytest.raises(CertificateError, match="no certificate to revoke"):
+        authority.revoke(fed, "north", reason, now=late + 4)
+
+
+def test_withdrawn_can_still_become_compromised_and_not_back(world: World) -> None:
+    fed = world.place / "federation"
+    for reason, words in ((ROUGH[1], ROUGH[1]), (ROUGH[0], ROUGH[0])):
+        _, made = authority.revoke(fed, "north", reason, now=NOW)
+        assert [one.words for one in made.revoked.values()] == [words]
+    with pytest.raises(CertificateError, match="no certificate to revoke"):
+        authority.revoke(fed, "north", ROUGH[1], now=NOW)
 
 
 def test_revoking_nobody_says_so(world: World) -> None:

@@ -68,7 +68,10 @@ def federation_admit(
     passphrase_file: PassphraseFile = None,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")] = 365,
     again: Annotated[
-        bool, typer.Option("--again", help="Although it has a certificate: to renew, or new keys.")
+        bool,
+        typer.Option(
+            "--again", help="Although it has, or had, a certificate: to renew, or new keys."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -111,7 +114,9 @@ def federation_revoke(
 ) -> None:
     """Revoke a site's certificates and write the new federation.crl.
 
-    After key-compromise and privilege-withdrawn, nothing that the keys ever signed is believed.
+    After key-compromise and privilege-withdrawn, nothing that the site's keys ever signed is
+    believed, also under certificates that have expired or were revoked for less; nobody is admitted
+    with a compromised key again.
     After the other reasons, a site still believes what it had verified before.
 
     Example: organ federation revoke federation/ clinic --reason key-compromise
