@@ -50,6 +50,12 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture(autouse=True)
+def _quick_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stretch passphrases as little as scrypt can: what it costs is tested once."""
+    monkeypatch.setattr("not_core.trust.pkcs8.SCRYPT_N", 2)
+
+
 def sentences(count: int, seed: int, topic: tuple[int, int] = (0, len(WORDS))) -> list[str]:
     """Made-up documents of about 40 words; ``topic`` limits the words."""
     import random

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 from not_core.errors import KeyFileError
 from not_core.trust.certificates import is_p384
 from not_core.trust.keyfile import read_secret
+from not_core.trust.pkcs8 import encrypted_pem
 from not_core.trust.profile import sealing_private_key
 
 _BLOCK = re.compile(rb"-----BEGIN [A-Z ]+-----\n[A-Za-z0-9+/=\n]+-----END [A-Z ]+-----\n")
@@ -84,12 +85,11 @@ def _pem(
     key: ec.EllipticCurvePrivateKey | mlkem.MLKEM768PrivateKey | x25519.X25519PrivateKey,
     passphrase: bytes | None,
 ) -> bytes:
-    protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if passphrase:
-        protection = serialization.BestAvailableEncryption(passphrase)
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection
+    encoding = serialization.Encoding.DER if passphrase else serialization.Encoding.PEM
+    data = key.private_bytes(
+        encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    return encrypted_pem(data, passphrase) if passphrase else data
 
 
 def _private(data: bytes, path: Path, what: str, passphrase: bytes | None) -> object:
