@@ -90,6 +90,21 @@ def _sweep(out: Path) -> None:
 
 
 @contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder alone: who else asks for it waits. Not to be nested.
+
+    Args:
+        folder: What is read, compared and written meanwhile; it must exist.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def file(out: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield the path of a temporary sibling of ``out`` that replaces ``out`` on success."""
     out.parent.mkdir(parents=True, exist_ok=True)

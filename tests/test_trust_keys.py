@@ -147,6 +147,40 @@ def test_install_refuses_anothers_profile_and_another_root(tmp_path: Path) -> No
     assert not (tmp_path / "fresh" / "site.profile").exists()
 
 
+@pytest.mark.parametrize(("old", "new"), [(b"old", b"new"), (b"old", None), (None, b"new")])
+def test_keys_have_one_passphrase_which_can_be_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bytes | None, new: bytes | None
+) -> None:
+    world, home = World(tmp_path), tmp_path / "clinic"
+    request = keys.create(home, "clinic", passphrase=old)
+    profile = authority.admit(tmp_path / "federation", request, now=NOW)
+    first = keys.install(home, profile, world.trust, now=NOW, passphrase=old)
+    with pytest.raises(KeyFileError, match="'organ identity passphrase' changes for all"):
+        keys.rotate(home, passphrase=new)
+    keys.rotate(home, passphrase=old)
+    with pytest.raises(KeyFileError, match="key at"):
+        keys.change_passphrase(home, b"wrong", b"x")
+    rename, steps = Path.rename, iter(())
+
+    def killed_at(path: Path, to: Path) -> Path:
+        if path.parent == home and next(steps, None) == "kill":
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", killed_at)
+    for whole, holds in ((0, old), (1, old), (2, new)):
+        steps = iter(["go on"] * whole + ["kill"])
+        with pytest.raises(KeyboardInterrupt):
+            keys.change_passphrase(home, old, new)
+        found = keys.load(home, passphrase=holds)
+        assert len(found.sealing_keys) == 2
+    assert keys.change_passphrase(home, new, old) == 2
+    assert {one.name for one in home.iterdir() if "keys" in one.name} == {"keys"}
+    assert {stat.S_IMODE(one.stat().st_mode) for one in home.rglob("*.key")} == {0o600}
+    last = keys.load(home, passphrase=old)
+    assert last.signing_key.public_key() == first.signing_key.public_key()
+
+
 def scheme_of(block: bytes) -> pkcs8.Scheme:
     der = base64.b64decode(b"".join(block.splitlines()[1:-1]))
     return asn1.decode_der(pkcs8.EncryptedKey, der).scheme

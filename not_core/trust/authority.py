@@ -4,8 +4,6 @@ Its folder, 0700, lies apart from the coordinator: ``root.key`` (secret), ``root
 ``federation.crl`` (both for everyone), and ``register.json``, all that it ever issued.
 """
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -377,12 +375,8 @@ def _register(folder: Path) -> Iterator[tuple[Register, Keep]]:
         atomic.write(folder / REGISTER, canonical.encode(changed), mode=0o600)
 
     read_register(folder)  # says so if there is none
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with atomic.locked(folder):
         yield read_register(folder), keep
-    finally:
-        os.close(handle)
 
 
 def _root(

@@ -67,6 +67,15 @@ def read_sealing_key(
         As ``profile.sealing_private_key``.
 
     Raises:
+        KeyFileError: As ``read_sealing_parts``.
+    """
+    return sealing_private_key(*read_sealing_parts(path, passphrase))
+
+
+def read_sealing_parts(path: Path, passphrase: bytes | None = None) -> tuple[bytes, bytes]:
+    """Read the seed and the scalar of a sealing key.
+
+    Raises:
         KeyFileError: As ``read_secret``; or not these two keys, or a wrong passphrase.
     """
     what = "sealing key"
@@ -74,7 +83,7 @@ def read_sealing_key(
     found = [_private(block, path, what, passphrase) for block in blocks]
     match found:
         case [mlkem.MLKEM768PrivateKey() as lattice, x25519.X25519PrivateKey() as curve]:
-            return sealing_private_key(lattice.private_bytes_raw(), curve.private_bytes_raw())
+            return lattice.private_bytes_raw(), curve.private_bytes_raw()
     raise KeyFileError(
         f"{what} at {path} is not an ML-KEM-768 and an X25519 key; expected the file that 'organ "
         "identity init' made; restore it from a backup"
