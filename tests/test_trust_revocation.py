@@ -1,6 +1,7 @@
 """Expulsion, rotation, renewal, and what a party still believes afterwards."""
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,39 @@ def test_an_older_list_is_never_taken_in(world: World) -> None:
     with pytest.raises(StaleListError, match="may hide a revocation"):
         keys.install(world.south.folder, world.south.profile, world.trust, now=NOW)
     assert keys.load(world.south.folder).trust.revoked.number == 2
+
+
+def test_of_two_lists_at_once_the_later_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is about to be written, having been compared, when a later one arrives."""
+    fed, folder = world.place / "federation", world.south.folder
+    second = authority.publish(fed, now=NOW)
+    third = authority.publish(fed, now=NOW)
+    write = keys.atomic.write
+    later = threading.Thread(target=keys.install_list, args=(folder, third))
+
+    def slow(path: Path, data: bytes) -> None:
+        monkeypatch.setattr(keys.atomic, "write", write)
+        later.start()
+        later.join(0.02)
+        write(path, data)
+
+    monkeypatch.setattr(keys.atomic, "write", slow)
+    keys.install_list(folder, second)
+    later.join()
+    assert keys.load(folder).trust.revoked.number == 3
+
+
+def test_an_installation_that_was_cut_off_is_repeated(world: World, tmp_path: Path) -> None:
+    """Into another federation: its root is there, the list is still the first one's."""
+    other, folder = tmp_path / "other", world.south.folder
+    authority.create_root(other, "other", now=NOW - DAY)
+    profile = authority.admit(other, read_request(folder / "request.json"), now=NOW)
+    trust = federation.load_trust(other)
+    (folder / "root.pem").write_bytes(trust.pem)
+    assert keys.install(folder, profile, trust, now=NOW).trust.name == "other"
+    assert keys.load(folder).profile == profile
 
 
 def test_only_the_root_signs_lists(world: World, tmp_path: Path) -> None:

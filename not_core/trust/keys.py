@@ -28,8 +28,9 @@ from cryptography.x509.oid import NameOID
 
 from not_core import atomic
 from not_core.errors import CertificateError, KeyFileError
+from not_core.trust import revocation
 from not_core.trust.certificates import binding, certificate_errors, check_name
-from not_core.trust.federation import ROOT, Trust, load_trust, verify_profile
+from not_core.trust.federation import ROOT, Trust, load_root, load_trust, verify_profile
 from not_core.trust.keyfile import read_secret, write_secret
 from not_core.trust.private_keys import (
     read_sealing_key,
@@ -214,13 +215,13 @@ def install(
             "profile that answers this folder's request.json"
         )
     identity = _load(folder, profile, trust, passphrase)
-    if (folder / ROOT).exists() and (folder / LIST).exists():
-        known = load_trust(folder)
-        if known.root == trust.root:
+    with atomic.locked(folder):
+        known = _known(folder)
+        if known and known.root == trust.root:
             trust.revoked.check_not_older(known.revoked)
-    atomic.write(folder / ROOT, trust.pem)
-    atomic.write(folder / LIST, trust.revoked.pem)
-    write_profile(profile, folder / PROFILE)
+        atomic.write(folder / ROOT, trust.pem)
+        atomic.write(folder / LIST, trust.revoked.pem)
+        write_profile(profile, folder / PROFILE)
     return identity
 
 
@@ -234,10 +235,11 @@ def install_list(folder: Path, revoked: RevocationList) -> None:
     Raises:
         StaleListError: A later one is known here.
     """
-    known = load_trust(folder).revoked
-    revoked.check_not_older(known)
-    if revoked.number > known.number:
-        atomic.write(folder / LIST, revoked.pem)
+    with atomic.locked(folder):
+        known = load_trust(folder).revoked
+        revoked.check_not_older(known)
+        if revoked.number > known.number:
+            atomic.write(folder / LIST, revoked.pem)
 
 
 def load(folder: Path, *, passphrase: bytes | None = None) -> Identity:
@@ -269,6 +271,17 @@ def sealing_key_of(folder: Path, profile: Profile | Request) -> Path:
     """Where the sealing key of a profile or a request lies in an identity folder, if it does."""
     _settle(folder)
     return _place(folder, profile.sealing_fingerprint) / SEALING_KEY
+
+
+def _known(folder: Path) -> Trust | None:
+    """What a folder believes; None if an installation was cut off between root and list."""
+    if not ((folder / ROOT).exists() and (folder / LIST).exists()):
+        return None
+    root = load_root(folder / ROOT)
+    try:
+        return Trust(root, revocation.load(folder / LIST, root))
+    except CertificateError:
+        return None
 
 
 def _check_folder(folder: Path) -> None:
