@@ -212,7 +212,10 @@ def _make(site: Site, terms: Terms) -> Made:
 
 
 def _version(site: Site, key: str) -> int:
-    """Which of this site's organs this is: the log numbers them, so that none has another's."""
+    """Which of this site's organs this is: the log numbers them, so that none has another's.
+
+    All have one id, whatever their terms: who has opened a later one takes no earlier one.
+    """
     begun = (entry.digest for entry in site.log.entries() if entry.event == TRAINING)
     return list(dict.fromkeys(begun)).index(key) + 1
 

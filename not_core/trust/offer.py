@@ -112,11 +112,6 @@ class SignedOffer:
     envelope: bytes
     profile: Profile
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the envelope, in hexadecimal."""
-        return canonical.sha256(self.envelope)
-
 
 def describe(organ_digest: str, donor: str) -> str:
     """Digest of the body descriptor, in hexadecimal; the body's encryption context."""

@@ -214,7 +214,7 @@ def open_sealed(
     """Verify a sealed organ, decrypt it in quarantine, verify what is inside, then show it.
 
     What was opened is remembered in the identity's folder, after the last check: no older version
-    of that organ is opened later. The same file opens any number of times.
+    of that organ is opened later, not even one that was opened before.
 
     Args:
         path: The ``.organ`` file.
@@ -240,7 +240,7 @@ def open_sealed(
     with open_file(path) as file:
         header, signed = verify_file(file, identity.trust, now=moment, exchange=exchange)
         offer = signed.offer
-        seen.check(offer, signed.digest)
+        seen.check(offer)
         key = slots.unwrapped(header.wraps, signed.offer, identity.site, identity.sealing_keys)
         with atomic.folder(out, mode=0o700) as quarantine:
             unpack(_decrypt(file, key, offer), quarantine, limit=offer.body_bytes)
@@ -250,7 +250,7 @@ def open_sealed(
                 raise OfferError(
                     f"organ inside was signed by {organ.site}, offered by {offer.donor}; refuse it"
                 )
-            seen.commit(offer, signed.digest, organ.statement, moment)
+            seen.commit(offer, organ.statement, moment)
     return OpenedOrgan(path=out, manifest=organ.manifest, signed=signed, proof=_PROOF)
 
 

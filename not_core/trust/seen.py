@@ -8,6 +8,7 @@ mark and two openings at once cannot undo each other.
 import sqlite3
 from pathlib import Path
 
+from not_core import canonical
 from not_core.errors import RollbackError
 from not_core.trust.database import reading, writing
 from not_core.trust.offer import Offer
@@ -24,26 +25,24 @@ class Seen:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def check(self, offer: Offer, digest: str) -> None:
-        """Check that an offer is not older than what was seen before; the same offer may come anew.
+    def check(self, offer: Offer) -> None:
+        """Check that a verified offer is not of an older organ than was seen before.
 
-        Args:
-            offer: A verified offer.
-            digest: Of its envelope.
+        The newest may come again, in the same offer or another; an older one may not, even if it
+        was seen itself.
 
         Raises:
             RollbackError: It has a lower version than one seen, or another organ of the same one.
         """
         if self._path.is_file():
             with reading(self._path, _SCHEMA) as database:
-                _check(database, offer, digest)
+                _check(database, offer)
 
-    def commit(self, offer: Offer, digest: str, statement: str, moment: int) -> None:
+    def commit(self, offer: Offer, statement: str, moment: int) -> None:
         """Remember an offer after all that it brings has been verified; again does no harm.
 
         Args:
             offer: As in ``check``, which is done once more.
-            digest: Of its envelope.
             statement: Digest of what the organ's signer signed.
             moment: Seconds since the epoch.
 
@@ -51,10 +50,17 @@ class Seen:
             RollbackError: As ``check``: another one was committed meanwhile.
         """
         with writing(self._path, _SCHEMA) as database:
-            _check(database, offer, digest)
+            _check(database, offer)
             database.execute(
                 "INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?, ?, ?)",
-                (digest, offer.organ_id, offer.version, offer.organ_digest, statement, moment),
+                (
+                    canonical.digest(offer),  # not of its envelope: signatures come in pairs
+                    offer.organ_id,
+                    offer.version,
+                    offer.organ_digest,
+                    statement,
+                    moment,
+                ),
             )
 
     def first(self, statement: str) -> int | None:
@@ -72,9 +78,7 @@ class Seen:
         return moment
 
 
-def _check(database: sqlite3.Connection, offer: Offer, digest: str) -> None:
-    if database.execute("SELECT 1 FROM seen WHERE offer = ?", (digest,)).fetchone():
-        return
+def _check(database: sqlite3.Connection, offer: Offer) -> None:
     row = database.execute(
         "SELECT version, organ FROM seen WHERE id = ? ORDER BY version DESC LIMIT 1",
         (offer.organ_id,),

@@ -157,9 +157,12 @@ def memories(w: World) -> Iterator[Case]:
         after=("version-4",),
     )
     yield Case(
-        name="again",
-        expect="ok",
-        comment="the same file twice",
+        name="again", expect="ok", comment="the same file twice", file="named", after=("named",)
+    )
+    yield Case(
+        name="rollback-seen",
+        expect="rollback",
+        comment="version 3 again, after version 4",
         file="named",
         after=("named", "version-4"),
     )

@@ -29,13 +29,11 @@ TOLERANCE = 300
 
 @dataclass
 class Memory:
-    """What a site has opened: by envelope digest, id, version, organ digest, statement, moment."""
+    """What a site has opened: by offer digest, id, version, organ digest, statement, moment."""
 
     rows: dict[str, tuple[str, int, str, str, int]] = field(default_factory=dict)
 
-    def check(self, offer: dict[str, Any], digest: str) -> None:
-        if digest in self.rows:
-            return
+    def check(self, offer: dict[str, Any]) -> None:
         same = [row for row in self.rows.values() if row[0] == offer["organ_id"]]
         if not same:
             return
@@ -81,8 +79,7 @@ def read(
         raise RefusedError("truncated", "body")
     if len(body) > offer["body_bytes"] or sha256(body) != offer["body_sha256"]:
         raise RefusedError("body")
-    envelope_digest = sha256(header["offer"].encode())
-    memory.check(offer, envelope_digest)
+    memory.check(offer)
     content_key = _content_key(offer, wraps, own)
     context = bytes.fromhex(offer["descriptor"])
     files = _untar(primitives.decrypt(body, content_key, context), offer["body_bytes"])
@@ -99,9 +96,9 @@ def read(
     }
     if any(offer[name] != value for name, value in inside.items()) or site != offer["donor"]:
         raise RefusedError("offer", "another organ inside")
-    memory.check(offer, envelope_digest)
+    memory.check(offer)
     row = (offer["organ_id"], offer["version"], offer["organ_digest"], stated, now)
-    memory.rows.setdefault(envelope_digest, row)
+    memory.rows.setdefault(sha256(payload), row)
     return files
 
 
