@@ -132,7 +132,7 @@ def _open(site: Site, exchange: str, digest: str) -> OpenedOrgan:
     out = site.place("organs", "opened", digest)
     if out.is_dir():
         shutil.rmtree(out)
-    opened = sealing.open_sealed(sealed, site.identity, out, exchange=exchange)
+    opened = sealing.open_unremembered(sealed, site.identity, out, exchange=exchange)
     site.log.append("opened", what="organ", digest=digest, exchange=exchange)
     return opened
 
@@ -185,6 +185,8 @@ def _measure(
     # What is read must be what was verified and asked for: tensors follow the manifest's digests.
     if manifest.digest != request.organ or manifest != trusted.manifest or manifest.donor is None:
         raise OrganError("the organ's folder does not hold the organ that was asked for")
+    if isinstance(trusted, OpenedOrgan):
+        sealing.remember(trusted, site.identity)  # all checks are passed; now it is measured
     position = manifest.span.start
     plan = plans.transplant(
         host.layers, request.organ, len(manifest.span), mode=request.mode, position=position

@@ -222,6 +222,23 @@ def test_a_version_names_one_organ(world: World) -> None:
         opens(world, two, world.south)
 
 
+def test_a_site_remembers_after_its_own_checks(world: World) -> None:
+    old = seal(world, "old.organ", world.south, organ=version(world, 4))
+    new = seal(world, "new.organ", world.south, organ=version(world, 5))
+    place = world.place / "place"
+    newer = sealing.open_unremembered(new, world.south, place / "new", now=NOW)
+    older = sealing.open_unremembered(old, world.south, place / "old", now=NOW)
+    assert opens(world, old, world.south)
+    sealing.remember(newer, world.south)
+    sealing.remember(newer, world.south)
+    with pytest.raises(RollbackError, match="version 4, version 5 was seen"):
+        sealing.remember(older, world.south)
+    with pytest.raises(RollbackError):
+        sealing.open_unremembered(old, world.south, place / "again", now=NOW)
+    with pytest.raises(TypeError, match="only opening"):
+        replace(older, proof=object())
+
+
 def test_what_fails_a_check_leaves_no_mark(world: World) -> None:
     """A high version in an offer whose body is spoiled must not lock out the true ones."""
     high = seal(world, "high.organ", world.south, organ=version(world, 9))

@@ -1,7 +1,8 @@
 """Sealing a signed organ to named sites, and opening what is addressed to this one.
 
-Only ``open_sealed`` makes an ``OpenedOrgan``, and only an ``OpenedOrgan`` is transplanted at a
-site: having one means that every check of this package has passed.
+Only opening makes an ``OpenedOrgan``, and only an ``OpenedOrgan`` is transplanted at a site: having
+one means that every check of this package has passed. A site that has checks of its own opens with
+``open_unremembered``, and calls ``remember`` after the last of them.
 
 The body is ``archive``'s tar through Cobblestone-256 (C2SP chunked encryption) under a fresh key,
 with the body descriptor's digest (32 bytes) as context. The key goes to the donor itself, too, so
@@ -45,7 +46,9 @@ __all__ = [
     "DeliveryHeader",
     "OpenedOrgan",
     "open_sealed",
+    "open_unremembered",
     "read_header",
+    "remember",
     "rewrap",
     "seal",
     "verify_sealed",
@@ -58,16 +61,26 @@ _PROOF = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedOrgan:
-    """An organ that this site was sent, in a folder whose every byte has been verified."""
+    """An organ that this site was sent, in a folder whose every byte has been verified.
+
+    Attributes:
+        path: The folder.
+        manifest: Of the organ.
+        signed: The offer under which it came, with its donor's profile.
+        statement: Digest of what the organ's signer signed.
+        moment: When all this was verified, in seconds since the epoch.
+    """
 
     path: Path
     manifest: Manifest
     signed: SignedOffer
+    statement: str
+    moment: int
     proof: InitVar[object]
 
     def __post_init__(self, proof: object) -> None:
         if proof is not _PROOF:
-            raise TypeError("only open_sealed makes an OpenedOrgan")
+            raise TypeError("only opening makes an OpenedOrgan")
 
     @property
     def offer(self) -> Offer:
@@ -216,6 +229,23 @@ def open_sealed(
     What was opened is remembered in the identity's folder, after the last check: no older version
     of that organ is opened later, not even one that was opened before.
 
+    Args and errors are those of ``open_unremembered``.
+    """
+    return _open(path, identity, out, exchange, now, remembering=True)
+
+
+def open_unremembered(
+    path: Path,
+    identity: Identity,
+    out: Path,
+    *,
+    exchange: str | None = None,
+    now: float | None = None,
+) -> OpenedOrgan:
+    """Do as ``open_sealed`` for who has checks of its own, and calls ``remember`` after them.
+
+    Until then an organ that fails them does not keep older ones, which may be good, from opening.
+
     Args:
         path: The ``.organ`` file.
         identity: This site.
@@ -234,6 +264,31 @@ def open_sealed(
         SignatureError: As ``verify_sealed`` and ``verify_folder``.
         OrganError: As ``verify_folder``.
     """
+    return _open(path, identity, out, exchange, now, remembering=False)
+
+
+def remember(opened: OpenedOrgan, identity: Identity) -> None:
+    """Remember an organ that was opened: no older version of it is opened any more.
+
+    Args:
+        opened: By ``open_unremembered``.
+        identity: Who opened it.
+
+    Raises:
+        RollbackError: A later version was remembered meanwhile.
+    """
+    Seen(identity.folder / SEEN).commit(opened.offer, opened.statement, opened.moment)
+
+
+def _open(
+    path: Path,
+    identity: Identity,
+    out: Path,
+    exchange: str | None,
+    now: float | None,
+    *,
+    remembering: bool,
+) -> OpenedOrgan:
     atomic.refuse_existing(out)
     moment = seconds(now)
     seen = Seen(identity.folder / SEEN)
@@ -250,8 +305,17 @@ def open_sealed(
                 raise OfferError(
                     f"organ inside was signed by {organ.site}, offered by {offer.donor}; refuse it"
                 )
-            seen.commit(offer, organ.statement, moment)
-    return OpenedOrgan(path=out, manifest=organ.manifest, signed=signed, proof=_PROOF)
+            opened = OpenedOrgan(
+                path=out,
+                manifest=organ.manifest,
+                signed=signed,
+                statement=organ.statement,
+                moment=moment,
+                proof=_PROOF,
+            )
+            if remembering:
+                remember(opened, identity)
+    return opened
 
 
 def _readers(identity: Identity, terms: Terms, moment: int) -> dict[str, Profile]:
