@@ -222,6 +222,20 @@ def test_a_version_names_one_organ(world: World) -> None:
         opens(world, two, world.south)
 
 
+def test_a_thief_who_offered_the_last_version_is_forgotten(world: World) -> None:
+    """With its true donor's keys, before anybody knew; afterwards the donor has others."""
+    fed, south = world.place / "federation", world.south
+    assert opens(world, seal(world, "x.organ", south, organ=version(world, 2**53 - 1)), south)
+    authority.revoke(fed, "north", "key-compromise", now=NOW)
+    profile = authority.admit(fed, keys.rotate(world.north.folder), now=NOW, again=True)
+    trust = federation.load_trust(fed)
+    world.north = keys.install(world.north.folder, profile, trust, now=NOW)
+    south = replace(south, trust=trust)
+    assert opens(world, seal(world, "y.organ", south, organ=version(world, 4)), south)
+    with pytest.raises(RollbackError, match="version 3, version 4 was seen"):
+        opens(world, seal(world, "z.organ", south, organ=version(world, 3)), south)
+
+
 def test_a_site_remembers_after_its_own_checks(world: World) -> None:
     old = seal(world, "old.organ", world.south, organ=version(world, 4))
     new = seal(world, "new.organ", world.south, organ=version(world, 5))

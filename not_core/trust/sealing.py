@@ -277,7 +277,8 @@ def remember(opened: OpenedOrgan, identity: Identity) -> None:
     Raises:
         RollbackError: A later version was remembered meanwhile.
     """
-    Seen(identity.folder / SEEN).commit(opened.offer, opened.statement, opened.moment)
+    revoked = identity.trust.revoked
+    Seen(identity.folder / SEEN).commit(opened.signed, opened.statement, opened.moment, revoked)
 
 
 def _open(
@@ -295,7 +296,7 @@ def _open(
     with open_file(path) as file:
         header, signed = verify_file(file, identity.trust, now=moment, exchange=exchange)
         offer = signed.offer
-        seen.check(offer)
+        seen.check(offer, identity.trust.revoked)
         key = slots.unwrapped(header.wraps, signed.offer, identity.site, identity.sealing_keys)
         with atomic.folder(out, mode=0o700) as quarantine:
             unpack(_decrypt(file, key, offer), quarantine, limit=offer.body_bytes)

@@ -204,6 +204,23 @@ def memories(w: World) -> Iterator[Case]:
             now=NOW + HOUR,
             after=after,
         )
+    after_theft = w.draft(
+        "after-theft", signed_folder(organ(), w.renewed), donor=w.renewed
+    ).sealed()
+    for name, trust, expect, comment in (
+        ("after-theft", "key-compromise", "ok", "compromised, so it does not count"),
+        ("after-theft-withdrawn", "privilege-withdrawn", "rollback", "withdrawn, so it counts"),
+    ):
+        yield Case(
+            name=name,
+            expect=expect,
+            comment=f"version 3 after version 4, whose certificate is {comment}",
+            data=after_theft if name == "after-theft" else None,
+            file="" if name == "after-theft" else "after-theft",
+            trust=trust,
+            now=NOW + HOUR,
+            after=("version-4",),
+        )
     late = w.draft(
         "offered-late", donor=w.late, body_label="named", not_before=LATER, expires=LATER + DAY
     ).sealed()

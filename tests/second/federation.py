@@ -231,11 +231,16 @@ def check_chain(
         raise RefusedError("stale-list", "dates")
     row = known.listed.get_revoked_certificate_by_serial_number(leaf.serial_number)
     if row is not None:
-        reason = row.extensions.get_extension_for_class(x509.CRLReason).value.reason.name
+        reason = reason_of(known, leaf.serial_number)
         before = seen is not None and then < row.revocation_date_utc.timestamp()
         if not (reason in MILD and before):
             raise RefusedError("revoked", reason)
     return found
+
+
+def reason_of(known: Trust, serial: int) -> str | None:
+    row = known.listed.get_revoked_certificate_by_serial_number(serial)
+    return row and row.extensions.get_extension_for_class(x509.CRLReason).value.reason.name
 
 
 def _leaf(leaf: x509.Certificate) -> tuple[str, str, ec.EllipticCurvePublicKey]:

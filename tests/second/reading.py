@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from second import primitives
-from second.federation import Trust, check_chain, check_profile
+from second.federation import Trust, check_chain, check_profile, reason_of
 from second.forms import CERTIFICATE_BUNDLE, ENVELOPE, HEADER, KEY_BUNDLE, MANIFEST, OFFER, parsed
 from second.primitives import RefusedError, SealingKey, canonical, from_base64, sha256
 from second.sealed import (
@@ -29,12 +29,16 @@ TOLERANCE = 300
 
 @dataclass
 class Memory:
-    """What a site has opened: by offer digest, id, version, organ digest, statement, moment."""
+    """What a site has opened: by offer digest: id, version, organ digest, statement, moment and serial."""
 
-    rows: dict[str, tuple[str, int, str, str, int]] = field(default_factory=dict)
+    rows: dict[str, tuple[str, int, str, str, int, int]] = field(default_factory=dict)
 
-    def check(self, offer: dict[str, Any]) -> None:
-        same = [row for row in self.rows.values() if row[0] == offer["organ_id"]]
+    def check(self, offer: dict[str, Any], known: Trust) -> None:
+        same = [
+            row
+            for row in self.rows.values()
+            if row[0] == offer["organ_id"] and reason_of(known, row[5]) != "key_compromise"
+        ]
         if not same:
             return
         newest = max(same, key=lambda row: row[1])
@@ -79,7 +83,7 @@ def read(
         raise RefusedError("truncated", "body")
     if len(body) > offer["body_bytes"] or sha256(body) != offer["body_sha256"]:
         raise RefusedError("body")
-    memory.check(offer)
+    memory.check(offer, known)
     content_key = _content_key(offer, wraps, own)
     context = bytes.fromhex(offer["descriptor"])
     files = _untar(primitives.decrypt(body, content_key, context), offer["body_bytes"])
@@ -96,8 +100,10 @@ def read(
     }
     if any(offer[name] != value for name, value in inside.items()) or site != offer["donor"]:
         raise RefusedError("offer", "another organ inside")
-    memory.check(offer)
-    row = (offer["organ_id"], offer["version"], offer["organ_digest"], stated, now)
+    memory.check(offer, known)
+    (pem, *_) = header["profile"]["certificates"]
+    serial = x509.load_pem_x509_certificate(pem.encode()).serial_number
+    row = (offer["organ_id"], offer["version"], offer["organ_digest"], stated, now, serial)
     memory.rows.setdefault(sha256(payload), row)
     return files
 
