@@ -29,7 +29,7 @@ TOLERANCE = 300
 
 @dataclass
 class Memory:
-    """What a site has opened: by offer digest: id, version, organ digest, statement, moment and serial."""
+    """What a site has opened: offer digest; id, version, organ, statement, moment, serial number."""
 
     rows: dict[str, tuple[str, int, str, str, int, int]] = field(default_factory=dict)
 
