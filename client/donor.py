@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from client import progress
-from client.home import Site
+from client.home import Site, informed
 from client.policy import check_donation
 from client.training import prepare
 from not_core import atomic, canonical
@@ -58,6 +58,9 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
         verify_profile(profile, site.trust)
     check_donation(site.policy, request)
     made = _make(site, request.terms)
+    site = informed(site)  # training takes hours, in which an addressee may have been expelled
+    for profile in request.addressees:
+        verify_profile(profile, site.trust)
     folder = _made(site, made.organ)
     check_release(site, made.organ)
     terms = sealing.Terms(addressees=request.addressees, exchange=request.exchange)

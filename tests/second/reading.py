@@ -29,7 +29,7 @@ TOLERANCE = 300
 
 @dataclass
 class Memory:
-    """What a site has opened: offer digest; id, version, organ, statement, moment, serial number."""
+    """What a site has opened: offer digest; id, version, organ, statement, moment and serial."""
 
     rows: dict[str, tuple[str, int, str, str, int, int]] = field(default_factory=dict)
 

@@ -1,0 +1,74 @@
+"""A donor's answers that need no training."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_trust_world import manifest, organ_folder
+
+from client import donor
+from client import home as site_home
+from client.home import Settings, Site
+from client.policy import Policy
+from not_core.errors import RevokedError
+from not_core.manifest import Span
+from not_core.protocol import DonateRequest, Terms
+from not_core.trust import authority, federation, keys, signing
+from not_core.trust.profile import Profile, read_request
+
+TERMS = Terms(span=Span(start=1, stop=3), rank=None, tokens=9, learning_rate=1e-3, seed=0)
+
+
+class Members:
+    """North, which has made an organ, and south, to whom it may go."""
+
+    def __init__(self, place: Path) -> None:
+        self.federation = place / "federation"
+        authority.create_root(self.federation, "regional")
+        home = place / "north"
+        settings = Settings(site="north", model="", records="", general="", domain="notes")
+        site_home.create(home, settings, Policy(release_organs="always"))
+        self.admit(home / "identity", read_request(home / "identity" / keys.REQUEST))
+        self.south = self.admit(place / "south", keys.create(place / "south", "south")).profile
+        self.north = site_home.load(home)
+        facts = replace(manifest(), version=1)
+        self.made = donor.Made(organ=facts.digest, tokens=9, steps=1, seconds=0.1)
+        folder = organ_folder(self.north.place("organs", "made", facts.digest), facts)
+        signing.sign_folder(folder, self.north.identity)
+
+    def admit(self, folder: Path, request: keys.Request) -> keys.Identity:
+        profile = authority.admit(self.federation, request)
+        return keys.install(folder, profile, federation.load_trust(self.federation))
+
+    def expel(self, site: str) -> None:
+        """North hears of it by another way than this exchange."""
+        _, revoked = authority.revoke(self.federation, site, "privilege-withdrawn")
+        keys.install_list(self.north.identity.folder, revoked)
+
+    def donate(self, *to: Profile) -> None:
+        request = DonateRequest(exchange="trial", terms=TERMS, addressees=to)
+        donor.donate(self.north, request, b"")
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> Members:
+    return Members(tmp_path)
+
+
+def training(members: Members, meanwhile: Callable[[], None]) -> Callable[[Site, Terms], object]:
+    def make(site: Site, terms: Terms) -> donor.Made:
+        meanwhile()
+        return members.made
+
+    return make
+
+
+def test_a_site_that_is_expelled_while_a_donor_trains_is_not_addressed(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(donor, "_make", training(members, lambda: None))
+    members.donate(members.south)
+    monkeypatch.setattr(donor, "_make", training(members, lambda: members.expel("south")))
+    with pytest.raises(RevokedError, match="certificate of south was revoked"):
+        members.donate(members.south)
