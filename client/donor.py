@@ -50,13 +50,14 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
             approved the organ yet.
         PrivacyError: The policy's privacy does not suit terms or records.
         LedgerError: The organ would cost more than the policy's epsilon leaves.
+        OfferError: More addressees than an offer can name.
         CertificateError: An addressee's profile does not chain to this site's root, or was revoked.
     """
     if not site.settings.donates:
         raise PolicyError("this site gives no organs; set donates = true in site.toml")
+    check_donation(site.policy, request, site.identity.profile)
     for profile in request.addressees:
         verify_profile(profile, site.trust)
-    check_donation(site.policy, request)
     made = _make(site, request.terms)
     site = informed(site)  # training takes hours, in which an addressee may have been expelled
     for profile in request.addressees:

@@ -1,5 +1,6 @@
 """A donor's answers that need no training."""
 
+import base64
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,11 @@ from client import donor
 from client import home as site_home
 from client.home import Settings, Site
 from client.policy import Policy
-from not_core.errors import RevokedError
+from not_core.errors import OfferError, RevokedError
 from not_core.manifest import Span
 from not_core.protocol import DonateRequest, Terms
-from not_core.trust import authority, federation, keys, signing
-from not_core.trust.profile import Profile, read_request
+from not_core.trust import addressees, authority, federation, keys, sealing, signing
+from not_core.trust.profile import Profile, read_request, unbase64
 
 TERMS = Terms(span=Span(start=1, stop=3), rank=None, tokens=9, learning_rate=1e-3, seed=0)
 
@@ -54,6 +55,27 @@ class Members:
 @pytest.fixture
 def members(tmp_path: Path) -> Members:
     return Members(tmp_path)
+
+
+def test_an_offer_has_room_for_the_donor_itself(members: Members) -> None:
+    """Refused before anything is trained, or verified: the donor is the 513th."""
+    raw = unbase64(members.south.sealing_key, "x")[2:]
+    others = [
+        replace(
+            members.south,
+            site=f"site-{number}",
+            sealing_key=base64.b64encode(number.to_bytes(2) + raw).decode(),
+        )
+        for number in range(512)
+    ]
+    own = members.north.identity.profile
+    addressees.check_number(others[:511], own)
+    addressees.check_number([*others[:511], own], own)
+    with pytest.raises(OfferError, match="512 addressees given, expected 1 to 512 with the donor"):
+        members.donate(*others)
+    terms = sealing.Terms(addressees=others, exchange="trial")
+    with pytest.raises(OfferError, match="in several offers"):
+        donor.seal(members.north, members.made.organ, terms)
 
 
 def training(members: Members, meanwhile: Callable[[], None]) -> Callable[[Site, Terms], object]:

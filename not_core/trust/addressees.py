@@ -56,18 +56,27 @@ def tag(key: bytes, nonce: str, fingerprint: str) -> str:
     return HKDFExpand(hashes.SHA256(), KEY_BYTES, info).derive(key).hex()
 
 
+def check_number(profiles: Sequence[Profile], donor: Profile) -> None:
+    """Check that an offer has room for addressees, and for the donor, who always is one.
+
+    Raises:
+        OfferError: There are none, or more than ``MAX_ADDRESSEES`` with the donor.
+    """
+    count = len({one.sealing_fingerprint for one in (*profiles, donor)})
+    if not profiles or count > MAX_ADDRESSEES:
+        raise OfferError(
+            f"{len(profiles)} addressees given, expected 1 to {MAX_ADDRESSEES} with the donor "
+            "itself; name the sites that may open the organ, in several offers if need be"
+        )
+
+
 def verified(profiles: Sequence[Profile], trust: Trust, now: int) -> dict[str, Profile]:
     """Profiles by sealing fingerprint, each verified.
 
     Raises:
-        OfferError: No addressee, one named twice, or more than ``MAX_ADDRESSEES``.
+        OfferError: One is named twice.
         CertificateError: A profile does not verify.
     """
-    if not 1 <= len(profiles) <= MAX_ADDRESSEES:
-        raise OfferError(
-            f"{len(profiles)} addressees given, expected 1 to {MAX_ADDRESSEES}; name the sites "
-            "that may open the organ"
-        )
     found: dict[str, Profile] = {}
     for profile in profiles:
         verify_profile(profile, trust, now=now)

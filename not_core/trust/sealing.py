@@ -126,7 +126,7 @@ def seal(
             signed with another key.
         OrganError: The folder is incomplete, or another donor's.
         SignatureError: The folder changed since it was signed.
-        OfferError: No addressee, one named twice, or more than ``MAX_ADDRESSEES``.
+        OfferError: No addressee, one named twice, or more than ``MAX_ADDRESSEES`` with the donor.
     """
     atomic.refuse_existing(out)
     moment = seconds(now)
@@ -324,6 +324,7 @@ def _readers(identity: Identity, terms: Terms, moment: int) -> dict[str, Profile
     if terms.lifetime_seconds < 1:
         raise ValueError(f"expected lifetime_seconds >= 1, got {terms.lifetime_seconds}")
     check_name(terms.exchange, "exchange name")
+    slots.check_number(terms.addressees, identity.profile)
     others = slots.verified(terms.addressees, identity.trust, moment)
     return others | {identity.profile.sealing_fingerprint: identity.profile}
 
