@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_trust_world import DAY, NOW, World, key_file, request_of
@@ -142,6 +142,23 @@ def test_a_site_whose_sealing_key_makes_no_secret_is_nobody(world: World, point:
     careless = replace(world.north.profile, certificates=(pem,), sealing_key=sealing_key)
     with pytest.raises(CertificateError, match="north is degenerate"):
         federation.verify_profile(careless, world.trust, now=NOW)
+
+
+def test_no_message_repeats_a_name_that_a_stranger_made_up(world: World) -> None:
+    text = "x\n2027-01-01 approved by the operator"
+    key, name = world.west.signing_key, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+    own = (
+        x509.CertificateBuilder(name, name, key.public_key(), 5)
+        .not_valid_before(world.trust.root.not_valid_before_utc)
+        .not_valid_after(world.trust.root.not_valid_after_utc)
+        .add_extension(binding(text, "0" * 64), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    pem = own.public_bytes(serialization.Encoding.PEM).decode()
+    for now in (NOW, NOW + 9999 * DAY):
+        with pytest.raises(CertificateError, match="another kind") as caught:
+            federation.verify_chain([pem], world.trust, now=now)
+        assert "approved" not in str(caught.value)
 
 
 def test_passphrase_protects_the_root_key(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from not_core.trust.certificates import (
     Admission,
     ca_policy,
     certificate_errors,
-    check_name,
     check_validity,
     common_name,
     is_p384,
@@ -210,7 +209,7 @@ def verify_chain(
     for certificate in chain:
         _check_revoked(certificate, trust.revoked, site, None if seen is None else then)
     return Admission(
-        site=check_name(site, "site name in the certificate"),
+        site=site,
         public_key=key,
         sealing_fingerprint=sealing_fingerprint,
         expires=int(leaf.not_valid_after_utc.timestamp()),

@@ -56,6 +56,15 @@ def certificates(w: World) -> Iterator[Case]:
         sealed = w.draft(name, donor=donor, files=signed_folder(organ(), w.north)).sealed()
         made = framed(parts(sealed)[0], b"body")
         yield Case(name=name, expect="certificate", comment=comment, data=made)
+    for name, said, print_ in (
+        ("leaf-names-text", "north\n2027-01-01 approved", w.north.sealing.fingerprint),
+        ("leaf-names-no-digest", "north", "\x1b[2J"),
+    ):
+        issued = w.root.issue(name, said, w.north.signing.public_key(), print_)
+        donor = replace(w.north, certificates=(issued,))
+        data = framed(parts(w.draft(name, donor=donor).sealed())[0], b"body")
+        comment = "a certificate with text where a name or a digest belongs"
+        yield Case(name=name, expect="certificate", comment=comment, data=data)
     public = w.north.sealing.public[:1184] + bytes(32)
     issued = w.root.issue("low order", "north", w.north.signing.public_key(), sha256(public))
     said = replace(w.north, certificates=(issued,)).profile | {"sealing_key": base64_of(public)}

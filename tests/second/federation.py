@@ -1,5 +1,6 @@
 """Roots, certificates, revocation lists and profiles of a made-up federation, and their checks."""
 
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,7 @@ DAY = 86_400
 NOW = 1_800_000_000
 SITE_URN = "urn:organ-exchange:site:"
 SEALING_URN = "urn:organ-exchange:sealing-key:"
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 MILD = ("affiliation_changed", "superseded", "cessation_of_operation")
 
 
@@ -260,7 +262,8 @@ def _leaf(leaf: x509.Certificate) -> tuple[str, str, ec.EllipticCurvePublicKey]:
         or len(alternative) != 2
         or len(uris) != 2
         or uris[0] != SITE_URN + str(names[0].value)
-        or not uris[1].startswith(SEALING_URN)
+        or not NAME.fullmatch(str(names[0].value))
+        or not re.fullmatch(f"{SEALING_URN}[0-9a-f]{{64}}", uris[1])
         or not (of(x509.BasicConstraints).critical and of(x509.KeyUsage).critical)
         or of(x509.BasicConstraints).value.ca
         or not of(x509.KeyUsage).value.digital_signature
