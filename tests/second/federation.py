@@ -35,6 +35,21 @@ def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.DER)
 
 
+def twin(certificate: x509.Certificate) -> x509.Certificate:
+    """A certificate that says the same and differs in its signature, which holds, too."""
+
+    def part(tag: int, data: bytes) -> bytes:
+        size = len(data)
+        length = bytes([size]) if size < 128 else b"\x82" + size.to_bytes(2)
+        return bytes([tag]) + length + data
+
+    algorithm = bytes.fromhex("300a06082a8648ce3d040303")  # ecdsa-with-SHA384
+    signature = part(3, b"\0" + primitives.twin(certificate.signature))
+    return x509.load_der_x509_certificate(
+        part(0x30, certificate.tbs_certificate_bytes + algorithm + signature)
+    )
+
+
 def named(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 

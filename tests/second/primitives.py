@@ -9,6 +9,10 @@ import rfc8785
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from kyber_py.ml_kem import ML_KEM_768
 
@@ -108,6 +112,12 @@ def verified(parsed: dict[str, Any], kind: str, key: ec.EllipticCurvePublicKey) 
     except InvalidSignature:
         raise RefusedError("signature", "does not verify") from None
     return payload
+
+
+def twin(signature: bytes) -> bytes:
+    """The other ECDSA signature that holds where one does: (r, n - s) for (r, s)."""
+    r, s = decode_dss_signature(signature)
+    return encode_dss_signature(r, P384_ORDER - s)
 
 
 # --- HKDF, RFC 5869 ------------------------------------------------------------------------------
