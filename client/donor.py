@@ -25,6 +25,7 @@ from not_core.protocol import (
 from not_core.surgery import organ as organs
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.trust import sealing, signing
+from not_core.trust.certificates import seconds
 from not_core.trust.federation import verify_profile
 from not_core.trust.offer import SignedOffer
 
@@ -155,6 +156,8 @@ def _signed(site: Site, folder: Path) -> signing.SignedOrgan:
 def seal(site: Site, organ: str, terms: sealing.Terms) -> tuple[SignedOffer, Path]:
     """Offer an organ that this site made; a body that was sealed before serves again.
 
+    So does an offer to the same addressees, if it holds no longer than asked, and half as long.
+
     Returns:
         The signed offer, and the sealed file in the home.
 
@@ -170,7 +173,9 @@ def seal(site: Site, organ: str, terms: sealing.Terms) -> tuple[SignedOffer, Pat
     if out.is_file():
         with suppress(NotError):
             kept = sealing.verify_sealed(out, site.trust, exchange=terms.exchange)
-            if set(kept.offer.addressees) == {one.sealing_fingerprint for one in readers}:
+            left = kept.offer.expires - seconds(None)
+            for_them = set(kept.offer.addressees) == {one.sealing_fingerprint for one in readers}
+            if for_them and terms.lifetime_seconds / 2 <= left <= terms.lifetime_seconds:
                 return kept, out
     new = out.with_suffix(".new")
     new.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_trust_world import manifest, organ_folder
+from test_trust_world import DAY, manifest, organ_folder
 
 from client import donor
 from client import home as site_home
@@ -76,6 +76,26 @@ def test_an_offer_has_room_for_the_donor_itself(members: Members) -> None:
     terms = sealing.Terms(addressees=others, exchange="trial")
     with pytest.raises(OfferError, match="in several offers"):
         donor.seal(members.north, members.made.organ, terms)
+
+
+def test_an_offer_holds_as_long_as_was_asked(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offered(days: int) -> tuple[int, int]:
+        terms = sealing.Terms(
+            addressees=[members.south], exchange="trial", lifetime_seconds=days * DAY
+        )
+        offer = donor.seal(members.north, members.made.organ, terms)[0].offer
+        return offer.not_before, (offer.expires - offer.not_before) // DAY
+
+    began, days = offered(20)
+    assert days == 20
+    assert offered(1)[1] == 1  # an older one would hold for longer than asked
+    assert offered(20)[1] == 20  # and this one not half as long
+    monkeypatch.setattr("time.time", lambda: began + 9 * DAY)
+    assert offered(20)[0] <= began + 5  # the same offer, while more than half of it is left
+    monkeypatch.setattr("time.time", lambda: began + 11 * DAY)
+    assert offered(20) == (began + 11 * DAY, 20)
 
 
 def training(members: Members, meanwhile: Callable[[], None]) -> Callable[[Site, Terms], object]:
