@@ -187,6 +187,8 @@ def forms(w: World) -> Iterator[Case]:
         ("offer-span", lambda o: o.update(span={"start": 3, "stop": 3}), "an empty span"),
         ("offer-dates", lambda o: o.update(expires=o["not_before"]), "expires as it begins"),
         ("offer-control", lambda o: o.update(domain="a\u202eb"), "text that turns around"),
+        ("offer-filler", lambda o: o.update(domain="a\u3164b"), "a letter that shows nothing"),
+        ("offer-tag", lambda o: o.update(domain="a\U000e0041b"), "a hidden letter"),
         ("offer-name", lambda o: o.update(exchange="Trial"), "a name with a capital"),
         ("offer-format", lambda o: o.update(format="organ-exchange/offer/v2"), "version 2"),
     ):
