@@ -1,4 +1,4 @@
-"""A donor's answers that need no training."""
+"""A site's answers that need no training."""
 
 import base64
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from test_trust_world import DAY, manifest, organ_folder
 
-from client import donor
+from client import donor, recipient
 from client import home as site_home
 from client.home import Settings, Site
 from client.policy import Policy
-from not_core.errors import OfferError, RevokedError
+from not_core.errors import OfferError, PolicyError, RevokedError
 from not_core.manifest import Span
-from not_core.protocol import DonateRequest, Terms
+from not_core.protocol import DeliverRequest, DonateRequest, Terms
 from not_core.trust import addressees, authority, federation, keys, sealing, signing
 from not_core.trust.profile import Profile, read_request, unbase64
 
@@ -96,6 +96,29 @@ def test_an_offer_holds_as_long_as_was_asked(
     assert offered(20)[0] <= began + 5  # the same offer, while more than half of it is left
     monkeypatch.setattr("time.time", lambda: began + 11 * DAY)
     assert offered(20) == (began + 11 * DAY, 20)
+
+
+def test_a_site_keeps_so_many_deliveries_of_nobodys(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes are believed when all are there: until then, and of wrong ones, files are counted."""
+    monkeypatch.setattr("client.policy.MOST_FILES", 3)
+
+    def deliver(exchange: str, offset: int = 0) -> int:
+        request = DeliverRequest(
+            exchange=exchange,
+            organ="0" * 64,
+            offset=offset,
+            sealed_bytes=3,
+            sealed_sha256="0" * 64,
+        )
+        return recipient.deliver(members.north, request, b"a")[0].held
+
+    assert [deliver(f"x{number}") for number in range(3)] == [1, 1, 1]
+    with pytest.raises(PolicyError, match="4 sealed organs and parts of some would be kept"):
+        deliver("x3")
+    assert deliver("x2", 1) == 2  # what has begun can go on
+    assert len(list(members.north.folder.glob("organs/in/*"))) == 3
 
 
 def training(members: Members, meanwhile: Callable[[], None]) -> Callable[[Site, Terms], object]:
