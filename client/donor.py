@@ -25,6 +25,7 @@ from not_core.protocol import (
 from not_core.surgery import organ as organs
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.trust import sealing, signing
+from not_core.trust.addressees import check_number
 from not_core.trust.certificates import seconds
 from not_core.trust.federation import verify_profile
 from not_core.trust.offer import SignedOffer
@@ -56,9 +57,10 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     """
     if not site.settings.donates:
         raise PolicyError("this site gives no organs; set donates = true in site.toml")
-    check_donation(site.policy, request, site.identity.profile)
+    check_number(request.addressees, site.identity.profile)
     for profile in request.addressees:
         verify_profile(profile, site.trust)
+    check_donation(site.policy, request)
     made = _make(site, request.terms)
     site = informed(site)  # training takes hours, in which an addressee may have been expelled
     for profile in request.addressees:

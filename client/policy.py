@@ -19,7 +19,6 @@ from not_core.manifest import (
 )
 from not_core.privacy.charge import Bound
 from not_core.protocol import DeliverRequest, DonateRequest
-from not_core.trust.addressees import check_number
 from not_core.trust.profile import Profile
 
 MOST_FILES = 1000
@@ -92,19 +91,17 @@ class Policy:
         return None if self.epsilon is None else Bound(self.epsilon, self.delta)
 
 
-def check_donation(policy: Policy, request: DonateRequest, donor: Profile) -> None:
+def check_donation(policy: Policy, request: DonateRequest) -> None:
     """Check what a donation would train and who would get it, before anything is read.
 
     Raises:
         PolicyError: The policy does not allow it.
         FormatError: No addressee, or one named twice.
-        OfferError: More addressees than an offer can name beside the donor.
     """
     terms = request.terms
     names = [profile.site for profile in request.addressees]
     if not names or len(set(names)) != len(names):
         raise FormatError(f"{len(names)} addressees, {len(set(names))} of them different")
-    check_number(request.addressees, donor)
     check_addressees(policy, request.addressees)
     for asked, most, what in (
         (terms.tokens, policy.most_tokens, "tokens"),
