@@ -113,7 +113,7 @@ def _content(
         return _refuse(home, error.code, exchange)
     except Exception as error:  # the border: no text of an unexpected error may leave
         where = "".join(traceback.format_tb(error.__traceback__))
-        _note(home, f"{cls.__name__}: {type(error).__name__}\n{where}")
+        _note(home, f"{cls.__name__}: {type(error).__name__}", f"\n{where}")
         return _refuse(home, "internal", exchange)
 
 
@@ -141,12 +141,16 @@ def _refuse(home: Path | None, code: str, exchange: str) -> RecordDict:
     return protocol.pack(refusal)
 
 
-def _note(home: Path | None, text: str) -> None:
+def _note(home: Path | None, text: str, where: str = "") -> None:
+    """Append to ``site.log``; ``text``, which others had a hand in, stays one plain line."""
     if home is None or not home.is_dir():
         return
+    line = "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     with contextlib.suppress(OSError), (home / "site.log").open("a", encoding="utf-8") as file:
-        file.write(f"{moment} {text}\n")
+        file.write(f"{moment} {line}{where}\n")
 
 
 app = site_app(configured_home)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from client import progress
-from client.home import Site
+from client.home import Site, informed
 from client.policy import check_donation
 from client.training import prepare
 from not_core import atomic, canonical
@@ -25,6 +25,8 @@ from not_core.protocol import (
 from not_core.surgery import organ as organs
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.trust import sealing, signing
+from not_core.trust.addressees import check_number
+from not_core.trust.certificates import seconds
 from not_core.trust.federation import verify_profile
 from not_core.trust.offer import SignedOffer
 
@@ -50,14 +52,19 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
             approved the organ yet.
         PrivacyError: The policy's privacy does not suit terms or records.
         LedgerError: The organ would cost more than the policy's epsilon leaves.
+        OfferError: More addressees than an offer can name.
         CertificateError: An addressee's profile does not chain to this site's root, or was revoked.
     """
     if not site.settings.donates:
         raise PolicyError("this site gives no organs; set donates = true in site.toml")
+    check_number(request.addressees, site.identity.profile)
     for profile in request.addressees:
         verify_profile(profile, site.trust)
     check_donation(site.policy, request)
     made = _make(site, request.terms)
+    site = informed(site)  # training takes hours, in which an addressee may have been expelled
+    for profile in request.addressees:
+        verify_profile(profile, site.trust)
     folder = _made(site, made.organ)
     check_release(site, made.organ)
     terms = sealing.Terms(addressees=request.addressees, exchange=request.exchange)
@@ -151,6 +158,8 @@ def _signed(site: Site, folder: Path) -> signing.SignedOrgan:
 def seal(site: Site, organ: str, terms: sealing.Terms) -> tuple[SignedOffer, Path]:
     """Offer an organ that this site made; a body that was sealed before serves again.
 
+    So does an offer to the same addressees, if it holds no longer than asked, and half as long.
+
     Returns:
         The signed offer, and the sealed file in the home.
 
@@ -166,7 +175,9 @@ def seal(site: Site, organ: str, terms: sealing.Terms) -> tuple[SignedOffer, Pat
     if out.is_file():
         with suppress(NotError):
             kept = sealing.verify_sealed(out, site.trust, exchange=terms.exchange)
-            if set(kept.offer.addressees) == {one.sealing_fingerprint for one in readers}:
+            left = kept.offer.expires - seconds(None)
+            for_them = set(kept.offer.addressees) == {one.sealing_fingerprint for one in readers}
+            if for_them and terms.lifetime_seconds / 2 <= left <= terms.lifetime_seconds:
                 return kept, out
     new = out.with_suffix(".new")
     new.unlink(missing_ok=True)
@@ -212,7 +223,10 @@ def _make(site: Site, terms: Terms) -> Made:
 
 
 def _version(site: Site, key: str) -> int:
-    """Which of this site's organs this is: the log numbers them, so that none has another's."""
+    """Which of this site's organs this is: the log numbers them, so that none has another's.
+
+    All have one id, whatever their terms: who has opened a later one takes no earlier one.
+    """
     begun = (entry.digest for entry in site.log.entries() if entry.event == TRAINING)
     return list(dict.fromkeys(begun)).index(key) + 1
 

@@ -28,7 +28,7 @@ from not_core.errors import HomeError
 from not_core.manifest import Positive, Unit
 from not_core.privacy.ledger import LEDGER, Ledger
 from not_core.trust import keys
-from not_core.trust.federation import Trust
+from not_core.trust.federation import Trust, load_trust
 from not_core.trust.keys import Identity
 from not_core.trust.log import Log
 from not_core.trust.passphrase import given
@@ -158,6 +158,16 @@ def load(folder: Path) -> Site:
             "use one home for each site"
         )
     return Site(folder, settings, policy, identity, Log(folder / "log.db"))
+
+
+def informed(site: Site) -> Site:
+    """A site as it is by now: a new revocation list may have come while it was at work.
+
+    Raises:
+        CertificateError: As ``load``.
+    """
+    trust = load_trust(site.identity.folder, grace=site.trust.grace)
+    return replace(site, identity=replace(site.identity, trust=trust))
 
 
 def _sweep(folder: Path) -> None:

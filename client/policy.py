@@ -21,6 +21,9 @@ from not_core.privacy.charge import Bound
 from not_core.protocol import DeliverRequest, DonateRequest
 from not_core.trust.profile import Profile
 
+MOST_FILES = 1000
+"""Most files kept in ``organs/in``: who delivers them has not been verified yet."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Policy:
@@ -132,8 +135,14 @@ def check_passes(policy: Policy, tokens: int, there: int) -> None:
         )
 
 
-def check_delivery(policy: Policy, request: DeliverRequest, stored: int) -> None:
-    """Check that a sealed organ may be taken in beside ``stored`` bytes of others.
+def check_delivery(policy: Policy, request: DeliverRequest, stored: int, files: int) -> None:
+    """Check that a sealed organ, or a part, may be taken in beside others, from whomever they are.
+
+    Args:
+        policy: Of the site.
+        request: What is delivered.
+        stored: Bytes that would be kept.
+        files: Files that would be kept.
 
     Raises:
         PolicyError: Too large, or too many.
@@ -147,6 +156,11 @@ def check_delivery(policy: Policy, request: DeliverRequest, stored: int) -> None
         raise PolicyError(
             f"{stored} bytes of sealed organs would be kept, the policy allows "
             f"{policy.most_stored_bytes}; remove old exchanges from organs/in"
+        )
+    if files > MOST_FILES:
+        raise PolicyError(
+            f"{files} sealed organs and parts of some would be kept, at most {MOST_FILES} are; "
+            "remove old exchanges from organs/in"
         )
 
 

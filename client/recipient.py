@@ -41,7 +41,7 @@ def deliver(site: Site, request: DeliverRequest, body: bytes) -> tuple[Delivered
     """Write a segment to disk; answer how much is held, so that a sender can resume.
 
     Raises:
-        PolicyError: Larger than the site takes in.
+        PolicyError: Larger, or more of them, than the site takes in.
         OfferError: The bytes that arrived are not those that were offered.
     """
     whole = _delivered(site, request.exchange, request.organ)
@@ -49,9 +49,11 @@ def deliver(site: Site, request: DeliverRequest, body: bytes) -> tuple[Delivered
         if canonical.sha256_file(whole) == request.sealed_sha256:
             return Delivered(organ=request.organ, held=whole.stat().st_size), b""
         whole.unlink()  # the donor has sealed anew, to others or for longer
-    stored = sum(path.stat().st_size for path in site.folder.glob("organs/in/*/*"))
-    check_delivery(site.policy, request, stored + len(body))
     part = whole.with_suffix(f".{request.sealed_sha256[:16]}.part")
+    sizes = {path: path.stat().st_size for path in site.folder.glob("organs/in/*/*")}
+    stored, files = sum(sizes.values()) + len(body), len(sizes.keys() | {part})
+    check_delivery(site.policy, request, stored, files)
+    part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     held = part.stat().st_size if part.is_file() else 0
     if request.offset <= held < request.offset + len(body) <= request.sealed_bytes:
         with part.open("ab") as file:
@@ -132,7 +134,7 @@ def _open(site: Site, exchange: str, digest: str) -> OpenedOrgan:
     out = site.place("organs", "opened", digest)
     if out.is_dir():
         shutil.rmtree(out)
-    opened = sealing.open_sealed(sealed, site.identity, out, exchange=exchange)
+    opened = sealing.open_unremembered(sealed, site.identity, out, exchange=exchange)
     site.log.append("opened", what="organ", digest=digest, exchange=exchange)
     return opened
 
@@ -185,6 +187,8 @@ def _measure(
     # What is read must be what was verified and asked for: tensors follow the manifest's digests.
     if manifest.digest != request.organ or manifest != trusted.manifest or manifest.donor is None:
         raise OrganError("the organ's folder does not hold the organ that was asked for")
+    if isinstance(trusted, OpenedOrgan):
+        sealing.remember(trusted, site.identity)  # all checks are passed; now it is measured
     position = manifest.span.start
     plan = plans.transplant(
         host.layers, request.organ, len(manifest.span), mode=request.mode, position=position
@@ -224,4 +228,4 @@ def _measure(
 
 
 def _delivered(site: Site, exchange: str, organ: str) -> Path:
-    return site.place("organs", "in", exchange, f"{organ}.organ")
+    return site.folder.joinpath("organs", "in", exchange, f"{organ}.organ")

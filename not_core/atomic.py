@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and are on disk when they do."""
 
 import fcntl
 import os
@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from not_core.errors import OutputExistsError
@@ -49,10 +49,26 @@ def folder(out: Path, mode: int = 0o755) -> Iterator[Path]:
     try:
         yield work
         work.chmod(mode)
+        for path in [*work.rglob("*"), work]:
+            _sync(path)
         work.rename(out)  # replaces an empty folder, fails on one that has been filled meanwhile
+        _sync(out.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
         os.close(lock)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk: no power cut takes them back."""
+    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        # Not every filesystem can do so for a folder.
+        with suppress(OSError) if path.is_dir() else nullcontext():
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _claimed(out: Path) -> tuple[Path, int]:
@@ -90,6 +106,21 @@ def _sweep(out: Path) -> None:
 
 
 @contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder alone: who else asks for it waits. Not to be nested.
+
+    Args:
+        folder: What is read, compared and written meanwhile; it must exist.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def file(out: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield the path of a temporary sibling of ``out`` that replaces ``out`` on success."""
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +130,9 @@ def file(out: Path, mode: int = 0o644) -> Iterator[Path]:
     try:
         yield work
         work.chmod(mode)
+        _sync(work)
         work.replace(out)
+        _sync(out.parent)
     finally:
         work.unlink(missing_ok=True)
 

@@ -27,9 +27,15 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """A site's, organ's or exchange's name: lower-case letters, digits and inner hyphens."""
 
-_CONTROL = r"\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+_UNSEEN = (
+    r"\x00-\x1f\x7f-\x9f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u115f-\u1160"
+    r"\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff9-\ufffb"
+    r"\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    r"\U000e0000-\U000e0fff"
+)
+"""Unicode's Cc, Cf, Zl, Zp, and what shows nothing; a list, so that no version of it decides."""
 
-Line = Annotated[str, StringConstraints(max_length=200, pattern=f"^[^{_CONTROL}]*$")]
+Line = Annotated[str, StringConstraints(max_length=200, pattern=f"^[^{_UNSEEN}]*$")]
 """One line of free text; no control characters, nothing that reorders or hides text."""
 
 DEFAULT_LIMIT = 4 * 1024 * 1024

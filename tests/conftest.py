@@ -16,7 +16,7 @@ os.environ |= {
 import json
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,20 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def _quick_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stretch passphrases as little as scrypt can: what it costs is tested once."""
+    monkeypatch.setattr("not_core.trust.pkcs8.SCRYPT_N", 2)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_disks() -> Iterator[None]:
+    """Nothing here need outlive a power cut; ``test_atomic`` tests that files do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("not_core.atomic._sync", lambda path: None)
+        yield
 
 
 def sentences(count: int, seed: int, topic: tuple[int, int] = (0, len(WORDS))) -> list[str]:

@@ -55,7 +55,7 @@ class Lab:
     files: list[bytes] = field(default_factory=list)
     tars: list[bytes] = field(default_factory=list)
     folders: list[dict[str, bytes]] = field(default_factory=list)
-    offers: set[str] = field(default_factory=set)
+    offers: set[bytes] = field(default_factory=set)
     headers: list[Json] = field(default_factory=list)
     renewed: Json = None
     memory: bytes = b""
@@ -96,7 +96,7 @@ def lab(place: Path) -> Lab:
     sealing.rewrap(place / "0-0.organ", world.north, terms, again, now=NOW)
     made.files.append(again.read_bytes())
     made.headers = [taken_apart(data)[0] for data in made.files]
-    made.offers = {header["offer"] for header in made.headers}
+    made.offers = {payload_of(header) for header in made.headers}
     request = profile.read_request(world.north.folder / "request.json")
     fresh = authority.admit(place / "federation", request, now=NOW - DAY, again=True)
     made.renewed = json.loads(checked.encode(fresh))

@@ -31,6 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from forger import (
     WAS,
@@ -47,7 +48,16 @@ from forger import (
     taken_apart,
     tar_of,
 )
-from mutators import bytes_edited, canonical, json_edited, tar_edited, text_edited, written
+from mutators import (
+    bytes_edited,
+    canonical,
+    envelope_twinned,
+    json_edited,
+    profile_twinned,
+    tar_edited,
+    text_edited,
+    written,
+)
 from test_trust_world import DAY, NOW, manifest
 
 from not_core import canonical as checked
@@ -62,7 +72,7 @@ from simulations.tables import table
 GROWTH = 400_000_000
 """Bytes that this process may take beyond what it had before the first mutant: its bound."""
 
-ACCEPTED_SAME = "accepted: a donor's own file, other certificate"
+ACCEPTED_SAME = "accepted: a donor's own, other certificate or other signature of the same"
 ACCEPTED_DONOR = "accepted: as its donor signed it anew"
 PARSED = "parsed: well-formed, believed by nobody"
 SAME = "not a mutant: equal to a valid one"
@@ -97,6 +107,9 @@ def a_delivery_header(one: Lab, rng: random.Random) -> tuple[bytes, str]:
 def a_signed_envelope(one: Lab, rng: random.Random) -> tuple[bytes, str]:
     header, body = taken_apart(rng.choice(one.files))
     envelope = json.loads(header["offer"])
+    if rng.random() < 0.1:
+        header["offer"] = canonical(envelope_twinned(envelope)).decode()
+        return sealed_file(canonical(header), body), "carrier"
     others = [json.loads(header["offer"]) for header in one.headers]
     if rng.random() < 0.5:
         envelope = json_edited(envelope, rng, others)
@@ -266,6 +279,8 @@ def a_manifest_alone(one: Lab, rng: random.Random) -> tuple[bytes, str]:
 
 def a_profile(one: Lab, rng: random.Random) -> tuple[bytes, str]:
     shown = json.loads(checked.encode(one.world.north.profile))
+    if rng.random() < 0.1:
+        return canonical(profile_twinned(shown)), "profile"
     if rng.random() < 0.5:
         pem = shown["certificates"][0].encode()
         der = base64.b64decode(b"".join(pem.split(b"\n")[1:-2]))
@@ -378,17 +393,24 @@ def treat(one: Lab, data: bytes, reader: str, again: bool) -> str:
     if reader == "profile":
         shown = checked.decode(profile.Profile, data, "profile")
         verify_profile(shown, one.world.trust, now=NOW)
-        if data not in (checked.encode(one.world.north.profile), canonical(one.renewed)):
-            other = json.loads(checked.encode(one.world.west.profile))
-            if data != canonical(other):
-                raise WrongError("a profile that the federation did not issue is believed")
-        return SAME
+        own, other = (site.profile for site in (one.world.north, one.world.west))
+        issued = [checked.encode(own), checked.encode(other), canonical(one.renewed)]
+        if _unsigned(data) not in [_unsigned(known) for known in issued]:
+            raise WrongError("a profile that the federation did not issue is believed")
+        return SAME if data in issued else ACCEPTED_SAME
     if reader == "list":
         revocation.parse(data, one.world.trust.root)
         if data != one.world.trust.revoked.pem:
             raise WrongError("a list that the root did not sign is believed")
         return SAME
     return _opened(one, data, reader, again)
+
+
+def _unsigned(data: bytes) -> Json:
+    """A profile, and what the federation signed of its certificates."""
+    shown = json.loads(data)
+    loaded = [x509.load_pem_x509_certificate(pem.encode()) for pem in shown["certificates"]]
+    return shown | {"certificates": [certificate.tbs_certificate_bytes for certificate in loaded]}
 
 
 def _opened(one: Lab, data: bytes, reader: str, again: bool) -> str:
@@ -413,7 +435,8 @@ def _opened(one: Lab, data: bytes, reader: str, again: bool) -> str:
     files = one.read(opened.path)
     shutil.rmtree(opened.path)
     if reader == "carrier":
-        if opened.signed.envelope.decode() not in one.offers or files not in one.folders:
+        said = payload_of({"offer": opened.signed.envelope.decode()})
+        if said not in one.offers or files not in one.folders:
             raise WrongError("a carrier's change of meaning was accepted")
         return SAME if data in one.files else ACCEPTED_SAME
     offer = opened.offer
@@ -564,7 +587,8 @@ def markdown(outcome: Outcome) -> str:
         "means of its own (`agrees` in `tests/forger.py`). A quarter of the readers have opened "
         "the organ before. In a column stands the code of the error, or how it was accepted:\n\n"
         f"- *{ACCEPTED_SAME}*: the donor's own offer and its own files came out; the header held "
-        "the donor's renewed certificate instead of its old one, which anyone may exchange.\n"
+        "the donor's renewed certificate instead of its old one, or the twin of an ECDSA "
+        "signature, which anyone may exchange.\n"
         f"- *{ACCEPTED_DONOR}*: see above.\n"
         f"- *{PARSED}*: a manifest on its own, which no signature covers: it only has to be read "
         "or refused, and to have one encoding.\n"

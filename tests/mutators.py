@@ -1,5 +1,6 @@
 """Edits of bytes, of JSON and of tars, each decided by a random generator alone."""
 
+import base64
 import copy
 import json
 import random
@@ -9,6 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import rfc8785
+from cryptography import x509
+from second.federation import pem
+from second.federation import twin as certificate_twin
+from second.primitives import twin
 
 BLOCK = 512
 NUMBERS: tuple[Any, ...] = (
@@ -58,6 +63,22 @@ TEXTS = (
     "organ-exchange/offer/v2",
 )
 OTHERS: tuple[Any, ...] = (None, True, False, [], {}, [[]], {"": ""}, [None], {"\u0000": 1})
+
+
+def envelope_twinned(envelope: Any) -> Any:
+    """A signed envelope with the other signature that holds."""
+    (one,) = envelope["signatures"]
+    sig = base64.b64encode(twin(base64.b64decode(one["sig"]))).decode()
+    return envelope | {"signatures": [one | {"sig": sig}]}
+
+
+def profile_twinned(profile: Any) -> Any:
+    """A profile whose certificate has the other signature that holds."""
+    made = [
+        pem(certificate_twin(x509.load_pem_x509_certificate(one.encode()))).decode()
+        for one in profile["certificates"]
+    ]
+    return profile | {"certificates": made}
 
 
 def bytes_edited(data: bytes, rng: random.Random, other: bytes = b"") -> bytes:

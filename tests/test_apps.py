@@ -66,3 +66,14 @@ def test_the_bundle_declares_these_apps() -> None:
     app = table["tool"]["flwr"]["app"]
     assert app["components"] == {"serverapp": "server.app:app", "clientapp": "client.app:app"}
     assert set(CONFIG) | {"home"} == set(app["config"])
+
+
+def test_a_strangers_text_writes_no_line_of_the_sites_log(tmp_path: Path) -> None:
+    client.app._note(
+        tmp_path, "DonateRequest: x\n2027 all is well\x1b[2J\u202e\ud800", "\n  our trace"
+    )
+    lines = (tmp_path / "site.log").read_text().splitlines()
+    assert [line.split(" ", 1)[1] for line in lines] == [
+        r"DonateRequest: x\n2027 all is well\x1b[2J\u202e\ud800",
+        " our trace",
+    ]

@@ -481,6 +481,8 @@ def test_a_signed_and_sealed_but_poisoned_organ_never_touches_a_sites_model(
         assert protocol.read(answer, protocol.Refusal).code == "quarantine"
         assert b"drift" not in answer.value + answer.body
     assert assembled == []
+    # What is refused here hides no older version that is good.
+    assert not (trial.home / "identity" / keys.SEEN).exists()
     assert not list(trial.home.glob("organs/opened/*"))
     assert not list(trial.home.glob("receipts/**/*.json"))
     checks = [
@@ -494,6 +496,7 @@ def test_a_signed_and_sealed_but_poisoned_organ_never_touches_a_sites_model(
     ]
     assert trial.ask(trial.organ("honest", {Q: scaled(1.01)})).kind == "Trial"
     assert len(assembled) == 2  # the model alone, and with the organ
+    assert (trial.home / "identity" / keys.SEEN).exists()
 
 
 def test_the_sites_policy_says_how_far_and_how_large(trial: Trial) -> None:

@@ -201,13 +201,17 @@ def test_versions_only_rise(world: World) -> None:
         opens(world, old, world.south)
     assert opens(world, old, world.west)
     assert opens(world, new, world.west)
-    # What was taken before opens again; a new offer of the old version does not.
-    assert opens(world, old, world.west)
+    # Nor what was taken before, by the same file or by a new offer.
+    with pytest.raises(RollbackError, match="version 4, version 5 was seen"):
+        opens(world, old, world.west)
     again = world.place / "again.organ"
     sealing.rewrap(old, world.north, terms(world.west), again, now=NOW)
     with pytest.raises(RollbackError, match="version 4, version 5 was seen"):
         opens(world, again, world.west)
     assert opens(world, new, world.south)
+    newer = world.place / "newer.organ"
+    sealing.rewrap(new, world.north, terms(world.south), newer, now=NOW)
+    assert opens(world, newer, world.south)
 
 
 def test_a_version_names_one_organ(world: World) -> None:
@@ -216,6 +220,37 @@ def test_a_version_names_one_organ(world: World) -> None:
     assert opens(world, one, world.south)
     with pytest.raises(RollbackError, match="another organ as version 4"):
         opens(world, two, world.south)
+
+
+def test_a_thief_who_offered_the_last_version_is_forgotten(world: World) -> None:
+    """With its true donor's keys, before anybody knew; afterwards the donor has others."""
+    fed, south = world.place / "federation", world.south
+    assert opens(world, seal(world, "x.organ", south, organ=version(world, 2**53 - 1)), south)
+    authority.revoke(fed, "north", "key-compromise", now=NOW)
+    profile = authority.admit(fed, keys.rotate(world.north.folder), now=NOW, again=True)
+    trust = federation.load_trust(fed)
+    world.north = keys.install(world.north.folder, profile, trust, now=NOW)
+    south = replace(south, trust=trust)
+    assert opens(world, seal(world, "y.organ", south, organ=version(world, 4)), south)
+    with pytest.raises(RollbackError, match="version 3, version 4 was seen"):
+        opens(world, seal(world, "z.organ", south, organ=version(world, 3)), south)
+
+
+def test_a_site_remembers_after_its_own_checks(world: World) -> None:
+    old = seal(world, "old.organ", world.south, organ=version(world, 4))
+    new = seal(world, "new.organ", world.south, organ=version(world, 5))
+    place = world.place / "place"
+    newer = sealing.open_unremembered(new, world.south, place / "new", now=NOW)
+    older = sealing.open_unremembered(old, world.south, place / "old", now=NOW)
+    assert opens(world, old, world.south)
+    sealing.remember(newer, world.south)
+    sealing.remember(newer, world.south)
+    with pytest.raises(RollbackError, match="version 4, version 5 was seen"):
+        sealing.remember(older, world.south)
+    with pytest.raises(RollbackError):
+        sealing.open_unremembered(old, world.south, place / "again", now=NOW)
+    with pytest.raises(TypeError, match="only opening"):
+        replace(older, proof=object())
 
 
 def test_what_fails_a_check_leaves_no_mark(world: World) -> None:

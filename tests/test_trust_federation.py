@@ -1,3 +1,4 @@
+import base64
 import json
 import os
 import subprocess
@@ -8,14 +9,15 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_trust_world import DAY, NOW, World, key_file
+from test_trust_world import DAY, NOW, World, key_file, request_of
 
+from not_core import canonical
 from not_core.errors import CertificateError, FormatError, KeyFileError, NotError
 from not_core.trust import authority, federation, keys
-from not_core.trust.certificates import key_usage
+from not_core.trust.certificates import binding, key_usage
 from not_core.trust.private_keys import read_signing_key
 from not_core.trust.profile import read_profile, read_request, unbase64
 
@@ -66,7 +68,7 @@ def test_exchanged_parts_are_found(world: World) -> None:
         )
     with pytest.raises(CertificateError, match="issued to north"):
         federation.verify_profile(replace(north, site="south"), world.trust, now=NOW)
-    with pytest.raises(CertificateError, match="does not need"):
+    with pytest.raises(CertificateError, match="holds 2 certificates, expected one"):
         federation.verify_profile(
             replace(north, certificates=north.certificates + south.certificates),
             world.trust,
@@ -98,9 +100,12 @@ def test_a_site_cannot_admit_sites(world: World, tmp_path: Path) -> None:
         builder = builder.add_extension(extension.value, extension.critical)
     forged = builder.sign(world.west.signing_key, hashes.SHA384())
     pem = forged.public_bytes(serialization.Encoding.PEM).decode()
-    for chain in ((pem,), (pem, *world.west.profile.certificates)):
+    for chain, words in (
+        ((pem,), "does not chain"),
+        ((pem, *world.west.profile.certificates), "expected one, which the root itself signed"),
+    ):
         profile = replace(world.north.profile, certificates=chain)
-        with pytest.raises(CertificateError, match="does not chain"):
+        with pytest.raises(CertificateError, match=words):
             federation.verify_profile(profile, world.trust, now=NOW)
 
 
@@ -114,6 +119,49 @@ def test_requests_edited_on_the_way_are_refused(world: World, tmp_path: Path) ->
         authority.admit(home, swapped, now=NOW)
     with pytest.raises(CertificateError, match="1216 bytes"):
         authority.admit(home, replace(request, sealing_key="AAAA"), now=NOW)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        0,
+        1,
+        2**255 - 20,
+        2**255 - 19,
+        2**255 - 18,
+        0xB8495F16056286FDB1329CEB8D09DA6AC49FF1FAE35616AEB8413B7C7AEBE0,
+        0x57119FD0DD4E22D8868E1C58C45C44045BEF839C55B1D0B1248C50A3BC959C5F,
+    ],
+)
+def test_a_site_whose_sealing_key_makes_no_secret_is_nobody(world: World, point: int) -> None:
+    """Every donor would fail on it, after training: it is neither admitted nor addressed."""
+    raw = unbase64(world.west.profile.sealing_key, "x")[:1184] + point.to_bytes(32, "little")
+    sealing_key = base64.b64encode(raw).decode()
+    request = request_of("evil", world.west.signing_key, sealing_key)
+    with pytest.raises(CertificateError, match="evil is degenerate"):
+        authority.admit(world.place / "federation", request, now=NOW)
+    fingerprint = canonical.sha256(raw)
+    pem = reissued(world, {x509.SubjectAlternativeName: binding("north", fingerprint)})
+    careless = replace(world.north.profile, certificates=(pem,), sealing_key=sealing_key)
+    with pytest.raises(CertificateError, match="north is degenerate"):
+        federation.verify_profile(careless, world.trust, now=NOW)
+
+
+def test_no_message_repeats_a_name_that_a_stranger_made_up(world: World) -> None:
+    text = "x\n2027-01-01 approved by the operator"
+    key, name = world.west.signing_key, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+    own = (
+        x509.CertificateBuilder(name, name, key.public_key(), 5)
+        .not_valid_before(world.trust.root.not_valid_before_utc)
+        .not_valid_after(world.trust.root.not_valid_after_utc)
+        .add_extension(binding(text, "0" * 64), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    pem = own.public_bytes(serialization.Encoding.PEM).decode()
+    for now in (NOW, NOW + 9999 * DAY):
+        with pytest.raises(CertificateError, match="another kind") as caught:
+            federation.verify_chain([pem], world.trust, now=now)
+        assert "approved" not in str(caught.value)
 
 
 def test_passphrase_protects_the_root_key(tmp_path: Path) -> None:

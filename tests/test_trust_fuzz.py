@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import fuzz
 import pytest
 from mutators import bytes_edited, deep, json_edited, same, tar_edited
+from pydantic import TypeAdapter, ValidationError
+from second import forms
 from test_trust_world import NOW, World, manifest
 
 from not_core import canonical
@@ -110,6 +113,22 @@ def test_a_message_never_repeats_a_key_that_others_chose() -> None:
             canonical.encode(facts | {"base": facts["base"] | {"surprise-1": 1}}),
             "manifest",
         )
+
+
+def test_a_line_hides_nothing() -> None:
+    """By Unicode's own table, and in both implementations alike."""
+    line = TypeAdapter(canonical.Line)
+    fillers = "\u034f\u115f\u1160\u2800\u3164\uffa0\U000e0100"
+    every = (chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF)
+    hidden = [one for one in every if unicodedata.category(one) in {"Cc", "Cf", "Zl", "Zp"}]
+    assert len(hidden) > 200
+    for one in (*hidden, *fillers):
+        assert forms.TEXT.fullmatch(f"a{one}b") is None, ascii(one)
+        with pytest.raises(ValidationError):
+            line.validate_python(f"a{one}b")
+    seen = "a \u00a0é\u0301\u05d0\u0646\U0001f9e0\ufe0f\u30a2\u2013"
+    assert forms.TEXT.fullmatch(seen)
+    assert line.validate_python(seen) == seen
 
 
 def _at_depth(depth: int, work: Callable[[], Any]) -> Any:

@@ -1,13 +1,17 @@
+import base64
 import stat
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from test_trust_world import DAY, NOW, World, key_file
 
 from not_core.errors import CertificateError, FormatError, KeyFileError, OutputExistsError
-from not_core.trust import authority, keys
+from not_core.trust import authority, keys, pkcs8, private_keys
+from not_core.trust.keyfile import write_secret
+from not_core.trust.pkcs8 import SCRYPT_N as IN_EARNEST
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +145,68 @@ def test_install_refuses_anothers_profile_and_another_root(tmp_path: Path) -> No
     with pytest.raises(CertificateError, match="does not chain"):
         keys.install(tmp_path / "fresh", mine, world.trust, now=NOW)
     assert not (tmp_path / "fresh" / "site.profile").exists()
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"old", b"new"), (b"old", None), (None, b"new")])
+def test_keys_have_one_passphrase_which_can_be_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bytes | None, new: bytes | None
+) -> None:
+    world, home = World(tmp_path), tmp_path / "clinic"
+    request = keys.create(home, "clinic", passphrase=old)
+    profile = authority.admit(tmp_path / "federation", request, now=NOW)
+    first = keys.install(home, profile, world.trust, now=NOW, passphrase=old)
+    with pytest.raises(KeyFileError, match="'organ identity passphrase' changes for all"):
+        keys.rotate(home, passphrase=new)
+    keys.rotate(home, passphrase=old)
+    with pytest.raises(KeyFileError, match="key at"):
+        keys.change_passphrase(home, b"wrong", b"x")
+    rename, steps = Path.rename, iter(())
+
+    def killed_at(path: Path, to: Path) -> Path:
+        if path.parent == home and next(steps, None) == "kill":
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", killed_at)
+    for whole, holds in ((0, old), (1, old), (2, new)):
+        steps = iter(["go on"] * whole + ["kill"])
+        with pytest.raises(KeyboardInterrupt):
+            keys.change_passphrase(home, old, new)
+        found = keys.load(home, passphrase=holds)
+        assert len(found.sealing_keys) == 2
+    assert keys.change_passphrase(home, new, old) == 2
+    assert {one.name for one in home.iterdir() if "keys" in one.name} == {"keys"}
+    assert {stat.S_IMODE(one.stat().st_mode) for one in home.rglob("*.key")} == {0o600}
+    last = keys.load(home, passphrase=old)
+    assert last.signing_key.public_key() == first.signing_key.public_key()
+
+
+def scheme_of(block: bytes) -> pkcs8.Scheme:
+    der = base64.b64decode(b"".join(block.splitlines()[1:-1]))
+    return asn1.decode_der(pkcs8.EncryptedKey, der).scheme
+
+
+def test_passphrases_are_stretched_by_scrypt(tmp_path: Path) -> None:
+    keys.create(tmp_path / "a", "clinic", passphrase=b"correct horse")
+    files = [path.read_bytes() for path in sorted(tmp_path.rglob("*.key"))]
+    blocks = [b"-----BEGIN" + one for data in files for one in data.split(b"-----BEGIN")[1:]]
+    found = [scheme_of(block).parameters.derivation for block in blocks]
+    assert [one.algorithm.dotted_string for one in found] == ["1.3.6.1.4.1.11591.4.11"] * 3
+    assert {(one.parameters.n, one.parameters.r, one.parameters.p) for one in found} == {(2, 8, 1)}
+    assert {len(one.parameters.salt) for one in found} == {16}
+    assert len({one.parameters.salt for one in found}) == 3
+    assert IN_EARNEST == 2**17
+
+
+@pytest.mark.exhaustive
+def test_a_key_that_is_stretched_in_earnest_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pkcs8, "SCRYPT_N", IN_EARNEST)
+    key = ec.generate_private_key(ec.SECP384R1())
+    write_secret(tmp_path / "key", private_keys.signing_key_pem(key, b"correct horse"))
+    read = private_keys.read_signing_key(tmp_path / "key", "key", b"correct horse")
+    assert read.private_numbers() == key.private_numbers()
 
 
 def test_profile_survives_writing_and_reading(world: World, tmp_path: Path) -> None:

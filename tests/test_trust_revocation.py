@@ -1,6 +1,7 @@
 """Expulsion, rotation, renewal, and what a party still believes afterwards."""
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from test_trust_world import DAY, NOW, World, key_file, manifest, organ_folder
+from cryptography.hazmat.primitives.asymmetric import ec
+from test_trust_world import DAY, NOW, World, key_file, manifest, organ_folder, request_of
 
 from not_core.errors import (
     CertificateError,
@@ -70,9 +72,9 @@ def test_nothing_of_a_revoked_site_is_believed(world: World, reason: str, tmp_pa
 @pytest.mark.parametrize("reason", [*ROUGH, *MILD])
 def test_what_was_verified_before_outlives_a_mild_reason_only(world: World, reason: str) -> None:
     path, opened = to_south(world), world.place / "opened"
-    organ = sealing.open_sealed(path, world.south, opened, now=NOW)
-    seen = Seen(world.south.folder / keys.SEEN).first(organ.manifest.digest)
-    assert seen == NOW
+    sealing.open_sealed(path, world.south, opened, now=NOW)
+    seen = Seen(world.south.folder / keys.SEEN).first
+    assert seen(signing.verify_folder(opened, world.trust, now=NOW).statement) == NOW
     if reason == "superseded":  # by another certificate
         request = read_request(world.north.folder / "request.json")
         authority.admit(world.place / "federation", request, now=NOW + 5, again=True)
@@ -80,12 +82,17 @@ def test_what_was_verified_before_outlives_a_mild_reason_only(world: World, reas
     with pytest.raises(RevokedError):
         signing.verify_folder(opened, trust, now=NOW + 20)
     with pytest.raises(RevokedError):
-        signing.verify_folder(opened, trust, now=NOW + 20, seen=NOW + 10)
+        signing.verify_folder(opened, trust, now=NOW + 20, seen=lambda _: NOW + 10)
     if reason in ROUGH:
         with pytest.raises(RevokedError):
             signing.verify_folder(opened, trust, now=NOW + 20, seen=seen)
     else:
         assert signing.verify_folder(opened, trust, now=NOW + 20, seen=seen).site == "north"
+    # Who has the keys can sign another card, whenever it may be: it was not seen.
+    (opened / "README.md").write_text("# Another\n")
+    signing.sign_folder(opened, world.north)
+    with pytest.raises(RevokedError):
+        signing.verify_folder(opened, trust, now=NOW + 20, seen=seen)
 
 
 def test_what_was_verified_before_outlives_its_certificate(world: World) -> None:
@@ -94,9 +101,21 @@ def test_what_was_verified_before_outlives_its_certificate(world: World) -> None
     trust = federation.load_trust(world.place / "federation")
     with pytest.raises(CertificateError, match="expired"):
         signing.verify_folder(world.organ, trust, now=late)
-    assert signing.verify_folder(world.organ, trust, now=late, seen=NOW).site == "north"
-    with pytest.raises(CertificateError, match="valid only from"):
-        signing.verify_folder(world.organ, trust, now=late, seen=NOW - 100 * DAY)
+    assert signing.verify_folder(world.organ, trust, now=late, seen=lambda _: NOW).site == "north"
+    with pytest.raises(CertificateError, match="expired"):
+        signing.verify_folder(world.organ, trust, now=late, seen=lambda _: NOW - 100 * DAY)
+
+
+def test_an_organ_that_was_seen_opens_under_its_donors_new_keys(world: World) -> None:
+    sealing.open_sealed(to_south(world), world.south, world.place / "one", now=NOW)
+    fed, later = world.place / "federation", NOW + DAY
+    profile = authority.admit(fed, keys.rotate(world.north.folder), now=later, again=True)
+    fresh = keys.install(world.north.folder, profile, world.trust, now=later)
+    signing.sign_folder(world.organ, fresh)
+    terms = sealing.Terms(addressees=[world.south.profile], exchange="trial")
+    sealing.seal(world.organ, fresh, terms, world.place / "y.organ", now=later)
+    path, out = world.place / "y.organ", world.place / "two"
+    assert sealing.open_sealed(path, world.south, out, now=later).path == out
 
 
 def test_a_list_is_good_until_its_next_update_and_a_grace(world: World) -> None:
@@ -129,6 +148,39 @@ def test_an_older_list_is_never_taken_in(world: World) -> None:
     with pytest.raises(StaleListError, match="may hide a revocation"):
         keys.install(world.south.folder, world.south.profile, world.trust, now=NOW)
     assert keys.load(world.south.folder).trust.revoked.number == 2
+
+
+def test_of_two_lists_at_once_the_later_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is about to be written, having been compared, when a later one arrives."""
+    fed, folder = world.place / "federation", world.south.folder
+    second = authority.publish(fed, now=NOW)
+    third = authority.publish(fed, now=NOW)
+    write = keys.atomic.write
+    later = threading.Thread(target=keys.install_list, args=(folder, third))
+
+    def slow(path: Path, data: bytes) -> None:
+        monkeypatch.setattr(keys.atomic, "write", write)
+        later.start()
+        later.join(0.02)
+        write(path, data)
+
+    monkeypatch.setattr(keys.atomic, "write", slow)
+    keys.install_list(folder, second)
+    later.join()
+    assert keys.load(folder).trust.revoked.number == 3
+
+
+def test_an_installation_that_was_cut_off_is_repeated(world: World, tmp_path: Path) -> None:
+    """Into another federation: its root is there, the list is still the first one's."""
+    other, folder = tmp_path / "other", world.south.folder
+    authority.create_root(other, "other", now=NOW - DAY)
+    profile = authority.admit(other, read_request(folder / "request.json"), now=NOW)
+    trust = federation.load_trust(other)
+    (folder / "root.pem").write_bytes(trust.pem)
+    assert keys.install(folder, profile, trust, now=NOW).trust.name == "other"
+    assert keys.load(folder).profile == profile
 
 
 def test_only_the_root_signs_lists(world: World, tmp_path: Path) -> None:
@@ -226,6 +278,66 @@ def test_a_site_is_admitted_once(world: World) -> None:
         authority.admit(fed, stranger, now=NOW)
     issued = [one.site for one in authority.read_register(fed).issued]
     assert issued == ["north", "south", "west", "south"]
+
+
+def test_an_impostor_waits_neither_for_expiry_nor_for_revocation(world: World) -> None:
+    fed = world.place / "federation"
+    stranger = keys.create(world.place / "impostor", "south")
+    for now in (NOW, NOW + 366 * DAY):
+        with pytest.raises(CertificateError, match="admitted with other keys"):
+            authority.admit(fed, stranger, now=now)
+    own = read_request(world.south.folder / "request.json")
+    with pytest.raises(CertificateError, match="its certificate ended; if it asks anew"):
+        authority.admit(fed, own, now=NOW + 366 * DAY)
+    authority.revoke(fed, "south", "cessation-of-operation", now=NOW)
+    for request in (stranger, own):
+        with pytest.raises(CertificateError, match="say --again"):
+            authority.admit(fed, request, now=NOW + 1)
+    assert authority.admit(fed, own, now=NOW + 1, again=True).site == "south"
+
+
+def test_a_compromised_key_is_never_admitted_again(world: World) -> None:
+    fed = world.place / "federation"
+    authority.revoke(fed, "south", "key-compromise", now=NOW)
+    old = read_request(world.south.folder / "request.json")
+    fresh = keys.rotate(world.south.folder)
+    new_key = ec.generate_private_key(ec.SECP384R1())
+    for request in (
+        old,
+        request_of("east", new_key, old.sealing_key),
+        request_of("east", world.south.signing_key, fresh.sealing_key),
+    ):
+        with pytest.raises(CertificateError, match="revoked for key-compromise; ask the site"):
+            authority.admit(fed, request, now=NOW + 1, again=True)
+    assert authority.admit(fed, fresh, now=NOW + 1, again=True).site == "south"
+
+
+@pytest.mark.parametrize("reason", ROUGH)
+def test_a_rough_reason_reaches_all_that_a_site_ever_had(world: World, reason: str) -> None:
+    """What was signed under a certificate that ended before may have been seen, and stays bad."""
+    fed = world.place / "federation"
+    request = keys.rotate(world.north.folder)
+    authority.admit(fed, request, now=NOW + 300 * DAY, again=True)
+    authority.revoke(fed, "north", "superseded", now=NOW + 301 * DAY)
+    late = NOW + 400 * DAY
+    authority.admit(fed, request, now=late, again=True)
+    gone, made = authority.revoke(fed, "north", reason, now=late + 2)
+    assert [one.revoked for one in gone] == [NOW + 301 * DAY, late + 2, late + 2]
+    assert {one.words for one in made.revoked.values()} == {reason}
+    trust = federation.load_trust(fed)
+    with pytest.raises(RevokedError):
+        signing.verify_folder(world.organ, trust, now=late + 3, seen=lambda _: NOW)
+    with pytest.raises(CertificateError, match="no certificate to revoke"):
+        authority.revoke(fed, "north", reason, now=late + 4)
+
+
+def test_withdrawn_can_still_become_compromised_and_not_back(world: World) -> None:
+    fed = world.place / "federation"
+    for reason, words in ((ROUGH[1], ROUGH[1]), (ROUGH[0], ROUGH[0])):
+        _, made = authority.revoke(fed, "north", reason, now=NOW)
+        assert [one.words for one in made.revoked.values()] == [words]
+    with pytest.raises(CertificateError, match="no certificate to revoke"):
+        authority.revoke(fed, "north", ROUGH[1], now=NOW)
 
 
 def test_revoking_nobody_says_so(world: World) -> None:

@@ -440,8 +440,15 @@ def test_only_our_own_tar_is_unpacked(world: World, tmp_path: Path) -> None:
 
 def test_only_open_sealed_makes_an_opened_organ(world: World, to_south: Path) -> None:
     signed = sealing.verify_sealed(to_south, world.trust, now=NOW)
-    with pytest.raises(TypeError, match="only open_sealed"):
-        sealing.OpenedOrgan(path=world.organ, manifest=manifest(), signed=signed, proof=object())
+    with pytest.raises(TypeError, match="only opening"):
+        sealing.OpenedOrgan(
+            path=world.organ,
+            manifest=manifest(),
+            signed=signed,
+            statement="0" * 64,
+            moment=NOW,
+            proof=object(),
+        )
 
 
 def test_memory_does_not_grow_with_the_organ(world: World, tmp_path: Path) -> None:

@@ -1,13 +1,21 @@
 """A tiny federation for the trust tests: a root, three sites and a signed organ at a fixed time."""
 
+import base64
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
 from not_core import canonical
 from not_core.manifest import BaseFacts, Manifest, NoPrivacy, Span
 from not_core.trust import authority, keys, signing
+from not_core.trust.certificates import binding
 from not_core.trust.federation import load_trust
+from not_core.trust.profile import Request
 
 NOW = 1_800_000_000
 DAY = 86400
@@ -49,6 +57,19 @@ def organ_folder(folder: Path, facts: Manifest, tensors: bytes = b"tensor bytes"
 def key_file(site: keys.Identity, name: str) -> Path:
     """A private key of a site, on disk."""
     return keys.sealing_key_of(site.folder, site.profile).with_name(name)
+
+
+def request_of(site: str, key: ec.EllipticCurvePrivateKey, sealing_key: str) -> Request:
+    """A request that its own key signs, for any sealing key, in base64."""
+    fingerprint = canonical.sha256(base64.b64decode(sealing_key))
+    csr = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, site)]))
+        .add_extension(binding(site, fingerprint), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    pem = csr.public_bytes(serialization.Encoding.PEM).decode()
+    return Request(site=site, csr=pem, sealing_key=sealing_key)
 
 
 class World:

@@ -68,7 +68,10 @@ def federation_admit(
     passphrase_file: PassphraseFile = None,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")] = 365,
     again: Annotated[
-        bool, typer.Option("--again", help="Although it has a certificate: to renew, or new keys.")
+        bool,
+        typer.Option(
+            "--again", help="Although it has, or had, a certificate: to renew, or new keys."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -111,7 +114,9 @@ def federation_revoke(
 ) -> None:
     """Revoke a site's certificates and write the new federation.crl.
 
-    After key-compromise and privilege-withdrawn, nothing that the keys ever signed is believed.
+    After key-compromise and privilege-withdrawn, nothing that the site's keys ever signed is
+    believed, also under certificates that have expired or were revoked for less; nobody is admitted
+    with a compromised key again.
     After the other reasons, a site still believes what it had verified before.
 
     Example: organ federation revoke federation/ clinic --reason key-compromise
@@ -211,7 +216,7 @@ def identity_rotate(
 ) -> None:
     """Make new keys and a request for them; the present keys serve until 'install'.
 
-    The old keys are kept: they open what was addressed to them.
+    The old keys are kept: they open what was addressed to them. The new ones get their passphrase.
 
     Example: organ identity rotate keys/
     """
@@ -227,6 +232,30 @@ def identity_rotate(
         },
         as_json,
     )
+
+
+@identity_app.command("passphrase")
+def identity_passphrase(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="This site's keys.")],
+    passphrase_file: PassphraseFile = None,
+    new_passphrase_file: Annotated[
+        Path | None, typer.Option(help="As --passphrase-file, of the new passphrase.")
+    ] = None,
+    unprotected: Unprotected = False,
+    as_json: Json = False,
+) -> None:
+    """Change the passphrase of all of a site's keys, present and retired, or take it away.
+
+    Example: organ identity passphrase keys/ --new-passphrase-file secret
+    """
+    from not_core.trust import keys
+    from not_core.trust.profile import read_request
+
+    key = keys.sealing_key_of(folder, read_request(folder / keys.REQUEST))
+    old = passphrase_of(key, passphrase_file)
+    new = new_passphrase(new_passphrase_file, unprotected, "new passphrase")
+    count = keys.change_passphrase(folder, old, new)
+    report({"folder": str(folder), "generations of keys": count, "protected": bool(new)}, as_json)
 
 
 @identity_app.command("install")

@@ -26,8 +26,8 @@ Unprotected = Annotated[
 ]
 
 
-def new_passphrase(file: Path | None, unprotected: bool) -> bytes | None:
-    """The passphrase that new keys get: from a file, or asked for twice; None if none is wanted.
+def new_passphrase(file: Path | None, unprotected: bool, words: str = "passphrase") -> bytes | None:
+    """The passphrase that keys get: from a file, or asked for twice; None if none is wanted.
 
     Raises:
         KeyFileError: The file cannot be used.
@@ -41,9 +41,9 @@ def new_passphrase(file: Path | None, unprotected: bool) -> bytes | None:
         return passphrase.read(file)
     if not sys.stdin.isatty():
         raise typer.BadParameter(
-            "new keys need a passphrase: give --passphrase-file, or say --unprotected"
+            f"keys need a {words}: give --{words.replace(' ', '-')}-file, or say --unprotected"
         )
-    text: str = typer.prompt("passphrase", hide_input=True, confirmation_prompt=True, err=True)
+    text: str = typer.prompt(words, hide_input=True, confirmation_prompt=True, err=True)
     return text.encode()
 
 

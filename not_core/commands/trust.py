@@ -74,7 +74,7 @@ def verify(
 
     Example: organ verify opened/ --trust root.pem
     """
-    from not_core.surgery.organ import read_manifest, read_stored
+    from not_core.surgery.organ import read_stored
     from not_core.trust import federation, sealing, signing
     from not_core.trust.keys import SEEN
     from not_core.trust.seen import Seen
@@ -86,8 +86,7 @@ def verify(
         offer = sealing.verify_sealed(organ, believed).offer
         report({"sealed": str(organ), "digest": offer.organ_digest, "signer": offer.donor}, as_json)
         return
-    seen = Seen(trust / SEEN).first(read_manifest(organ).digest) if trust.is_dir() else None
-    signer = signing.verify_folder(organ, believed, seen=seen)
+    signer = signing.verify_folder(organ, believed, seen=Seen(trust / SEEN).first)
     manifest = read_stored(organ).manifest
     facts = {"organ": str(organ), "digest": manifest.digest, "signer": signer.site}
     far = _farthest(organ, base) if base else {}

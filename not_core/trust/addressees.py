@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.hpke import (
 )
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from not_core.errors import CertificateError, NotAddressedError, OfferError, UnsealError
+from not_core.errors import NotAddressedError, OfferError, UnsealError
 from not_core.trust.federation import Trust, verify_profile
 from not_core.trust.offer import MAX_ADDRESSEES, Offer
 from not_core.trust.profile import Profile, sealing_public_key, unbase64
@@ -56,18 +56,27 @@ def tag(key: bytes, nonce: str, fingerprint: str) -> str:
     return HKDFExpand(hashes.SHA256(), KEY_BYTES, info).derive(key).hex()
 
 
+def check_number(profiles: Sequence[Profile], donor: Profile) -> None:
+    """Check that an offer has room for addressees, and for the donor, who always is one.
+
+    Raises:
+        OfferError: There are none, or more than ``MAX_ADDRESSEES`` with the donor.
+    """
+    count = len({one.sealing_fingerprint for one in (*profiles, donor)})
+    if not profiles or count > MAX_ADDRESSEES:
+        raise OfferError(
+            f"{len(profiles)} addressees given, expected 1 to {MAX_ADDRESSEES} with the donor "
+            "itself; name the sites that may open the organ, in several offers if need be"
+        )
+
+
 def verified(profiles: Sequence[Profile], trust: Trust, now: int) -> dict[str, Profile]:
     """Profiles by sealing fingerprint, each verified.
 
     Raises:
-        OfferError: No addressee, one named twice, or more than ``MAX_ADDRESSEES``.
+        OfferError: One is named twice.
         CertificateError: A profile does not verify.
     """
-    if not 1 <= len(profiles) <= MAX_ADDRESSEES:
-        raise OfferError(
-            f"{len(profiles)} addressees given, expected 1 to {MAX_ADDRESSEES}; name the sites "
-            "that may open the organ"
-        )
     found: dict[str, Profile] = {}
     for profile in profiles:
         verify_profile(profile, trust, now=now)
@@ -110,7 +119,7 @@ def wrapped(key: bytes, offer: Offer, profiles: Mapping[str, Profile]) -> dict[s
         Base64 by addressee.
 
     Raises:
-        CertificateError: A sealing key is degenerate.
+        CertificateError: A sealing key is not one that anything can be sealed to.
     """
     return {name: _wrap(key, profiles.get(name), offer) for name in offer.addressees}
 
@@ -158,13 +167,7 @@ def _wrap(key: bytes, addressee: Profile | None, offer: Offer) -> str:
         key, public = os.urandom(KEY_BYTES), _thrown_away()
     else:
         public = sealing_public_key(addressee.sealing_key, addressee.site)
-    try:
-        return base64.b64encode(SUITE.encrypt(key, public, info=offer.info)).decode()
-    except ValueError:  # an X25519 point of low order
-        site = addressee.site if addressee else "nobody"
-        raise CertificateError(
-            f"sealing key of {site} is degenerate; ask {site} to make new keys"
-        ) from None
+    return base64.b64encode(SUITE.encrypt(key, public, info=offer.info)).decode()
 
 
 def _thrown_away() -> MLKEM768X25519PublicKey:

@@ -4,8 +4,6 @@ Its folder, 0700, lies apart from the coordinator: ``root.key`` (secret), ``root
 ``federation.crl`` (both for everyone), and ``register.json``, all that it ever issued.
 """
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,7 +35,14 @@ from not_core.trust.federation import ROOT, load_root
 from not_core.trust.keyfile import write_secret
 from not_core.trust.private_keys import read_signing_key, signing_key_pem
 from not_core.trust.profile import Pem, Profile, Request, sealing_public_key
-from not_core.trust.revocation import LIST, LIST_DAYS, REASONS, Revocation, RevocationList
+from not_core.trust.revocation import (
+    LIST,
+    LIST_DAYS,
+    MILD,
+    REASONS,
+    Revocation,
+    RevocationList,
+)
 
 ROOT_KEY = "root.key"
 REGISTER = "register.json"
@@ -120,6 +125,14 @@ class Register:
             if one.site == site and one.revoked is None and one.expires >= moment
         ]
 
+    def to_revoke(self, site: str, reason: str, moment: int) -> list[Issued]:
+        """A site's certificates that a revocation for this reason is about, oldest first."""
+        if REASONS[reason] in MILD:
+            present = self.present(site, moment)
+            return present[:-1] if reason == "superseded" else present
+        worse = {"key-compromise", reason}
+        return [one for one in self.issued if one.site == site and one.reason not in worse]
+
 
 def create_root(
     folder: Path, name: str, *, passphrase: bytes | None = None, now: float | None = None
@@ -177,8 +190,9 @@ def admit(
 ) -> Profile:
     """Issue a site's certificate. Whoever calls this has checked by other means who asks.
 
-    A site that asks again with the keys it is admitted with gets the profile that it has, unless
-    ``again`` says to issue another certificate: to renew it, or for new keys.
+    A site that asks again with the keys it is admitted with gets the profile that it has. To renew
+    it, also after it has ended, or for new keys, ``again`` says to issue another certificate. None
+    is ever issued for a key that was revoked for key-compromise, whoever asks.
 
     Args:
         folder: The federation's folder, with ``root.key``.
@@ -186,7 +200,7 @@ def admit(
         passphrase: Of ``root.key``, when it is encrypted.
         now: Seconds since the epoch.
         days: Validity; cut short where the root ends first.
-        again: Issue a certificate although the site has one.
+        again: Issue a certificate although the site has, or had, one.
 
     Returns:
         The site's profile, which anyone may see.
@@ -194,7 +208,8 @@ def admit(
     Raises:
         KeyFileError: The root key cannot be used.
         CertificateError: The request is not signed by its own key, or names another site or
-            sealing key than it was signed for; or the site is admitted with other keys.
+            sealing key than it was signed for; or the site was admitted before, and not with
+            these keys until now; or a key was compromised.
     """
     if days < 1:
         raise ValueError(f"expected days >= 1, got {days}")
@@ -202,14 +217,21 @@ def admit(
     moment = seconds(now)
     with _register(folder) as (register, keep):
         root, key = _root(folder, passphrase)
-        there = register.present(request.site, moment)
-        if there and not again:
-            same = [one for one in there if _holds(one, request, public_key)]
+        stolen = [one for one in register.issued if one.reason == "key-compromise"]
+        if any(any(_shares(one, request, public_key)) for one in stolen):
+            raise CertificateError(
+                f"request of {request.site} is for a key that was revoked for key-compromise; ask "
+                "the site to make new keys with 'organ identity rotate'"
+            )
+        if not again and any(one.site == request.site for one in register.issued):
+            there = register.present(request.site, moment)
+            same = [one for one in there if all(_shares(one, request, public_key))]
             if same:
                 return same[-1].profile
             raise CertificateError(
-                f"{request.site} is admitted with other keys; if it has made new ones, which you "
-                "must have heard from the site itself, say --again, and revoke the old"
+                f"{request.site} {'is' if there else 'was'} admitted with other keys, or its "
+                "certificate ended; if it asks anew, which you must have heard from the site "
+                "itself, say --again, and revoke what it has no more"
             )
         certificate = _issue(root, key, request, public_key, moment, days)
         issued = Issued(
@@ -237,7 +259,9 @@ def revoke(
 
     Args:
         folder: The federation's folder.
-        site: Whose: all that still hold, but its newest where the reason is ``superseded``.
+        site: Whose: all that still hold, but its newest where the reason is ``superseded``. For
+            ``key-compromise`` and ``privilege-withdrawn`` also those that have expired, or were
+            revoked for less: what they signed may have been seen, and would still be believed.
         reason: One of ``revocation.REASONS``.
         passphrase: Of ``root.key``.
         now: Seconds since the epoch.
@@ -255,9 +279,7 @@ def revoke(
     moment = seconds(now)
     with _register(folder) as (register, keep):
         root, key = _root(folder, passphrase)
-        found = register.present(site, moment)
-        if reason == "superseded":
-            found = found[:-1]
+        found = register.to_revoke(site, reason, moment)
         if not found:
             raise CertificateError(
                 f"{site} has no certificate to revoke as {reason}; 'organ federation show' lists "
@@ -265,7 +287,9 @@ def revoke(
             )
         serials = {one.serial for one in found}
         changed = tuple(
-            replace(one, revoked=moment, reason=reason) if one.serial in serials else one
+            replace(one, revoked=_earlier(one.revoked, moment), reason=reason)
+            if one.serial in serials
+            else one
             for one in register.issued
         )
         issued = _publish(folder, root, key, replace(register, issued=changed), keep, moment, days)
@@ -351,12 +375,8 @@ def _register(folder: Path) -> Iterator[tuple[Register, Keep]]:
         atomic.write(folder / REGISTER, canonical.encode(changed), mode=0o600)
 
     read_register(folder)  # says so if there is none
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with atomic.locked(folder):
         yield read_register(folder), keep
-    finally:
-        os.close(handle)
 
 
 def _root(
@@ -371,9 +391,16 @@ def _root(
     return root, key
 
 
-def _holds(issued: Issued, request: Request, public_key: ec.EllipticCurvePublicKey) -> bool:
+def _shares(
+    issued: Issued, request: Request, public_key: ec.EllipticCurvePublicKey
+) -> tuple[bool, bool]:
+    """Whether a certificate is for the signing key, and for the sealing key, of a request."""
     certificate = x509.load_pem_x509_certificate(issued.certificate.encode())
-    return certificate.public_key() == public_key and issued.sealing_key == request.sealing_key
+    return certificate.public_key() == public_key, issued.sealing_key == request.sealing_key
+
+
+def _earlier(revoked: int | None, moment: int) -> int:
+    return moment if revoked is None else min(revoked, moment)
 
 
 def _issue(

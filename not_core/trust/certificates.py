@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy
 from pydantic import TypeAdapter, ValidationError
 
-from not_core.canonical import Name
+from not_core.canonical import Digest, Name
 from not_core.errors import CertificateError, FormatError
 
 SITE_URN = "urn:organ-exchange:site:"
@@ -28,6 +28,7 @@ TOLERANCE = 300
 """How far two parties' clocks may differ, in seconds."""
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
+_DIGEST: TypeAdapter[str] = TypeAdapter(Digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ def names(signed: x509.Certificate | x509.CertificateSigningRequest) -> tuple[st
 
     Raises:
         ValueError: The SAN is not exactly the pair that ``binding`` makes, or the common name
-            differs from it.
+            differs from it or is not a name: it may stand in messages, which strangers' text may
+            not.
         x509.ExtensionNotFound: There is no SAN.
     """
     site = common_name(signed.subject)
@@ -96,9 +98,10 @@ def names(signed: x509.Certificate | x509.CertificateSigningRequest) -> tuple[st
     uris = found.get_values_for_type(x509.UniformResourceIdentifier)
     if len(found) != 2 or len(uris) != 2 or uris[0] != SITE_URN + site:
         raise ValueError("expected a site and a sealing key")
+    fingerprint = uris[1].removeprefix(SEALING_URN)
     if not uris[1].startswith(SEALING_URN):
         raise ValueError("expected a sealing key")
-    return site, uris[1].removeprefix(SEALING_URN)
+    return _NAME.validate_python(site), _DIGEST.validate_python(fingerprint)
 
 
 @contextmanager

@@ -6,7 +6,9 @@ signed envelope; ``wraps`` maps each addressee, as the offer writes it, to the b
 content key.
 
 Everything but the body is signed, and the body's digest is: whoever carries the file can change
-nothing unnoticed, by anyone.
+nothing of what it says. A few bytes have another form that holds as well: an ECDSA signature (r, s)
+has a twin (r, n - s), in the offer and in the certificate, and a certificate may be exchanged for
+another of the same site and key.
 """
 
 import hashlib

@@ -23,7 +23,6 @@ from not_core.trust.certificates import (
     Admission,
     ca_policy,
     certificate_errors,
-    check_name,
     check_validity,
     common_name,
     is_p384,
@@ -155,11 +154,12 @@ def verify_chain(
     """Check a chain up to the root, that it was not revoked, and read what its leaf binds.
 
     Args:
-        certificates: PEM, leaf first, without the root; exactly those that the chain needs.
+        certificates: PEM, leaf first, without the root: the leaf alone, signed by the root itself.
         trust: What is believed.
         now: Seconds since the epoch.
-        seen: When this party verified the same signature before, if it did. What it saw then stays
-            good after the certificate expires, or is replaced; not after a key was compromised.
+        seen: When this party verified the same statement before, if it did. What it saw then stays
+            good after the certificate expires, or is replaced; not after a key was compromised. If
+            the leaf is younger, it was another's signature that was seen, and counts for nothing.
 
     Raises:
         RevokedError: The federation has revoked a certificate.
@@ -169,8 +169,6 @@ def verify_chain(
     Source: RFC 5280, section 6.
     """
     present = seconds(now)
-    then = present if seen is None else min(int(seen), present)
-    moment = datetime.fromtimestamp(then, UTC)
     with certificate_errors("certificate"):
         chain = [x509.load_pem_x509_certificate(pem.encode()) for pem in certificates]
         leaf = chain[0]
@@ -179,35 +177,38 @@ def verify_chain(
         key = leaf.public_key()
     if exact != list(certificates):
         raise CertificateError("certificate holds text beside its PEM block; get the unedited file")
+    if len(chain) != 1:
+        raise CertificateError(
+            f"chain of {site} holds {len(chain)} certificates, expected one, which the root itself "
+            "signed; get the unedited profile"
+        )
+    if seen is not None and seen < leaf.not_valid_before_utc.timestamp():
+        seen = None
+    then = present if seen is None else min(int(seen), present)
+    moment = datetime.fromtimestamp(then, UTC)
     check_validity(trust.root, moment, "federation root")
-    for certificate in chain:
-        check_validity(certificate, moment, f"certificate of {site}")
+    check_validity(leaf, moment, f"certificate of {site}")
     verifier = (
         PolicyBuilder()
         .store(Store([trust.root]))
         .time(moment)
-        .max_chain_depth(len(chain) - 1)
+        .max_chain_depth(0)
         .extension_policies(ca_policy=ca_policy(), ee_policy=leaf_policy())
         .build_client_verifier()
     )
     try:
-        verified = verifier.verify(leaf, chain[1:])
+        verifier.verify(leaf, [])
     except VerificationError:
         raise CertificateError(
             f"certificate of {site} does not chain to the root of federation {trust.name}; get a "
             "profile that this federation issued, or check which root.pem is installed"
         ) from None
-    if verified.chain != [*chain, trust.root]:
-        raise CertificateError(
-            f"chain of {site} holds certificates that it does not need; get the unedited profile"
-        )
     if not isinstance(key, ec.EllipticCurvePublicKey) or not is_p384(key):
         raise CertificateError(f"certificate of {site} is not for an ECDSA P-384 key")
     trust.revoked.check_fresh(present, trust.grace)
-    for certificate in chain:
-        _check_revoked(certificate, trust.revoked, site, None if seen is None else then)
+    _check_revoked(leaf, trust.revoked, site, None if seen is None else then)
     return Admission(
-        site=check_name(site, "site name in the certificate"),
+        site=site,
         public_key=key,
         sealing_fingerprint=sealing_fingerprint,
         expires=int(leaf.not_valid_after_utc.timestamp()),

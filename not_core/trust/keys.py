@@ -6,12 +6,15 @@
     request.json        the latest request        site.profile  what came back
     root.pem, federation.crl  the federation      seen.db       organs verified here
 
+While a passphrase is changed there is ``keys.new``, and ``keys.old`` for a moment.
+
 Keys are mode 0600 in folders of mode 0700, encrypted when there is a passphrase. ``site.profile``
 decides which of the keys, named by the first characters of their sealing fingerprint, are the
 present ones; older ones are kept, because they open what was addressed to them.
 """
 
 import os
+import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,11 +28,13 @@ from cryptography.x509.oid import NameOID
 
 from not_core import atomic
 from not_core.errors import CertificateError, KeyFileError
+from not_core.trust import revocation
 from not_core.trust.certificates import binding, certificate_errors, check_name
-from not_core.trust.federation import ROOT, Trust, load_trust, verify_profile
+from not_core.trust.federation import ROOT, Trust, load_root, load_trust, verify_profile
 from not_core.trust.keyfile import read_secret, write_secret
 from not_core.trust.private_keys import (
     read_sealing_key,
+    read_sealing_parts,
     read_signing_key,
     sealing_key_pem,
     signing_key_pem,
@@ -50,6 +55,7 @@ __all__ = [
     "Identity",
     "Profile",
     "Request",
+    "change_passphrase",
     "create",
     "install",
     "install_list",
@@ -59,7 +65,7 @@ __all__ = [
     "write_profile",
 ]
 
-KEYS = "keys"
+KEYS, NEW_KEYS, OLD_KEYS = "keys", "keys.new", "keys.old"
 SIGNING_KEY = "signing.key"
 SIGNING_URI = "signing.uri"
 SEALING_KEY = "sealing.key"
@@ -126,15 +132,54 @@ def rotate(folder: Path, *, passphrase: bytes | None = None, token: str | None =
 
     Args:
         folder: Made by ``create``.
-        passphrase: Encrypts the new keys when given.
+        passphrase: Of the present keys, and so of the new ones: all are read with one.
         token: As in ``create``.
 
     Raises:
-        KeyFileError: No identity folder.
+        KeyFileError: No identity folder, or the present keys have another passphrase.
         FormatError: Its request is damaged.
     """
     _check_folder(folder)
-    return _generate(folder, read_request(folder / REQUEST).site, passphrase, token)
+    _settle(folder)
+    with atomic.locked(folder):
+        try:
+            for place in _generations(folder):
+                _read_all(place, passphrase)
+        except KeyFileError as error:
+            raise KeyFileError(
+                f"{error}; new keys get the passphrase of the present ones, which 'organ identity "
+                "passphrase' changes for all"
+            ) from None
+        return _generate(folder, read_request(folder / REQUEST).site, passphrase, token)
+
+
+def change_passphrase(folder: Path, old: bytes | None, new: bytes | None) -> int:
+    """Encrypt all keys anew, present and retired; a process that dies leaves the old or the new.
+
+    Args:
+        folder: Made by ``create``.
+        old: Of the keys as they are; None where they are not encrypted.
+        new: None for no encryption.
+
+    Returns:
+        How many generations of keys there are.
+
+    Raises:
+        KeyFileError: No identity folder, or a key does not open with ``old``.
+    """
+    _check_folder(folder)
+    _settle(folder)
+    with atomic.locked(folder):
+        for left in (NEW_KEYS, OLD_KEYS):
+            shutil.rmtree(folder / left, ignore_errors=True)
+        places = _generations(folder)
+        with atomic.folder(folder / NEW_KEYS, mode=0o700) as work:
+            for place in places:
+                _encrypt_anew(place, work / place.name, old, new)
+        (folder / KEYS).rename(folder / OLD_KEYS)
+        (folder / NEW_KEYS).rename(folder / KEYS)
+        shutil.rmtree(folder / OLD_KEYS)
+    return len(places)
 
 
 def install(
@@ -170,13 +215,13 @@ def install(
             "profile that answers this folder's request.json"
         )
     identity = _load(folder, profile, trust, passphrase)
-    if (folder / ROOT).exists() and (folder / LIST).exists():
-        known = load_trust(folder)
-        if known.root == trust.root:
+    with atomic.locked(folder):
+        known = _known(folder)
+        if known and known.root == trust.root:
             trust.revoked.check_not_older(known.revoked)
-    atomic.write(folder / ROOT, trust.pem)
-    atomic.write(folder / LIST, trust.revoked.pem)
-    write_profile(profile, folder / PROFILE)
+        atomic.write(folder / ROOT, trust.pem)
+        atomic.write(folder / LIST, trust.revoked.pem)
+        write_profile(profile, folder / PROFILE)
     return identity
 
 
@@ -190,10 +235,11 @@ def install_list(folder: Path, revoked: RevocationList) -> None:
     Raises:
         StaleListError: A later one is known here.
     """
-    known = load_trust(folder).revoked
-    revoked.check_not_older(known)
-    if revoked.number > known.number:
-        atomic.write(folder / LIST, revoked.pem)
+    with atomic.locked(folder):
+        known = load_trust(folder).revoked
+        revoked.check_not_older(known)
+        if revoked.number > known.number:
+            atomic.write(folder / LIST, revoked.pem)
 
 
 def load(folder: Path, *, passphrase: bytes | None = None) -> Identity:
@@ -221,9 +267,21 @@ def load(folder: Path, *, passphrase: bytes | None = None) -> Identity:
     return _load(folder, read_profile(folder / PROFILE), load_trust(folder), passphrase)
 
 
-def sealing_key_of(folder: Path, profile: Profile) -> Path:
-    """Where the sealing key of a profile lies in an identity folder, if it does."""
+def sealing_key_of(folder: Path, profile: Profile | Request) -> Path:
+    """Where the sealing key of a profile or a request lies in an identity folder, if it does."""
+    _settle(folder)
     return _place(folder, profile.sealing_fingerprint) / SEALING_KEY
+
+
+def _known(folder: Path) -> Trust | None:
+    """What a folder believes; None if an installation was cut off between root and list."""
+    if not ((folder / ROOT).exists() and (folder / LIST).exists()):
+        return None
+    root = load_root(folder / ROOT)
+    try:
+        return Trust(root, revocation.load(folder / LIST, root))
+    except CertificateError:
+        return None
 
 
 def _check_folder(folder: Path) -> None:
@@ -264,6 +322,39 @@ def _generate(folder: Path, site: str, passphrase: bytes | None, token: str | No
     return request
 
 
+def _settle(folder: Path) -> None:
+    """Finish a change of passphrase that was cut off between its two renames."""
+    if (folder / KEYS).exists() or not (folder / NEW_KEYS).exists():
+        return
+    with atomic.locked(folder):
+        if not (folder / KEYS).exists():  # or whoever held the folder has just finished
+            (folder / NEW_KEYS).rename(folder / KEYS)
+
+
+def _generations(folder: Path) -> list[Path]:
+    """Folders of keys; what a process that died left unfinished is none."""
+    return sorted((folder / KEYS).glob("[0-9a-f]*"))
+
+
+def _read_all(place: Path, passphrase: bytes | None) -> None:
+    """Check that each key of a generation opens; one on a token needs no passphrase of ours."""
+    if (place / SIGNING_KEY).exists():
+        read_signing_key(place / SIGNING_KEY, "signing key", passphrase)
+    read_sealing_key(place / SEALING_KEY, passphrase)
+
+
+def _encrypt_anew(place: Path, out: Path, old: bytes | None, new: bytes | None) -> None:
+    out.mkdir(mode=0o700)
+    if (place / SIGNING_URI).exists():
+        write_secret(out / SIGNING_URI, read_secret(place / SIGNING_URI, "URI of a signing key"))
+    else:
+        key = read_signing_key(place / SIGNING_KEY, "signing key", old)
+        write_secret(out / SIGNING_KEY, signing_key_pem(key, new))
+    seed, scalar = read_sealing_parts(place / SEALING_KEY, old)
+    write_secret(out / SEALING_KEY, sealing_key_pem(seed, scalar, new))
+    write_request(read_request(place / REQUEST), out / REQUEST)
+
+
 def _place(folder: Path, fingerprint: str) -> Path:
     return folder / KEYS / fingerprint[:NAMED]
 
@@ -290,7 +381,7 @@ def _load(folder: Path, profile: Profile, trust: Trust, passphrase: bytes | None
             "install the profile that answers this folder's request.json"
         )
     sealing_keys: dict[str, MLKEM768X25519PrivateKey] = {}
-    for path in sorted((folder / KEYS).glob(f"*/{SEALING_KEY}")):
+    for path in sorted((folder / KEYS).glob(f"[0-9a-f]*/{SEALING_KEY}")):
         key, _, fingerprint = read_sealing_key(path, passphrase)
         sealing_keys[fingerprint] = key
     if profile.sealing_fingerprint not in sealing_keys:

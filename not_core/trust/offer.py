@@ -7,6 +7,7 @@ runs without model_signing and without torch: the coordinator uses it.
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+from cryptography import x509
 from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
@@ -113,9 +114,9 @@ class SignedOffer:
     profile: Profile
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of the envelope, in hexadecimal."""
-        return canonical.sha256(self.envelope)
+    def serial(self) -> int:
+        """Serial number of the certificate under which it came."""
+        return x509.load_pem_x509_certificate(self.profile.certificates[0].encode()).serial_number
 
 
 def describe(organ_digest: str, donor: str) -> str:

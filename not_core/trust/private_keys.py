@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 from not_core.errors import KeyFileError
 from not_core.trust.certificates import is_p384
 from not_core.trust.keyfile import read_secret
+from not_core.trust.pkcs8 import encrypted_pem
 from not_core.trust.profile import sealing_private_key
 
 _BLOCK = re.compile(rb"-----BEGIN [A-Z ]+-----\n[A-Za-z0-9+/=\n]+-----END [A-Z ]+-----\n")
@@ -66,6 +67,15 @@ def read_sealing_key(
         As ``profile.sealing_private_key``.
 
     Raises:
+        KeyFileError: As ``read_sealing_parts``.
+    """
+    return sealing_private_key(*read_sealing_parts(path, passphrase))
+
+
+def read_sealing_parts(path: Path, passphrase: bytes | None = None) -> tuple[bytes, bytes]:
+    """Read the seed and the scalar of a sealing key.
+
+    Raises:
         KeyFileError: As ``read_secret``; or not these two keys, or a wrong passphrase.
     """
     what = "sealing key"
@@ -73,7 +83,7 @@ def read_sealing_key(
     found = [_private(block, path, what, passphrase) for block in blocks]
     match found:
         case [mlkem.MLKEM768PrivateKey() as lattice, x25519.X25519PrivateKey() as curve]:
-            return sealing_private_key(lattice.private_bytes_raw(), curve.private_bytes_raw())
+            return lattice.private_bytes_raw(), curve.private_bytes_raw()
     raise KeyFileError(
         f"{what} at {path} is not an ML-KEM-768 and an X25519 key; expected the file that 'organ "
         "identity init' made; restore it from a backup"
@@ -84,12 +94,11 @@ def _pem(
     key: ec.EllipticCurvePrivateKey | mlkem.MLKEM768PrivateKey | x25519.X25519PrivateKey,
     passphrase: bytes | None,
 ) -> bytes:
-    protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if passphrase:
-        protection = serialization.BestAvailableEncryption(passphrase)
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection
+    encoding = serialization.Encoding.DER if passphrase else serialization.Encoding.PEM
+    data = key.private_bytes(
+        encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    return encrypted_pem(data, passphrase) if passphrase else data
 
 
 def _private(data: bytes, path: Path, what: str, passphrase: bytes | None) -> object:

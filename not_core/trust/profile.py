@@ -133,20 +133,26 @@ def sealing_public_key(text: str, site: str) -> MLKEM768X25519PublicKey:
         site: Whose it is, for messages.
 
     Raises:
-        CertificateError: Not a key of that length and kind.
+        CertificateError: Not a key of that length and kind, or one that nothing can be sealed to.
         FormatError: Not canonical base64.
     """
     raw = unbase64(text, "sealing key")
     try:
-        return MLKEM768X25519PublicKey(
-            mlkem.MLKEM768PublicKey.from_public_bytes(raw[:MLKEM_PUBLIC_BYTES]),
-            x25519.X25519PublicKey.from_public_bytes(raw[MLKEM_PUBLIC_BYTES:]),
-        )
+        lattice = mlkem.MLKEM768PublicKey.from_public_bytes(raw[:MLKEM_PUBLIC_BYTES])
+        curve = x25519.X25519PublicKey.from_public_bytes(raw[MLKEM_PUBLIC_BYTES:])
     except ValueError:
         raise CertificateError(
             f"sealing key of {site} is not an ML-KEM-768+X25519 public key of "
             f"{MLKEM_PUBLIC_BYTES + X25519_BYTES} bytes; ask {site} for its profile again"
         ) from None
+    try:
+        x25519.X25519PrivateKey.generate().exchange(curve)
+    except ValueError:  # a point of low order: nobody could seal to it
+        raise CertificateError(
+            f"sealing key of {site} is degenerate, its X25519 half makes no secret; ask {site} to "
+            "make new keys"
+        ) from None
+    return MLKEM768X25519PublicKey(lattice, curve)
 
 
 def sealing_private_key(seed: bytes, scalar: bytes) -> tuple[MLKEM768X25519PrivateKey, str, str]:

@@ -81,6 +81,11 @@ class RevocationList:
         """The list in PEM."""
         return self.crl.public_bytes(serialization.Encoding.PEM)
 
+    def is_compromised(self, serial: int) -> bool:
+        """Whether a certificate was revoked because somebody else may have its key."""
+        found = self.revoked.get(serial)
+        return found is not None and found.reason is x509.ReasonFlags.key_compromise
+
     @property
     def due_words(self) -> str:
         """When the next list comes, for a person to read."""

@@ -1,7 +1,8 @@
 """Sealing a signed organ to named sites, and opening what is addressed to this one.
 
-Only ``open_sealed`` makes an ``OpenedOrgan``, and only an ``OpenedOrgan`` is transplanted at a
-site: having one means that every check of this package has passed.
+Only opening makes an ``OpenedOrgan``, and only an ``OpenedOrgan`` is transplanted at a site: having
+one means that every check of this package has passed. A site that has checks of its own opens with
+``open_unremembered``, and calls ``remember`` after the last of them.
 
 The body is ``archive``'s tar through Cobblestone-256 (C2SP chunked encryption) under a fresh key,
 with the body descriptor's digest (32 bytes) as context. The key goes to the donor itself, too, so
@@ -45,7 +46,9 @@ __all__ = [
     "DeliveryHeader",
     "OpenedOrgan",
     "open_sealed",
+    "open_unremembered",
     "read_header",
+    "remember",
     "rewrap",
     "seal",
     "verify_sealed",
@@ -58,16 +61,26 @@ _PROOF = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedOrgan:
-    """An organ that this site was sent, in a folder whose every byte has been verified."""
+    """An organ that this site was sent, in a folder whose every byte has been verified.
+
+    Attributes:
+        path: The folder.
+        manifest: Of the organ.
+        signed: The offer under which it came, with its donor's profile.
+        statement: Digest of what the organ's signer signed.
+        moment: When all this was verified, in seconds since the epoch.
+    """
 
     path: Path
     manifest: Manifest
     signed: SignedOffer
+    statement: str
+    moment: int
     proof: InitVar[object]
 
     def __post_init__(self, proof: object) -> None:
         if proof is not _PROOF:
-            raise TypeError("only open_sealed makes an OpenedOrgan")
+            raise TypeError("only opening makes an OpenedOrgan")
 
     @property
     def offer(self) -> Offer:
@@ -113,7 +126,7 @@ def seal(
             signed with another key.
         OrganError: The folder is incomplete, or another donor's.
         SignatureError: The folder changed since it was signed.
-        OfferError: No addressee, one named twice, or more than ``MAX_ADDRESSEES``.
+        OfferError: No addressee, one named twice, or more than ``MAX_ADDRESSEES`` with the donor.
     """
     atomic.refuse_existing(out)
     moment = seconds(now)
@@ -214,7 +227,24 @@ def open_sealed(
     """Verify a sealed organ, decrypt it in quarantine, verify what is inside, then show it.
 
     What was opened is remembered in the identity's folder, after the last check: no older version
-    of that organ is opened later. The same file opens any number of times.
+    of that organ is opened later, not even one that was opened before.
+
+    Args and errors are those of ``open_unremembered``.
+    """
+    return _open(path, identity, out, exchange, now, remembering=True)
+
+
+def open_unremembered(
+    path: Path,
+    identity: Identity,
+    out: Path,
+    *,
+    exchange: str | None = None,
+    now: float | None = None,
+) -> OpenedOrgan:
+    """Do as ``open_sealed`` for who has checks of its own, and calls ``remember`` after them.
+
+    Until then an organ that fails them does not keep older ones, which may be good, from opening.
 
     Args:
         path: The ``.organ`` file.
@@ -234,25 +264,59 @@ def open_sealed(
         SignatureError: As ``verify_sealed`` and ``verify_folder``.
         OrganError: As ``verify_folder``.
     """
+    return _open(path, identity, out, exchange, now, remembering=False)
+
+
+def remember(opened: OpenedOrgan, identity: Identity) -> None:
+    """Remember an organ that was opened: no older version of it is opened any more.
+
+    Args:
+        opened: By ``open_unremembered``.
+        identity: Who opened it.
+
+    Raises:
+        RollbackError: A later version was remembered meanwhile.
+    """
+    revoked = identity.trust.revoked
+    Seen(identity.folder / SEEN).commit(opened.signed, opened.statement, opened.moment, revoked)
+
+
+def _open(
+    path: Path,
+    identity: Identity,
+    out: Path,
+    exchange: str | None,
+    now: float | None,
+    *,
+    remembering: bool,
+) -> OpenedOrgan:
     atomic.refuse_existing(out)
     moment = seconds(now)
     seen = Seen(identity.folder / SEEN)
     with open_file(path) as file:
         header, signed = verify_file(file, identity.trust, now=moment, exchange=exchange)
         offer = signed.offer
-        seen.check(offer, signed.digest)
+        seen.check(offer, identity.trust.revoked)
         key = slots.unwrapped(header.wraps, signed.offer, identity.site, identity.sealing_keys)
         with atomic.folder(out, mode=0o700) as quarantine:
             unpack(_decrypt(file, key, offer), quarantine, limit=offer.body_bytes)
-            first = seen.first(offer.organ_digest)
-            organ = verify_folder(quarantine, identity.trust, now=moment, seen=first)
+            organ = verify_folder(quarantine, identity.trust, now=moment, seen=seen.first)
             _check_offered(organ.manifest, offer)
             if organ.site != offer.donor:
                 raise OfferError(
                     f"organ inside was signed by {organ.site}, offered by {offer.donor}; refuse it"
                 )
-            seen.commit(offer, signed.digest, moment)
-    return OpenedOrgan(path=out, manifest=organ.manifest, signed=signed, proof=_PROOF)
+            opened = OpenedOrgan(
+                path=out,
+                manifest=organ.manifest,
+                signed=signed,
+                statement=organ.statement,
+                moment=moment,
+                proof=_PROOF,
+            )
+            if remembering:
+                remember(opened, identity)
+    return opened
 
 
 def _readers(identity: Identity, terms: Terms, moment: int) -> dict[str, Profile]:
@@ -260,6 +324,7 @@ def _readers(identity: Identity, terms: Terms, moment: int) -> dict[str, Profile
     if terms.lifetime_seconds < 1:
         raise ValueError(f"expected lifetime_seconds >= 1, got {terms.lifetime_seconds}")
     check_name(terms.exchange, "exchange name")
+    slots.check_number(terms.addressees, identity.profile)
     others = slots.verified(terms.addressees, identity.trust, moment)
     return others | {identity.profile.sealing_fingerprint: identity.profile}
 

@@ -12,6 +12,7 @@ allow links, or use other hashes: only the bytes that ``sign_folder`` would writ
 
 import base64
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -55,12 +56,21 @@ B = TypeVar("B")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedOrgan:
-    """An organ folder whose signature and chain have been verified."""
+    """An organ folder whose signature and chain have been verified.
+
+    Attributes:
+        path: The folder.
+        manifest: Of the organ.
+        site: Who signed it.
+        public_key: With which key.
+        statement: SHA-256 of what was signed, which covers every file but the signatures.
+    """
 
     path: Path
     manifest: Manifest
     site: str
     public_key: ec.EllipticCurvePublicKey
+    statement: str
 
 
 @pydantic_dataclass(frozen=True, config=STRICT)
@@ -140,7 +150,11 @@ def sign_folder(folder: Path, identity: Identity) -> None:
 
 
 def verify_folder(
-    folder: Path, trust: Trust, *, now: float | None = None, seen: float | None = None
+    folder: Path,
+    trust: Trust,
+    *,
+    now: float | None = None,
+    seen: Callable[[str], float | None] = lambda statement: None,
 ) -> SignedOrgan:
     """Check that a folder is exactly what an admitted site signed as its own organ.
 
@@ -148,7 +162,8 @@ def verify_folder(
         folder: A signed organ folder.
         trust: What is believed.
         now: Seconds since the epoch, at which the signer's certificate must be valid.
-        seen: When this party verified the same organ before, if it did; see ``verify_chain``.
+        seen: When this party first verified the signed statement of that digest, if it did, such
+            as ``Seen.first``; see ``verify_chain``.
 
     Raises:
         OrganError: Missing, extra, linked or nested files, or the manifest names another donor.
@@ -162,7 +177,8 @@ def verify_folder(
     bundle = _bundle(_CertificateBundle, folder / SIGNATURE)
     by_key = _bundle(_KeyBundle, folder / KEY_SIGNATURE)
     chain = _in_pem(bundle.verificationMaterial.x509CertificateChain.certificates)
-    admission = verify_chain(chain, trust, now=now, seen=seen)
+    claimed = canonical.sha256(unbase64(bundle.dsseEnvelope.payload, "signed statement"))
+    admission = verify_chain(chain, trust, now=now, seen=seen(claimed))
     if by_key.dsseEnvelope != bundle.dsseEnvelope or (
         by_key.verificationMaterial.publicKey.hint != _hint(admission.public_key)
     ):
@@ -185,7 +201,11 @@ def verify_folder(
             "only its own organs, refuse this one"
         )
     return SignedOrgan(
-        path=folder, manifest=manifest, site=admission.site, public_key=admission.public_key
+        path=folder,
+        manifest=manifest,
+        site=admission.site,
+        public_key=admission.public_key,
+        statement=claimed,
     )
 
 

@@ -10,6 +10,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from second import primitives
 from second.federation import DAY, NOW, Leaf, Root, Site, site
+from second.primitives import base64_of, sha256
 from second.sealed import framed, parts, signed_folder
 from second.world import HOUR, LATER, REASONS, Case, World, organ
 
@@ -55,6 +56,25 @@ def certificates(w: World) -> Iterator[Case]:
         sealed = w.draft(name, donor=donor, files=signed_folder(organ(), w.north)).sealed()
         made = framed(parts(sealed)[0], b"body")
         yield Case(name=name, expect="certificate", comment=comment, data=made)
+    for name, said, print_ in (
+        ("leaf-names-text", "north\n2027-01-01 approved", w.north.sealing.fingerprint),
+        ("leaf-names-no-digest", "north", "\x1b[2J"),
+    ):
+        issued = w.root.issue(name, said, w.north.signing.public_key(), print_)
+        donor = replace(w.north, certificates=(issued,))
+        data = framed(parts(w.draft(name, donor=donor).sealed())[0], b"body")
+        comment = "a certificate with text where a name or a digest belongs"
+        yield Case(name=name, expect="certificate", comment=comment, data=data)
+    public = w.north.sealing.public[:1184] + bytes(32)
+    issued = w.root.issue("low order", "north", w.north.signing.public_key(), sha256(public))
+    said = replace(w.north, certificates=(issued,)).profile | {"sealing_key": base64_of(public)}
+    draft = w.draft("key-low-order", in_header=lambda h: h.update(profile=said))
+    yield Case(
+        name="key-low-order",
+        expect="certificate",
+        comment="admitted with an X25519 key that makes no secret",
+        data=framed(parts(draft.sealed())[0], b"body"),
+    )
     first_and_last = north(Leaf(start=NOW, end=NOW))
     yield Case(
         name="certificate-of-one-second",
@@ -146,9 +166,12 @@ def memories(w: World) -> Iterator[Case]:
         after=("version-4",),
     )
     yield Case(
-        name="again",
-        expect="ok",
-        comment="the same file twice",
+        name="again", expect="ok", comment="the same file twice", file="named", after=("named",)
+    )
+    yield Case(
+        name="rollback-seen",
+        expect="rollback",
+        comment="version 3 again, after version 4",
         file="named",
         after=("named", "version-4"),
     )
@@ -190,6 +213,23 @@ def memories(w: World) -> Iterator[Case]:
             now=NOW + HOUR,
             after=after,
         )
+    after_theft = w.draft(
+        "after-theft", signed_folder(organ(), w.renewed), donor=w.renewed
+    ).sealed()
+    for name, trust, expect, comment in (
+        ("after-theft", "key-compromise", "ok", "compromised, so it does not count"),
+        ("after-theft-withdrawn", "privilege-withdrawn", "rollback", "withdrawn, so it counts"),
+    ):
+        yield Case(
+            name=name,
+            expect=expect,
+            comment=f"version 3 after version 4, whose certificate is {comment}",
+            data=after_theft if name == "after-theft" else None,
+            file="" if name == "after-theft" else "after-theft",
+            trust=trust,
+            now=NOW + HOUR,
+            after=("version-4",),
+        )
     late = w.draft(
         "offered-late", donor=w.late, body_label="named", not_before=LATER, expires=LATER + DAY
     ).sealed()
@@ -210,6 +250,21 @@ def memories(w: World) -> Iterator[Case]:
         now=LATER,
         after=("named",),
     )
+    changed = signed_folder(organ() | {"README.md": b"# Another\n"}, w.north)
+    for name, files, offers, expect, comment in (
+        ("late-other-card", changed, w.late, "certificate", "another card, signed since"),
+        ("late-signed-anew", signed_folder(organ(), w.late), w.late, "ok", "by a new certificate"),
+    ):
+        draft = w.draft(name, files, donor=offers, not_before=LATER, expires=LATER + DAY)
+        yield Case(
+            name=name,
+            expect=expect,
+            comment=f"the certificate of what was seen has expired: {comment}",
+            data=draft.sealed(),
+            trust="later",
+            now=LATER,
+            after=("named",),
+        )
     yield Case(
         name="offer-expired-certificate",
         expect="certificate",

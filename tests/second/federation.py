@@ -1,5 +1,6 @@
 """Roots, certificates, revocation lists and profiles of a made-up federation, and their checks."""
 
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,7 @@ DAY = 86_400
 NOW = 1_800_000_000
 SITE_URN = "urn:organ-exchange:site:"
 SEALING_URN = "urn:organ-exchange:sealing-key:"
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 MILD = ("affiliation_changed", "superseded", "cessation_of_operation")
 
 
@@ -31,6 +33,21 @@ def pem(signed: x509.Certificate | x509.CertificateRevocationList) -> bytes:
 
 def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.DER)
+
+
+def twin(certificate: x509.Certificate) -> x509.Certificate:
+    """A certificate that says the same and differs in its signature, which holds, too."""
+
+    def part(tag: int, data: bytes) -> bytes:
+        size = len(data)
+        length = bytes([size]) if size < 128 else b"\x82" + size.to_bytes(2)
+        return bytes([tag]) + length + data
+
+    algorithm = bytes.fromhex("300a06082a8648ce3d040303")  # ecdsa-with-SHA384
+    signature = part(3, b"\0" + primitives.twin(certificate.signature))
+    return x509.load_der_x509_certificate(
+        part(0x30, certificate.tbs_certificate_bytes + algorithm + signature)
+    )
 
 
 def named(name: str) -> x509.Name:
@@ -211,7 +228,6 @@ def check_chain(
     chain: list[x509.Certificate], known: Trust, now: int, seen: int | None = None
 ) -> tuple[str, str, ec.EllipticCurvePublicKey]:
     """Site, fingerprint of its sealing key, and signing key, of a chain that holds."""
-    then = now if seen is None else min(seen, now)
     if len(chain) != 1:  # a root's path length is 0, so nothing stands between
         raise RefusedError("certificate", "longer than it must be")
     (leaf,) = chain
@@ -220,6 +236,9 @@ def check_chain(
         leaf.verify_directly_issued_by(known.root)
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
         raise RefusedError("certificate", str(error)) from None
+    if seen is not None and seen < leaf.not_valid_before_utc.timestamp():
+        seen = None
+    then = now if seen is None else min(seen, now)
     for one in (known.root, leaf):
         if not one.not_valid_before_utc <= moment(then) <= one.not_valid_after_utc:
             raise RefusedError("certificate", "dates")
@@ -229,11 +248,16 @@ def check_chain(
         raise RefusedError("stale-list", "dates")
     row = known.listed.get_revoked_certificate_by_serial_number(leaf.serial_number)
     if row is not None:
-        reason = row.extensions.get_extension_for_class(x509.CRLReason).value.reason.name
+        reason = reason_of(known, leaf.serial_number)
         before = seen is not None and then < row.revocation_date_utc.timestamp()
         if not (reason in MILD and before):
             raise RefusedError("revoked", reason)
     return found
+
+
+def reason_of(known: Trust, serial: int) -> str | None:
+    row = known.listed.get_revoked_certificate_by_serial_number(serial)
+    return row and row.extensions.get_extension_for_class(x509.CRLReason).value.reason.name
 
 
 def _leaf(leaf: x509.Certificate) -> tuple[str, str, ec.EllipticCurvePublicKey]:
@@ -253,7 +277,8 @@ def _leaf(leaf: x509.Certificate) -> tuple[str, str, ec.EllipticCurvePublicKey]:
         or len(alternative) != 2
         or len(uris) != 2
         or uris[0] != SITE_URN + str(names[0].value)
-        or not uris[1].startswith(SEALING_URN)
+        or not NAME.fullmatch(str(names[0].value))
+        or not re.fullmatch(f"{SEALING_URN}[0-9a-f]{{64}}", uris[1])
         or not (of(x509.BasicConstraints).critical and of(x509.KeyUsage).critical)
         or of(x509.BasicConstraints).value.ca
         or not of(x509.KeyUsage).value.digital_signature
@@ -279,4 +304,6 @@ def check_profile(profile: dict[str, Any], known: Trust, now: int) -> ec.Ellipti
     public = primitives.from_base64(profile["sealing_key"])
     if (name, fingerprint) != (profile["site"], sha256(public)) or len(public) != 1216:
         raise RefusedError("certificate", "another site or sealing key")
+    if primitives.is_low_order(public[1184:]):
+        raise RefusedError("certificate", "degenerate sealing key")
     return key

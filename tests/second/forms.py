@@ -19,7 +19,14 @@ BASE64 = re.compile(r"(?=.{0,16384}\Z)[A-Za-z0-9+/]*={0,2}")
 PAYLOAD = re.compile(r"(?=.{0,524288}\Z)[A-Za-z0-9+/]*={0,2}")
 SIGNATURE = re.compile(r"(?=.{0,256}\Z)[A-Za-z0-9+/]*={0,2}")
 PEM = re.compile(r"(?=.{0,16384}\Z)-----BEGIN [A-Z ]+-----\n.*", re.DOTALL)
-TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]{0,200}")
+UNSEEN = (
+    "0000-001F 007F-009F 00AD 034F 0600-0605 061C 06DD 070F 0890-0891 08E2 115F-1160 180E "
+    "200B-200F 2028-202E 2060-206F 2800 3164 FEFF FFA0 FFF9-FFFB 110BD 110CD 13430-1343F "
+    "1BCA0-1BCA3 1D173-1D17A E0000-E0FFF"
+)
+TEXT = re.compile(
+    "[^" + re.sub("[0-9A-F]+", lambda m: rf"\U{m[0]:0>8}", UNSEEN).replace(" ", "") + "]{0,200}"
+)
 FAMILY = re.compile(r"[a-z0-9_]{1,63}")
 SPAN = {"start": range(2**53), "stop": range(1, 2**53)}
 

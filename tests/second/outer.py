@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from second import primitives
-from second.federation import DAY, NOW
+from second.federation import DAY, NOW, twin
 from second.primitives import base64_of, canonical
 from second.sealed import MAGIC, framed, parts, signed_folder, tar
 from second.world import Case, World, organ, stray
@@ -186,6 +187,8 @@ def forms(w: World) -> Iterator[Case]:
         ("offer-span", lambda o: o.update(span={"start": 3, "stop": 3}), "an empty span"),
         ("offer-dates", lambda o: o.update(expires=o["not_before"]), "expires as it begins"),
         ("offer-control", lambda o: o.update(domain="a\u202eb"), "text that turns around"),
+        ("offer-filler", lambda o: o.update(domain="a\u3164b"), "a letter that shows nothing"),
+        ("offer-tag", lambda o: o.update(domain="a\U000e0041b"), "a hidden letter"),
         ("offer-name", lambda o: o.update(exchange="Trial"), "a name with a capital"),
         ("offer-format", lambda o: o.update(format="organ-exchange/offer/v2"), "version 2"),
     ):
@@ -231,6 +234,29 @@ def signatures(w: World) -> Iterator[Case]:
     ):
         made = framed(parts(w.draft(name, in_envelope=change).sealed())[0], short)
         yield Case(name=name, expect="signature", comment=comment, data=made)
+
+    def twinned(envelope: dict[str, Any]) -> None:
+        raw = primitives.from_base64(envelope["signatures"][0]["sig"])
+        envelope["signatures"][0]["sig"] = base64_of(primitives.twin(raw))
+
+    certificate = twin(w.north.certificate)
+    to = [w.south.sealing, w.north.sealing]
+    for name, changed, comment in (
+        ("twin-of-signature", {"in_envelope": twinned}, "the offer's signature"),
+        (
+            "twin-of-certificate",
+            {"donor": replace(w.north, certificates=(certificate,))},
+            "the signature of the donor's certificate",
+        ),
+        ("other-certificate", {"donor": w.renewed}, "the donor's certificate, by a later one"),
+    ):
+        yield Case(
+            name=name,
+            expect="ok",
+            comment=f"carrier: another that holds instead of {comment}, of 'named'",
+            data=w.draft("named", to=to, **changed).sealed(),
+            after=("named",),
+        )
     by_west = w.draft("signed-by-west", signer=w.west).sealed()
     yield Case(
         name="signed-by-west",

@@ -9,6 +9,10 @@ import rfc8785
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from kyber_py.ml_kem import ML_KEM_768
 
@@ -110,6 +114,12 @@ def verified(parsed: dict[str, Any], kind: str, key: ec.EllipticCurvePublicKey) 
     return payload
 
 
+def twin(signature: bytes) -> bytes:
+    """The other ECDSA signature that holds where one does: (r, n - s) for (r, s)."""
+    r, s = decode_dss_signature(signature)
+    return encode_dss_signature(r, P384_ORDER - s)
+
+
 # --- HKDF, RFC 5869 ------------------------------------------------------------------------------
 
 
@@ -156,6 +166,16 @@ class SealingKey:
 
 def sealing_key(label: str) -> SealingKey:
     return SealingKey(seeded(f"ML-KEM-768 of {label}", 64), seeded(f"X25519 of {label}"))
+
+
+def is_low_order(curve_public: bytes) -> bool:
+    """Whether every exchange with a point comes to nothing. RFC 7748, section 6.1."""
+    peer = x25519.X25519PublicKey.from_public_bytes(curve_public)
+    try:
+        x25519.X25519PrivateKey.from_private_bytes(b"\1" * 32).exchange(peer)
+    except ValueError:
+        return True
+    return False
 
 
 def combined(lattice: bytes, curve: bytes, ephemeral: bytes, static: bytes) -> bytes:

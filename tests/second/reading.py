@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from second import primitives
-from second.federation import Trust, check_chain, check_profile
+from second.federation import Trust, check_chain, check_profile, reason_of
 from second.forms import CERTIFICATE_BUNDLE, ENVELOPE, HEADER, KEY_BUNDLE, MANIFEST, OFFER, parsed
 from second.primitives import RefusedError, SealingKey, canonical, from_base64, sha256
 from second.sealed import (
@@ -29,14 +29,16 @@ TOLERANCE = 300
 
 @dataclass
 class Memory:
-    """What a site has opened: by envelope digest, id, version, organ digest and moment."""
+    """What a site has opened: offer digest; id, version, organ, statement, moment and serial."""
 
-    rows: dict[str, tuple[str, int, str, int]] = field(default_factory=dict)
+    rows: dict[str, tuple[str, int, str, str, int, int]] = field(default_factory=dict)
 
-    def check(self, offer: dict[str, Any], digest: str) -> None:
-        if digest in self.rows:
-            return
-        same = [row for row in self.rows.values() if row[0] == offer["organ_id"]]
+    def check(self, offer: dict[str, Any], known: Trust) -> None:
+        same = [
+            row
+            for row in self.rows.values()
+            if row[0] == offer["organ_id"] and reason_of(known, row[5]) != "key_compromise"
+        ]
         if not same:
             return
         newest = max(same, key=lambda row: row[1])
@@ -45,8 +47,8 @@ class Memory:
         ):
             raise RefusedError("rollback")
 
-    def first(self, organ_digest: str) -> int | None:
-        return min((row[3] for row in self.rows.values() if row[2] == organ_digest), default=None)
+    def first(self, statement: str) -> int | None:
+        return min((row[4] for row in self.rows.values() if row[3] == statement), default=None)
 
 
 def read(
@@ -81,12 +83,11 @@ def read(
         raise RefusedError("truncated", "body")
     if len(body) > offer["body_bytes"] or sha256(body) != offer["body_sha256"]:
         raise RefusedError("body")
-    envelope_digest = sha256(header["offer"].encode())
-    memory.check(offer, envelope_digest)
+    memory.check(offer, known)
     content_key = _content_key(offer, wraps, own)
     context = bytes.fromhex(offer["descriptor"])
     files = _untar(primitives.decrypt(body, content_key, context), offer["body_bytes"])
-    manifest, site = _folder(files, known, now, memory.first(offer["organ_digest"]))
+    manifest, site, stated = _folder(files, known, now, memory)
     inside = {
         "organ_digest": sha256(files["manifest.json"]),
         "donor": manifest["donor"],
@@ -99,9 +100,11 @@ def read(
     }
     if any(offer[name] != value for name, value in inside.items()) or site != offer["donor"]:
         raise RefusedError("offer", "another organ inside")
-    memory.check(offer, envelope_digest)
-    row = (offer["organ_id"], offer["version"], offer["organ_digest"], now)
-    memory.rows.setdefault(envelope_digest, row)
+    memory.check(offer, known)
+    (pem, *_) = header["profile"]["certificates"]
+    serial = x509.load_pem_x509_certificate(pem.encode()).serial_number
+    row = (offer["organ_id"], offer["version"], offer["organ_digest"], stated, now, serial)
+    memory.rows.setdefault(sha256(payload), row)
     return files
 
 
@@ -171,7 +174,7 @@ def _untar(data: bytes, limit: int) -> Files:
     return files
 
 
-def _folder(files: Files, known: Trust, now: int, seen: int | None) -> tuple[Any, str]:
+def _folder(files: Files, known: Trust, now: int, memory: Memory) -> tuple[Any, str, str]:
     bundle = parsed(files["model.sig"], CERTIFICATE_BUNDLE)
     by_key = parsed(files["model.key.sig"], KEY_BUNDLE)
     chain = []
@@ -180,7 +183,8 @@ def _folder(files: Files, known: Trust, now: int, seen: int | None) -> tuple[Any
             chain.append(x509.load_der_x509_certificate(from_base64(one["rawBytes"])))
         except ValueError:
             raise RefusedError("certificate", "DER") from None
-    site, _, key = check_chain(chain, known, now, seen)
+    stated = sha256(from_base64(bundle["dsseEnvelope"]["payload"]))
+    site, _, key = check_chain(chain, known, now, memory.first(stated))
     hint = sha256(primitives.public_pem(key))
     if (
         by_key["dsseEnvelope"] != bundle["dsseEnvelope"]
@@ -194,4 +198,4 @@ def _folder(files: Files, known: Trust, now: int, seen: int | None) -> tuple[Any
         raise RefusedError("signature", "other files")
     if manifest["donor"] != site:
         raise RefusedError("organ", "another donor")
-    return manifest, site
+    return manifest, site, stated
