@@ -32,6 +32,7 @@ SEGMENT_BYTES = 16 * 1024 * 1024
 
 ENROLMENT_TYPE = "application/vnd.organ-exchange.enrolment.v1+json"
 RECEIPT_TYPE = "application/vnd.organ-exchange.receipt.v1+json"
+ADMISSION_TYPE = "application/vnd.organ-exchange.admission.v1+json"
 """DSSE payload types of what sites sign."""
 
 Text = Annotated[str, Field(max_length=256 * 1024)]
@@ -90,6 +91,18 @@ class SignedEnrolment:
     """An ``Enrolment`` in an envelope signed by the site: a profile alone is public."""
 
     envelope: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Admission:
+    """A site's word that a Flower node is its own; carried to the coordinator's operator by hand.
+
+    ``node_key`` is the node's public key, ECDSA P-384 in OpenSSH form.
+    """
+
+    format: Literal["organ-exchange/admission/v1"] = "organ-exchange/admission/v1"
+    profile: Profile
+    node_key: Annotated[str, Field(max_length=1024, pattern=r"^ecdsa-sha2-nistp384 \S+$")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)

@@ -57,6 +57,13 @@ class _Run(_Base):
     facts: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
+class _Node(_Base):
+    __tablename__ = "nodes"
+    site: Mapped[str] = mapped_column(primary_key=True)
+    node: Mapped[str]
+    key: Mapped[str]
+
+
 class Catalogue:
     """The catalogue at a database URL; tables are made when they are not there.
 
@@ -142,6 +149,17 @@ class Catalogue:
                 select(_Run).filter_by(exchange=exchange).order_by(_Run.id.desc()).limit(1)
             )
             return None if row is None else dict(row.facts)
+
+    def node(self, site: str) -> tuple[str, str] | None:
+        """Id and public key of the node that a site was admitted with."""
+        with self._session() as session:
+            row = session.get(_Node, site)
+            return None if row is None else (row.node, row.key)
+
+    def admitted(self, site: str, node: str, key: str) -> None:
+        """Remember a site's node, instead of an earlier one."""
+        with self._session() as session:
+            session.merge(_Node(site=site, node=node, key=key))
 
     def exchanges(self) -> list[str]:
         """Names of all exchanges."""
