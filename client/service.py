@@ -53,7 +53,7 @@ def create(site: Site, coordinator: str, certificate: Path) -> Path:
     place = site.folder / NODE
     key = ec.generate_private_key(ec.SECP384R1())
     public = key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     admission = Admission(profile=site.identity.profile, node_key=public.decode())
     with atomic.folder(place, mode=0o700) as work:

@@ -18,7 +18,7 @@ from not_core import canonical
 from not_core.canonical import STRICT, Digest, Line, Name
 from not_core.errors import FormatError
 from not_core.manifest import Count, Positive, Span
-from not_core.trust.profile import Profile
+from not_core.trust.profile import Pem, Profile
 
 ENROL = "query.enrol"
 REVOKE = "query.revoke"
@@ -97,12 +97,12 @@ class SignedEnrolment:
 class Admission:
     """A site's word that a Flower node is its own; carried to the coordinator's operator by hand.
 
-    ``node_key`` is the node's public key, ECDSA P-384 in OpenSSH form.
+    ``node_key`` is the node's public key, ECDSA P-384, SubjectPublicKeyInfo in PEM.
     """
 
     format: Literal["organ-exchange/admission/v1"] = "organ-exchange/admission/v1"
     profile: Profile
-    node_key: Annotated[str, Field(max_length=1024, pattern=r"^ecdsa-sha2-nistp384 \S+$")]
+    node_key: Pem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)

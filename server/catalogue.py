@@ -60,7 +60,7 @@ class _Run(_Base):
 class _Node(_Base):
     __tablename__ = "nodes"
     site: Mapped[str] = mapped_column(primary_key=True)
-    node: Mapped[str]
+    node: Mapped[str]  # 64 bits without a sign, which no database's integers hold
     key: Mapped[str]
 
 
@@ -150,16 +150,16 @@ class Catalogue:
             )
             return None if row is None else dict(row.facts)
 
-    def node(self, site: str) -> tuple[str, str] | None:
+    def node(self, site: str) -> tuple[int, str] | None:
         """Id and public key of the node that a site was admitted with."""
         with self._session() as session:
             row = session.get(_Node, site)
-            return None if row is None else (row.node, row.key)
+            return None if row is None else (int(row.node), row.key)
 
-    def admitted(self, site: str, node: str, key: str) -> None:
+    def admitted(self, site: str, node: int, key: str) -> None:
         """Remember a site's node, instead of an earlier one."""
         with self._session() as session:
-            session.merge(_Node(site=site, node=node, key=key))
+            session.merge(_Node(site=site, node=str(node), key=key))
 
     def exchanges(self) -> list[str]:
         """Names of all exchanges."""

@@ -96,15 +96,14 @@ def status(home: Home, as_json: Json = False) -> None:
     """
     from not_core.service import supervisor
     from server import service
-    from server.control import Control
 
-    service.load(home)
+    control = service.control_of(home)
     running = supervisor.status(home)
-    runs = Control(home).runs() if running else []
+    runs = control.runs() if running else []
     report(
         {
             "processes": {name: row["pid"] for name, row in running.items()} or "stopped",
-            "runs": {run.identifier: run.status for run in runs},
+            "runs": {str(run.identifier): run.outcome or run.status for run in runs},
         },
         as_json,
     )
@@ -129,7 +128,7 @@ def admit(
         found = [service.admit(coordinator, canonical.read_bounded(one)) for one in admissions]
     finally:
         coordinator.catalogue.close()
-    listing([{"site": site, "node": node} for site, node in found], as_json)
+    listing([{"site": site, "node": str(node)} for site, node in found], as_json)
 
 
 @app.command()
@@ -150,10 +149,8 @@ def exchange(
     Example: organ-coordinator exchange ~/coordinator spring --sites 3 --span 10:13 --tokens 16384
     """
     from server import service
-    from server.control import Control
 
-    service.load(home)
-    control = Control(home)
+    control = service.control_of(home)
     run = control.start(
         {
             "home": str(home.resolve()),
@@ -166,7 +163,7 @@ def exchange(
             "seed": seed,
         }
     )
-    report({"run": run, "status": control.ended(run) if wait else "started"}, as_json)
+    report({"run": str(run), "status": control.ended(run) if wait else "started"}, as_json)
 
 
 @app.command()

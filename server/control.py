@@ -1,24 +1,32 @@
-"""Flower's own command, by which the operator's side registers nodes and starts runs.
+"""Flower's control, by which the operator's side registers nodes and starts runs.
 
-Flower asks who is there of nobody who reaches its control API, so it is reached on loopback only.
+Flower asks nobody who reaches it who they are, so it is reached on loopback only.
 """
 
-import json
-import os
-import subprocess
-import sys
+import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import tomli_w
+from flwr.cli.build import build_fab_from_files
+from flwr.cli.cli_client_interceptor import CliClientHttpInterceptor
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto import control_pb2 as messages
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.error import FlowerError
+from flwr.supercore.fab import Fab
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from not_core.errors import ServiceError
-from not_core.service.flower import QUIET
 
-SECONDS = 120
-POLL_SECONDS = 2.0
+POLL_SECONDS = 1.0
+ENDED = "finished"
+COMPLETED = "completed"
 APP = """\
 [project]
 name = "organ-exchange"
@@ -37,46 +45,64 @@ clientapp = "client.app:app"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run of Flower's: ``status`` is its word, such as ``running`` or ``finished:completed``."""
+    """A run of Flower's.
 
-    identifier: str
+    Attributes:
+        identifier: Flower's number of it.
+        status: Flower's word, such as ``running`` or ``finished``.
+        outcome: How it ended, such as ``completed`` or ``failed``; empty while it runs.
+    """
+
+    identifier: int
     status: str
+    outcome: str
 
 
-@dataclass(frozen=True, slots=True)
 class Control:
-    """Flower's control of the coordinator in ``home``."""
+    """Flower's control at an address.
 
-    home: Path
+    Args:
+        address: ``host:port`` on loopback.
+        certificate: PEM file of Flower's certificate.
+    """
 
-    def register(self, key: Path) -> str:
-        """Register a node's public key, in OpenSSH form; the node's id.
+    def __init__(self, address: str, certificate: Path) -> None:
+        self._address, self._certificate = address, certificate
+
+    def register(self, key: str) -> int:
+        """Register a node's public key, in PEM; the node's id.
 
         Raises:
             ServiceError: Flower does not run, or has the key.
         """
-        return str(self._ask("supernode", "register", str(key), "own")["node-id"])
+        with self._client() as client:
+            request = messages.RegisterNodeRequest(public_key=key.encode())
+            return int(client.RegisterNode(request).node_id)
 
-    def unregister(self, node: str) -> None:
+    def unregister(self, node: int) -> None:
         """Take a node's registration back.
 
         Raises:
             ServiceError: Flower does not run, or has no such node.
         """
-        self._ask("supernode", "unregister", node, "own")
+        with self._client() as client:
+            client.UnregisterNode(messages.UnregisterNodeRequest(node_id=node))
 
-    def start(self, config: dict[str, str | int | float]) -> str:
-        """Start a run with a configuration; the run's id.
+    def start(self, config: dict[str, Any]) -> int:
+        """Start a run with a configuration of strings and numbers; the run's id.
 
         Raises:
             ServiceError: Flower does not run, or refuses.
         """
-        app = self.home / "flower" / "organ-exchange"
-        app.mkdir(mode=0o700, exist_ok=True)
         # Flower takes values for what an app itself names, only.
-        (app / "pyproject.toml").write_text(APP + tomli_w.dumps(config), encoding="utf-8")
-        words = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
-        return str(self._ask("run", str(app), "own", "--run-config", words)["run-id"])
+        content = (APP + tomli_w.dumps(config)).encode()
+        bundle, _ = build_fab_from_files({"pyproject.toml": content})
+        fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
+        request = messages.StartRunRequest(
+            fab=fab_to_proto(fab), override_config=user_config_to_proto(config)
+        )
+        with self._client() as client:
+            return int(client.StartRun(request).run_id)
 
     def runs(self) -> list[Run]:
         """All runs, newest first.
@@ -84,40 +110,46 @@ class Control:
         Raises:
             ServiceError: Flower does not run.
         """
-        rows = self._ask("list", "own")["runs"]
-        return [Run(str(row["run-id"]), str(row["status"])) for row in rows]
+        with self._client() as client:
+            found = client.ListRuns(messages.ListRunsRequest()).run_dict.values()
+        newest = sorted(found, key=lambda run: run.pending_at, reverse=True)
+        return [Run(run.run_id, run.status.status, run.status.sub_status) for run in newest]
 
-    def ended(self, run: str) -> str:
-        """Wait for a run to end; Flower's word for how.
+    def ended(self, run: int) -> str:
+        """Wait for a run to end; how it did.
 
         Raises:
             ServiceError: Flower does not run, or knows no such run.
         """
         while True:
-            found = {one.identifier: one.status for one in self.runs()}
+            found = {one.identifier: one for one in self.runs()}
             if run not in found:
                 raise ServiceError(f"Flower knows no run {run}; see organ-coordinator status")
-            if found[run].startswith("finished"):
-                return found[run]
+            if found[run].status == ENDED:
+                return found[run].outcome
             time.sleep(POLL_SECONDS)
 
-    def _ask(self, *words: str) -> dict[str, Any]:
-        environment = {**os.environ, **QUIET, "FLWR_HOME": str(self.home / "flower")}
+    @contextmanager
+    def _client(self) -> Iterator[ControlHttpClient]:
+        client = ControlHttpClient.from_server_address(
+            self._address,
+            insecure=False,
+            root_certificates=self._certificate.read_bytes(),
+            interceptors=[
+                CliClientHttpInterceptor(),
+                RuntimeVersionHttpInterceptor(component_name="organ-coordinator"),
+            ],
+        )
         try:
-            done = subprocess.run(  # noqa: S603
-                [str(Path(sys.executable).with_name("flwr")), *words, "--format", "json"],
-                env=environment,
-                capture_output=True,
-                timeout=SECONDS,
-                check=False,
-            )
-            answer = json.loads(done.stdout)
-        except (subprocess.TimeoutExpired, OSError, ValueError) as error:
+            yield client
+        except httpx.HTTPStatusError as error:
+            found = FlowerError.from_json(error.response.text)
+            said = found.public_details or found.code if found else error.response.status_code
+            raise ServiceError(f"Flower refused: {said}; see its log") from None
+        except httpx.HTTPError as error:
             raise ServiceError(
-                f"Flower's control did not answer ({type(error).__name__}); see logs/superlink.log "
-                f"in {self.home}, and whether organ-coordinator start runs"
+                f"nothing answers at {self._address} ({type(error).__name__}); start it with "
+                "'organ-coordinator start'"
             ) from None
-        if not isinstance(answer, dict) or not answer.get("success"):
-            found = answer.get("error-message", "") if isinstance(answer, dict) else ""
-            raise ServiceError(f"Flower refused {words[0]}: {str(found).strip()[-300:]}")
-        return answer
+        finally:
+            client.close()

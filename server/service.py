@@ -4,12 +4,11 @@ Beside what ``home`` names, a coordinator that is served has
 
     service.toml                  where it listens and how sites reach it
     tls.pem, tls.key              the gateway's certificate, which sites are given, and its key
-    flower/                       Flower's state, secret, loopback certificate and configuration
+    flower/                       Flower's state, secret and loopback certificate
     run/, logs/                   what runs now, and what it said
 """
 
 import secrets
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -67,12 +66,6 @@ def create(home: Path, service: Service) -> None:
     with atomic.folder(home / "flower", mode=0o700) as work:
         tls.create(work / "loopback.pem", work / "loopback.key", [LOOPBACK, "localhost"])
         write_secret(work / "secret", secrets.token_bytes(32))
-        connection = {
-            "address": service.flower,
-            "root-certificates": str((home / "flower" / "loopback.pem").resolve()),
-        }
-        table = {"superlink": {"default": "own", "own": connection}}
-        (work / "config.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
     tls.create(home / "tls.pem", home / "tls.key", [service.host])
     atomic.write(home / SETTINGS, tomli_w.dumps(asdict(service)).encode())
 
@@ -86,7 +79,16 @@ def load(home: Path) -> Service:
     return read(home / SETTINGS, Service, "organ-coordinator init --host")
 
 
-def admit(coordinator: Coordinator, envelope: bytes) -> tuple[str, str]:
+def control_of(home: Path) -> Control:
+    """Flower's control at a coordinator that is served.
+
+    Raises:
+        HomeError: As ``load``.
+    """
+    return Control(load(home).flower, home / "flower" / "loopback.pem")
+
+
+def admit(coordinator: Coordinator, envelope: bytes) -> tuple[str, int]:
     """Let a site's node in, instead of an earlier one of that site; again, it changes nothing.
 
     Args:
@@ -101,16 +103,13 @@ def admit(coordinator: Coordinator, envelope: bytes) -> tuple[str, str]:
         ServiceError: Flower does not run, or refuses.
     """
     claimed = claims.admission(envelope, coordinator.trust)
-    site, control = claimed.profile.site, Control(coordinator.folder)
+    site, control = claimed.profile.site, control_of(coordinator.folder)
     before = coordinator.catalogue.node(site)
     if before is not None and before[1] == claimed.node_key:
         return site, before[0]
     if before is not None:
         control.unregister(before[0])
-    with tempfile.NamedTemporaryFile(suffix=".pub") as file:
-        file.write(claimed.node_key.encode())
-        file.flush()
-        node = control.register(Path(file.name))
+    node = control.register(claimed.node_key)
     coordinator.catalogue.admitted(site, node, claimed.node_key)
     return site, node
 

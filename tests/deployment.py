@@ -16,7 +16,6 @@ from client import home as site_home
 from client import service as site_service
 from not_core.service import supervisor
 from server import service
-from server.control import Control
 from simulations.exchange import Scenario
 
 COORDINATOR, SITE = "server.commands", "client.commands"
@@ -35,7 +34,7 @@ def command(module: str, *words: object) -> list[str]:
 
 def ask(module: str, *words: object) -> Any:
     """Run a command that prints JSON."""
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603
         [*command(module, *words), "--json"], capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr
@@ -90,7 +89,7 @@ class Deployment:
         module = COORDINATOR if home == self.coordinator else SITE
         (home / "logs").mkdir(exist_ok=True)
         with (home / "logs" / "start.log").open("ab") as out:
-            self._started[home] = subprocess.Popen(
+            self._started[home] = subprocess.Popen(  # noqa: S603
                 command(module, "start", home), stdout=out, stderr=out
             )
 
@@ -110,10 +109,9 @@ class Deployment:
 
     def exchange(self, name: str, **changes: object) -> str:
         """Run an exchange to its end; Flower's word for how it ended."""
-        run = self.begin(name, **changes)
-        return Control(self.coordinator).ended(run)
+        return service.control_of(self.coordinator).ended(self.begin(name, **changes))
 
-    def begin(self, name: str, **changes: object) -> str:
+    def begin(self, name: str, **changes: object) -> int:
         """Start an exchange; the run's id."""
         terms = self.scenario.terms
         options = {
@@ -124,4 +122,4 @@ class Deployment:
             "seed": terms.seed,
         } | changes
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
-        return str(ask(COORDINATOR, "exchange", self.coordinator, name, *words)["run"])
+        return int(ask(COORDINATOR, "exchange", self.coordinator, name, *words)["run"])

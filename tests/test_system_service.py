@@ -26,5 +26,5 @@ def test_servers_make_the_organs_that_a_simulation_makes(
     served = make_scenario("served")
     simulation.prepare(served)
     with Deployment(served).serving() as deployment:
-        assert deployment.exchange("trial") == "finished:completed"
+        assert deployment.exchange("trial") == "completed"
     assert organs(served) == organs(simulated)
