@@ -107,7 +107,7 @@ def programs(site: Site) -> list[Program]:
             name="superexec",
             command=command(
                 "superexec",
-                *(CLIENT, APP),
+                *(CLIENT, APP, "torch,transformers.modeling_utils"),
                 *("--runtime-api-address", f"{LOOPBACK}:{port}", "--insecure"),
                 *secret,
             ),

@@ -95,15 +95,16 @@ def status(home: Home, as_json: Json = False) -> None:
     Example: organ-coordinator status ~/coordinator
     """
     from not_core.service import supervisor
-    from server import service
+    from server.home import load
 
-    control = service.control_of(home)
+    coordinator = load(home)
+    begun = coordinator.catalogue.begun()
+    coordinator.catalogue.close()
     running = supervisor.status(home)
-    runs = control.runs() if running else []
     report(
         {
             "processes": {name: row["pid"] for name, row in running.items()} or "stopped",
-            "runs": {str(run.identifier): run.outcome or run.status for run in runs},
+            "exchanges": {one.name: one.state for one in begun},
         },
         as_json,
     )
@@ -144,26 +145,34 @@ def exchange(
     wait: Annotated[bool, typer.Option("--wait", help="Until it has ended.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Start an exchange among the sites that are connected.
+    """Ask for an exchange among the sites that are connected; 'start' carries it out.
+
+    What dies on the way goes on by itself. Whoever asks again for one that has ended gets what is
+    missing.
 
     Example: organ-coordinator exchange ~/coordinator spring --sites 3 --span 10:13 --tokens 16384
     """
-    from server import service
+    from server import keeper
+    from server.app import settings
+    from server.home import load
 
-    control = service.control_of(home)
-    run = control.start(
-        {
-            "home": str(home.resolve()),
-            "exchange": name,
-            "sites": sites,
-            "span": span,
-            "tokens": tokens,
-            "rank": rank,
-            "learning-rate": learning_rate,
-            "seed": seed,
-        }
-    )
-    report({"run": str(run), "status": control.ended(run) if wait else "started"}, as_json)
+    config = {
+        "exchange": name,
+        "sites": sites,
+        "span": span,
+        "tokens": tokens,
+        "rank": rank,
+        "learning-rate": learning_rate,
+        "seed": seed,
+    }
+    settings(config)
+    coordinator = load(home)
+    try:
+        coordinator.catalogue.begin(name, config)
+        state = keeper.waited(coordinator, name) if wait else "begun"
+    finally:
+        coordinator.catalogue.close()
+    report({"exchange": name, "state": state}, as_json)
 
 
 @app.command()

@@ -4,7 +4,6 @@ Flower asks nobody who reaches it who they are, so it is reached on loopback onl
 """
 
 import hashlib
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from not_core.errors import ServiceError
 
-POLL_SECONDS = 1.0
 ENDED = "finished"
 COMPLETED = "completed"
 APP = """\
@@ -114,20 +112,6 @@ class Control:
             found = client.ListRuns(messages.ListRunsRequest()).run_dict.values()
         newest = sorted(found, key=lambda run: run.pending_at, reverse=True)
         return [Run(run.run_id, run.status.status, run.status.sub_status) for run in newest]
-
-    def ended(self, run: int) -> str:
-        """Wait for a run to end; how it did.
-
-        Raises:
-            ServiceError: Flower does not run, or knows no such run.
-        """
-        while True:
-            found = {one.identifier: one for one in self.runs()}
-            if run not in found:
-                raise ServiceError(f"Flower knows no run {run}; see organ-coordinator status")
-            if found[run].status == ENDED:
-                return found[run].outcome
-            time.sleep(POLL_SECONDS)
 
     @contextmanager
     def _client(self) -> Iterator[ControlHttpClient]:

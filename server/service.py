@@ -140,12 +140,13 @@ def programs(home: Path, service: Service) -> list[Program]:
             name="superexec",
             command=command(
                 "superexec",
-                *(SERVER, APP),
+                *(SERVER, APP, ""),
                 *("--runtime-api-address", service.flower),
                 *("--root-certificates", str(folder / "loopback.pem")),
                 *secret,
             ),
             environment=environment,
         ),
+        Program(name="keeper", command=python("server.keeper", str(home))),
         Program(name="gateway", command=python("server.gateway", str(home))),
     ]

@@ -15,7 +15,8 @@ from typing import Any
 from client import home as site_home
 from client import service as site_service
 from not_core.service import supervisor
-from server import service
+from server import home as coordinator_home
+from server import keeper, service
 from simulations.exchange import Scenario
 
 COORDINATOR, SITE = "server.commands", "client.commands"
@@ -108,11 +109,12 @@ class Deployment:
         return process
 
     def exchange(self, name: str, **changes: object) -> str:
-        """Run an exchange to its end; Flower's word for how it ended."""
-        return service.control_of(self.coordinator).ended(self.begin(name, **changes))
+        """Run an exchange to its end; how it ended."""
+        self.begin(name, **changes)
+        return self.waited(name)
 
-    def begin(self, name: str, **changes: object) -> int:
-        """Start an exchange; the run's id."""
+    def begin(self, name: str, **changes: object) -> None:
+        """Ask for an exchange."""
         terms = self.scenario.terms
         options = {
             "sites": len(self.sites),
@@ -122,4 +124,12 @@ class Deployment:
             "seed": terms.seed,
         } | changes
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
-        return int(ask(COORDINATOR, "exchange", self.coordinator, name, *words)["run"])
+        ask(COORDINATOR, "exchange", self.coordinator, name, *words)
+
+    def waited(self, name: str) -> str:
+        """Wait for an exchange to end; how it did."""
+        coordinator = coordinator_home.load(self.coordinator)
+        try:
+            return keeper.waited(coordinator, name)
+        finally:
+            coordinator.catalogue.close()

@@ -72,12 +72,13 @@ def replaced(module: str, **names: Any) -> ModuleType:
     return target
 
 
-def superexec(kind: str, app: str, arguments: Sequence[str]) -> None:
+def superexec(kind: str, app: str, beforehand: str, arguments: Sequence[str]) -> None:
     """Start tasks of one kind, each as a process that loads ``app``; never returns.
 
     Args:
         kind: ``CLIENT`` or ``SERVER``.
         app: ``module:attribute`` of an installed Flower app.
+        beforehand: Other modules to import once, for all tasks; names with commas between.
         arguments: For ``flower-superexec``.
     """
     from flwr.supercore.cli import flower_superexec
@@ -86,9 +87,11 @@ def superexec(kind: str, app: str, arguments: Sequence[str]) -> None:
     from flwr.supercore.superexec.plugin import AutoExecPlugin
 
     os.environ.setdefault("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", str(POLL_SECONDS))
-    # A server that imports the app once and forks for each task: none waits for torch.
+    # A server that imports all once and forks for each task: none waits for torch.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([app.partition(":")[0], RUN[kind]])
+    context.set_forkserver_preload(
+        [app.partition(":")[0], RUN[kind], *filter(None, beforehand.split(","))]
+    )
     context.Process(target=int, daemon=True).start()
 
     class Installed(SubprocessExecutor):
@@ -173,7 +176,7 @@ def main(words: Sequence[str]) -> None:
     os.environ |= QUIET
     end_with_parent()
     if program == "superexec":
-        superexec(rest[0], rest[1], rest[2:])
+        superexec(rest[0], rest[1], rest[2], rest[3:])
     else:
         module = importlib.import_module(f"flwr.{program}.cli.flower_{program}")
         sys.argv = [f"flower-{program}", *rest]
