@@ -154,7 +154,12 @@ def connect(
 
 
 @app.command()
-def start(home: Home) -> None:
+def start(
+    home: Home,
+    pause: Annotated[
+        float, typer.Option(min=0.1, max=60, help="Seconds between two looks for messages.")
+    ] = 3.0,
+) -> None:
     """Serve until told to stop: ask the coordinator for work, and do what the policy lets.
 
     Only connections that go out are made, and only code that is installed here runs.
@@ -166,7 +171,7 @@ def start(home: Home) -> None:
     from not_core.service.supervisor import Supervisor
 
     site = load(home)
-    Supervisor(home, service.programs(site)).run(say)
+    Supervisor(home, service.programs(site, pause)).run(say)
 
 
 @app.command()

@@ -14,6 +14,7 @@ import json
 import re
 import secrets
 import socket
+import time
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -31,6 +32,8 @@ from not_core.trust.statement import sign_statement
 NODE = "node"
 APP = "client.app:app"
 LOOPBACK = "127.0.0.1"
+STALL_SECONDS = 180.0
+"""Longest that a node may do nothing; the slowest transfer of one piece takes less."""
 
 
 def create(site: Site, coordinator: str, certificate: Path) -> Path:
@@ -51,20 +54,10 @@ def create(site: Site, coordinator: str, certificate: Path) -> Path:
     if not re.fullmatch(r"\S+:\d{1,5}", coordinator):
         raise HomeError(f"{coordinator} is not an address; expected HOST:PORT")
     place = site.folder / NODE
-    key = ec.generate_private_key(ec.SECP384R1())
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    private, public = node_key()
     admission = Admission(profile=site.identity.profile, node_key=public.decode())
     with atomic.folder(place, mode=0o700) as work:
-        write_secret(
-            work / "key",
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.OpenSSH,
-                serialization.NoEncryption(),
-            ),
-        )
+        write_secret(work / "key", private)
         write_secret(work / "secret", secrets.token_bytes(32))
         (work / "coordinator").write_text(coordinator, encoding="utf-8")
         (work / "coordinator.pem").write_bytes(certificate.read_bytes())
@@ -73,8 +66,26 @@ def create(site: Site, coordinator: str, certificate: Path) -> Path:
     return place / "admission"
 
 
-def programs(site: Site) -> list[Program]:
+def node_key() -> tuple[bytes, bytes]:
+    """A new key of the kind that Flower takes: private in OpenSSH form, public in PEM."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return private, public
+
+
+def programs(site: Site, pause: float) -> list[Program]:
     """What to keep running, in order.
+
+    Args:
+        site: Has a node.
+        pause: Seconds between two looks for messages at the coordinator.
 
     Raises:
         HomeError: The site has no node, or knows no coordinator.
@@ -86,6 +97,7 @@ def programs(site: Site) -> list[Program]:
             "certificate"
         )
     port = _free_port()
+    beat = site.folder / "run" / "supernode.beat"
     environment = {"FLWR_HOME": str(site.folder / "work" / "flower")}
     secret = ("--superexec-auth-secret-file", str(node / "secret"))
     return [
@@ -93,6 +105,7 @@ def programs(site: Site) -> list[Program]:
             name="supernode",
             command=command(
                 "supernode",
+                *(str(beat), str(pause)),
                 *("--superlink", (node / "coordinator").read_text(encoding="utf-8")),
                 *("--root-certificates", str(node / "coordinator.pem")),
                 *("--auth-supernode-private-key", str(node / "key")),
@@ -102,6 +115,7 @@ def programs(site: Site) -> list[Program]:
             ),
             environment=environment,
             ready=lambda: answers(LOOPBACK, port),
+            stalled=lambda: still(beat),
         ),
         Program(
             name="superexec",
@@ -114,6 +128,11 @@ def programs(site: Site) -> list[Program]:
             environment=environment,
         ),
     ]
+
+
+def still(beat: Path) -> bool:
+    """Whether a node has stopped to look for messages, although it runs."""
+    return beat.is_file() and time.time() - beat.stat().st_mtime > STALL_SECONDS
 
 
 def _free_port() -> int:

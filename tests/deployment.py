@@ -28,9 +28,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def command(module: str, *words: object) -> list[str]:
-    """An installed command, without a shell."""
-    return [sys.executable, "-P", "-c", f"from {module} import main; main()", *map(str, words)]
+def command(module: str, *words: object, statement: str = "pass") -> list[str]:
+    """An installed command, without a shell; ``statement`` comes before it."""
+    code = f"import server.service; {statement}; from {module} import main; main()"
+    return [sys.executable, "-P", "-c", code, *map(str, words)]
 
 
 def ask(module: str, *words: object) -> Any:
@@ -85,22 +86,41 @@ class Deployment:
                 self.start(self.sites[name])
             yield self
 
-    def start(self, home: Path) -> None:
+    @contextmanager
+    def replaced(self, statement: str, environment: dict[str, str]) -> Iterator[None]:
+        """Another coordinator in the place of ours: the same but for one statement."""
+        self.stop(self.coordinator)
+        try:
+            self.start(self.coordinator, statement, environment)
+            until(lambda: supervisor.answers("127.0.0.1", self.service.port), 60, "gateway")
+            yield
+        finally:
+            self.stop(self.coordinator)
+            self.start(self.coordinator)
+
+    def start(
+        self, home: Path, statement: str = "pass", environment: dict[str, str] | None = None
+    ) -> None:
         """Start what serves a home."""
-        module = COORDINATOR if home == self.coordinator else SITE
+        module, options = SITE, ["--pause", 0.3]
+        if home == self.coordinator:
+            module, options = COORDINATOR, []
         (home / "logs").mkdir(exist_ok=True)
         with (home / "logs" / "start.log").open("ab") as out:
             self._started[home] = subprocess.Popen(  # noqa: S603
-                command(module, "start", home), stdout=out, stderr=out
+                command(module, "start", home, *options, statement=statement),
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **(environment or {})},
             )
 
-    def stop(self) -> None:
-        """End all, by their own ids."""
-        for process in self._started.values():
+    def stop(self, *homes: Path) -> None:
+        """End what serves these homes, or all, by its own ids."""
+        stopped = [self._started.pop(home) for home in homes or list(self._started)]
+        for process in stopped:
             process.send_signal(signal.SIGTERM)
-        for process in self._started.values():
+        for process in stopped:
             process.wait(60)
-        self._started = {}
 
     def kill(self, home: Path, name: str) -> int:
         """End one process of a home at once, as if its machine had died; its id."""

@@ -13,11 +13,12 @@ import importlib
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from queue import Queue
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from not_core.errors import ServiceError
@@ -112,6 +113,38 @@ def superexec(kind: str, app: str, beforehand: str, arguments: Sequence[str]) ->
     flower_superexec()
 
 
+def supernode(beat: Path, pause: float, arguments: Sequence[str]) -> None:
+    """Run a site's node; never returns.
+
+    Args:
+        beat: File that is touched as long as the node looks for messages or waits for a task.
+        pause: Seconds between two looks for messages.
+        arguments: For ``flower-supernode``.
+    """
+    from flwr.supercore.constant import TaskType
+    from flwr.supernode.cli import flower_supernode
+
+    class Clock:
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            beat.touch()
+            time.sleep(min(seconds, pause))
+
+    # Whatever kind of task a run asks for, there is one here.
+    kinds = SimpleNamespace(CLIENT_APP=TaskType.CLIENT_APP, AGENT_APP=TaskType.CLIENT_APP)
+    replaced("flwr.supernode.start_client_internal", time=Clock, TaskType=kinds)
+    sys.argv = ["flower-supernode", *arguments]
+    flower_supernode()
+
+
+def superlink(arguments: Sequence[str]) -> None:
+    """Run a coordinator's SuperLink; never returns."""
+    from flwr.superlink.cli import flower_superlink
+
+    sys.argv = ["flower-superlink", *arguments]
+    flower_superlink()
+
+
 def task(kind: str, app: str, address: str, certificates: str | None, token: str) -> None:
     """Run one task with an installed app, in a process of its own.
 
@@ -177,10 +210,10 @@ def main(words: Sequence[str]) -> None:
     end_with_parent()
     if program == "superexec":
         superexec(rest[0], rest[1], rest[2], rest[3:])
+    elif program == "supernode":
+        supernode(Path(rest[0]), float(rest[1]), rest[2:])
     else:
-        module = importlib.import_module(f"flwr.{program}.cli.flower_{program}")
-        sys.argv = [f"flower-{program}", *rest]
-        getattr(module, f"flower_{program}")()
+        superlink(rest)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Program:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     ready: Callable[[], bool] = lambda: True
-    stalled: Callable[[float], bool] = lambda started: False
+    stalled: Callable[[], bool] = lambda: False
 
 
 @dataclass
@@ -126,7 +126,8 @@ class Supervisor:
         assert one.process is not None  # noqa: S101
         code = one.process.poll()
         if code is None:
-            if not one.program.stalled(one.started):
+            young = time.monotonic() - one.started < STEADY_SECONDS
+            if young or not one.program.stalled():
                 return False
             told(f"{one.program.name} has stalled and is started again")
             end(one.process)
