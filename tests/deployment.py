@@ -79,7 +79,7 @@ class Deployment:
         with ExitStack() as stack:
             stack.callback(self.stop)
             self.start(self.coordinator)
-            until(lambda: supervisor.answers("127.0.0.1", self.service.port), 60, "gateway")
+            self.wait_for_gateway()
             admissions = [home / "node" / "admission" for home in self.sites.values()]
             ask(COORDINATOR, "admit", self.coordinator, *admissions)
             for name in self.sites if sites is None else sites:
@@ -92,11 +92,16 @@ class Deployment:
         self.stop(self.coordinator)
         try:
             self.start(self.coordinator, statement, environment)
-            until(lambda: supervisor.answers("127.0.0.1", self.service.port), 60, "gateway")
+            self.wait_for_gateway()
             yield
         finally:
             self.stop(self.coordinator)
             self.start(self.coordinator)
+            self.wait_for_gateway()
+
+    def wait_for_gateway(self) -> None:
+        """Until sites can reach the coordinator."""
+        until(lambda: supervisor.answers("127.0.0.1", self.service.port), 60, "gateway")
 
     def start(
         self, home: Path, statement: str = "pass", environment: dict[str, str] | None = None

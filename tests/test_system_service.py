@@ -15,6 +15,7 @@ from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.supercore.fab import Fab
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
 from client import service as site_service
 from not_core import canonical
@@ -96,7 +97,7 @@ def test_the_gateway_passes_on_nothing_but_a_sites_calls(
         nobody = client.post(
             "/v1/fleet/pull-messages",
             content=b"",
-            headers={"content-type": "application/x-protobuf"},
+            headers={"content-type": PROTOBUF_MEDIA_TYPE},
         )
         assert nobody.status_code == 401
     with (
