@@ -16,7 +16,15 @@ from not_core.commands.passphrase import (
     new_passphrase,
     passphrase_of,
 )
-from not_core.commands.program import Json, listing, new_app, new_place, report, run
+from not_core.commands.program import (
+    Json,
+    listing,
+    new_app,
+    new_place,
+    report,
+    run,
+    say,
+)
 from not_core.errors import OrganError
 
 if TYPE_CHECKING:
@@ -123,6 +131,59 @@ def join(
     words = passphrase_of(keys.sealing_key_of(home / "identity", answer), passphrase_file)
     who = keys.install(home / "identity", answer, trust, passphrase=words)
     report({"site": who.site, "federation": trust.name}, as_json)
+
+
+@app.command()
+def connect(
+    home: Home,
+    coordinator: Annotated[str, typer.Argument(help="The coordinator's address, HOST:PORT.")],
+    certificate: Annotated[
+        Path, typer.Option(help="The coordinator's tls.pem; by another way than the network.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Prepare to be served: make a node's key, and a file for the coordinator's operator.
+
+    Example: organ-site connect ~/clinic organs.example.org:9092 --certificate tls.pem
+    """
+    from client import service
+    from client.home import load
+
+    admission = service.create(load(home), coordinator, certificate)
+    report({"coordinator": coordinator, "hand over": str(admission)}, as_json)
+
+
+@app.command()
+def start(
+    home: Home,
+    pause: Annotated[
+        float, typer.Option(min=0.1, max=60, help="Seconds between two looks for messages.")
+    ] = 3.0,
+) -> None:
+    """Serve until told to stop: ask the coordinator for work, and do what the policy lets.
+
+    Only connections that go out are made, and only code that is installed here runs.
+
+    Example: organ-site start ~/clinic
+    """
+    from client import service
+    from client.home import load
+    from not_core.service.supervisor import Supervisor
+
+    site = load(home)
+    Supervisor(home, service.programs(site, pause)).run(say)
+
+
+@app.command()
+def stop(home: Home, as_json: Json = False) -> None:
+    """Stop what 'start' runs; what is unfinished goes on when it starts again.
+
+    Example: organ-site stop ~/clinic
+    """
+    from not_core.service import supervisor
+
+    supervisor.stop(home)
+    report({"stopped": str(home)}, as_json)
 
 
 @app.command()

@@ -8,17 +8,15 @@ receipts/EXCHANGE   signed receipts         work/      scratch, emptied at will
 ledger.db      what each unit of the records was in; its heads are in log.db
 """
 
-import json
 import shutil
 import time
-import tomllib
 from dataclasses import asdict, replace
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import tomli_w
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from client.policy import Policy
@@ -27,15 +25,15 @@ from not_core.canonical import STRICT, Line, Name
 from not_core.errors import HomeError
 from not_core.manifest import Positive, Unit
 from not_core.privacy.ledger import LEDGER, Ledger
+from not_core.settings import parsed, read
 from not_core.trust import keys
 from not_core.trust.federation import Trust, load_trust
 from not_core.trust.keys import Identity
 from not_core.trust.log import Log
 from not_core.trust.passphrase import given
 
-T = TypeVar("T")
-
 SITE, POLICY = "site.toml", "policy.toml"
+INIT = "organ-site init"
 DAY = 86_400
 
 
@@ -187,7 +185,7 @@ def settings_of(folder: Path) -> tuple[Settings, Policy]:
     Raises:
         HomeError: Missing or not valid.
     """
-    return _read(folder / SITE, Settings), policy_of(folder)
+    return read(folder / SITE, Settings, INIT), policy_of(folder)
 
 
 def policy_of(folder: Path) -> Policy:
@@ -196,7 +194,7 @@ def policy_of(folder: Path) -> Policy:
     Raises:
         HomeError: Missing or not valid.
     """
-    return _read(folder / POLICY, Policy)
+    return read(folder / POLICY, Policy, INIT)
 
 
 def settings(table: dict[str, Any]) -> Settings:
@@ -205,7 +203,7 @@ def settings(table: dict[str, Any]) -> Settings:
     Raises:
         HomeError: A value is missing or not valid.
     """
-    return _parsed(table, Settings, SITE)
+    return parsed(table, Settings, SITE)
 
 
 def policy(table: dict[str, Any]) -> Policy:
@@ -214,23 +212,4 @@ def policy(table: dict[str, Any]) -> Policy:
     Raises:
         HomeError: A value is not valid.
     """
-    return _parsed({key: one for key, one in table.items() if one is not None}, Policy, POLICY)
-
-
-def _read(path: Path, cls: type[T]) -> T:
-    if not path.is_file():
-        raise HomeError(f"no {path.name} in {path.parent}; make a home with organ-site init")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise HomeError(f"{path} is not TOML ({error}); correct it") from None
-    return _parsed(table, cls, str(path))
-
-
-def _parsed(table: dict[str, Any], cls: type[T], what: str) -> T:
-    try:
-        return TypeAdapter(cls).validate_json(json.dumps(table, default=str))
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "top level"
-        raise HomeError(f"{what}: {where}: {first['msg']}; correct it") from None
+    return parsed({key: one for key, one in table.items() if one is not None}, Policy, POLICY)

@@ -203,6 +203,12 @@ class HomeError(NotError):
     code = "home"
 
 
+class ServiceError(NotError):
+    """A long-running process cannot be started, reached or stopped."""
+
+    code = "service"
+
+
 class LedgerError(NotError):
     """A privacy budget does not allow a run, or its ledger is not the one that its log knows."""
 

@@ -18,7 +18,7 @@ from not_core import canonical
 from not_core.canonical import STRICT, Digest, Line, Name
 from not_core.errors import FormatError
 from not_core.manifest import Count, Positive, Span
-from not_core.trust.profile import Profile
+from not_core.trust.profile import Pem, Profile
 
 ENROL = "query.enrol"
 REVOKE = "query.revoke"
@@ -32,6 +32,7 @@ SEGMENT_BYTES = 16 * 1024 * 1024
 
 ENROLMENT_TYPE = "application/vnd.organ-exchange.enrolment.v1+json"
 RECEIPT_TYPE = "application/vnd.organ-exchange.receipt.v1+json"
+ADMISSION_TYPE = "application/vnd.organ-exchange.admission.v1+json"
 """DSSE payload types of what sites sign."""
 
 Text = Annotated[str, Field(max_length=256 * 1024)]
@@ -90,6 +91,18 @@ class SignedEnrolment:
     """An ``Enrolment`` in an envelope signed by the site: a profile alone is public."""
 
     envelope: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Admission:
+    """A site's word that a Flower node is its own; carried to the coordinator's operator by hand.
+
+    ``node_key`` is the node's public key, ECDSA P-384, SubjectPublicKeyInfo in PEM.
+    """
+
+    format: Literal["organ-exchange/admission/v1"] = "organ-exchange/admission/v1"
+    profile: Profile
+    node_key: Pem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)

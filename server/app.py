@@ -4,17 +4,20 @@ In a deployment the run's configuration names it: ``home`` (the coordinator's fo
 ``sites``, ``span``, ``tokens``, ``learning-rate`` and ``seed``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from not_core.errors import ExchangeError, HomeError
+from not_core.errors import ExchangeError, FormatError, HomeError
 from not_core.manifest import Span
 from not_core.protocol import Terms
+from not_core.trust.certificates import check_name
 from server.exchange import Event, Exchange, Settings
 from server.home import Coordinator, load
+
+PATIENCE_SECONDS = 300.0
 
 Configure = Callable[[Context], tuple[Coordinator, Settings]]
 
@@ -26,10 +29,18 @@ def configured(context: Context) -> tuple[Coordinator, Settings]:
         HomeError: It names no home.
         ExchangeError: A setting is missing or not valid.
     """
-    config = context.run_config
-    home = config.get("home")
+    home = context.run_config.get("home")
     if not isinstance(home, str) or not home:
         raise HomeError("the run names no home; add --run-config 'home=\"/path\"'")
+    return load(Path(home)), settings(context.run_config)
+
+
+def settings(config: Mapping[str, object]) -> Settings:
+    """What an exchange is, from a run's configuration.
+
+    Raises:
+        ExchangeError: A setting is missing or not valid.
+    """
     try:
         start, _, stop = str(config["span"]).partition(":")
         terms = Terms(
@@ -39,15 +50,17 @@ def configured(context: Context) -> tuple[Coordinator, Settings]:
             learning_rate=float(str(config["learning-rate"])),
             seed=int(str(config["seed"])),
         )
-        settings = Settings(
-            exchange=str(config["exchange"]), sites=int(str(config["sites"])), terms=terms
+        return Settings(
+            exchange=check_name(str(config["exchange"]), "exchange name"),
+            sites=int(str(config["sites"])),
+            terms=terms,
+            patience_seconds=PATIENCE_SECONDS,
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, FormatError) as error:
         raise ExchangeError(
-            "the run's configuration needs exchange, sites, span START:STOP, rank (0 for whole "
-            f"layers), tokens, learning-rate and seed; {type(error).__name__} in what was given"
+            "an exchange needs a name, sites, span START:STOP, rank (0 for whole layers), tokens, "
+            f"learning-rate and seed; {type(error).__name__} in what was given"
         ) from None
-    return load(Path(home)), settings
 
 
 def coordinator_app(

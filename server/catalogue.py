@@ -6,13 +6,18 @@ Everything here is public within the federation or signed by a site; nothing ope
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import JSON, LargeBinary, UniqueConstraint, create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from not_core import canonical
+from not_core.errors import ExchangeError
 from not_core.protocol import Donation, Enrolment, Receipt
+
+RUNNING = "running"
+"""State of an exchange that has not ended."""
 
 
 class _Base(DeclarativeBase):
@@ -55,6 +60,44 @@ class _Run(_Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     exchange: Mapped[str]
     facts: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class _Node(_Base):
+    __tablename__ = "nodes"
+    site: Mapped[str] = mapped_column(primary_key=True)
+    node: Mapped[str]  # 64 bits without a sign, which no database's integers hold
+    key: Mapped[str]
+
+
+class _Exchange(_Base):
+    __tablename__ = "exchanges"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    config: Mapped[dict[str, Any]] = mapped_column(JSON)
+    state: Mapped[str]
+    run: Mapped[str]
+    runs: Mapped[int]
+    since: Mapped[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An exchange that was asked for.
+
+    Attributes:
+        name: Its name.
+        config: What it is, as its runs are told.
+        state: ``running``, or how it ended.
+        run: Flower's number of its latest run; 0 where there is none.
+        runs: How many there were.
+        since: When the latest began, in seconds since the epoch.
+    """
+
+    name: str
+    config: dict[str, Any]
+    state: str
+    run: int
+    runs: int
+    since: float
 
 
 class Catalogue:
@@ -142,6 +185,59 @@ class Catalogue:
                 select(_Run).filter_by(exchange=exchange).order_by(_Run.id.desc()).limit(1)
             )
             return None if row is None else dict(row.facts)
+
+    def node(self, site: str) -> tuple[int, str] | None:
+        """Id and public key of the node that a site was admitted with."""
+        with self._session() as session:
+            row = session.get(_Node, site)
+            return None if row is None else (int(row.node), row.key)
+
+    def admitted(self, site: str, node: int, key: str) -> None:
+        """Remember a site's node, instead of an earlier one."""
+        with self._session() as session:
+            session.merge(_Node(site=site, node=str(node), key=key))
+
+    def begin(self, name: str, config: dict[str, Any]) -> None:
+        """Ask for an exchange, or for one that has ended to go on.
+
+        Raises:
+            ExchangeError: One of that name is something else.
+        """
+        with self._session() as session:
+            row = session.get(_Exchange, name)
+            if row is None:
+                row = _Exchange(name=name, config=config)
+            elif row.config != config:
+                raise ExchangeError(
+                    f"exchange {name} was begun with other terms; choose another name"
+                )
+            if row.state != RUNNING:  # new, or ended
+                row.state, row.run, row.runs, row.since = RUNNING, "0", 0, 0.0
+            session.add(row)
+
+    def running(self, name: str, run: int, since: float) -> None:
+        """Note that an exchange has another run."""
+        with self._session() as session:
+            row = session.get_one(_Exchange, name)
+            row.run, row.runs, row.since = str(run), row.runs + 1, since
+
+    def ended(self, name: str, state: str) -> None:
+        """Note how an exchange ended."""
+        with self._session() as session:
+            session.get_one(_Exchange, name).state = state
+
+    def begun(self) -> list[Begun]:
+        """All exchanges that were asked for, by name."""
+        with self._session() as session:
+            rows = session.scalars(select(_Exchange).order_by(_Exchange.name))
+            return [
+                Begun(row.name, dict(row.config), row.state, int(row.run), row.runs, row.since)
+                for row in rows
+            ]
+
+    def unfinished(self) -> list[Begun]:
+        """Those that have not ended."""
+        return [one for one in self.begun() if one.state == RUNNING]
 
     def exchanges(self) -> list[str]:
         """Names of all exchanges."""

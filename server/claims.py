@@ -11,8 +11,10 @@ from typing import TypeVar
 from not_core import canonical
 from not_core.errors import FormatError, OfferError, RefusedError, SignatureError
 from not_core.protocol import (
+    ADMISSION_TYPE,
     ENROLMENT_TYPE,
     RECEIPT_TYPE,
+    Admission,
     Donation,
     Enrolment,
     EnrolRequest,
@@ -54,6 +56,17 @@ def enrolment(envelope: bytes, request: EnrolRequest, trust: Trust) -> Enrolment
     verify_statement(envelope, ENROLMENT_TYPE, verify_profile(claimed.profile, trust))
     if (claimed.exchange, claimed.nonce) != (request.exchange, request.nonce):
         raise SignatureError("an enrolment for another request; expected an answer to this one")
+    return claimed
+
+
+def admission(envelope: bytes, trust: Trust) -> Admission:
+    """Read a site's word for its node.
+
+    Raises:
+        NotError: No member of the federation has signed it.
+    """
+    claimed = canonical.decode(Admission, claimed_payload(envelope), "admission")
+    verify_statement(envelope, ADMISSION_TYPE, verify_profile(claimed.profile, trust))
     return claimed
 
 

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from not_core.commands.program import Json, listing, new_app, new_place, report, run
+from not_core.commands.program import (
+    Json,
+    listing,
+    new_app,
+    new_place,
+    report,
+    run,
+    say,
+)
 
 app = new_app(
     "Coordinate exchanges: pass sealed organs on and keep signed offers and receipts.\n\n"
@@ -22,17 +30,149 @@ def init(
     root: Annotated[
         Path, typer.Option(help="The federation's root.pem, federation.crl beside it.")
     ],
+    host: Annotated[
+        str | None, typer.Option(help="Name or address by which sites will reach it.")
+    ] = None,
+    listen: Annotated[str, typer.Option(help="Address that it listens on.")] = "0.0.0.0",  # noqa: S104
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port for sites.")] = 9092,
+    flower_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of Flower, on loopback.")
+    ] = 9091,
     as_json: Json = False,
 ) -> None:
     """Make a home that admits the sites of one federation.
 
-    Example: organ-coordinator init ~/coordinator --root root.pem
+    With --host it can be served: its address and tls.pem are then what sites are given.
+
+    Example: organ-coordinator init ~/coordinator --root root.pem --host organs.example.org
     """
     new_place(home)
     from server import home as homes
 
     homes.create(home, root)
-    report({"home": str(home)}, as_json)
+    made = {"home": str(home)}
+    if host is not None:
+        from server import service
+
+        settings = service.Service(host=host, listen=listen, port=port, flower_port=flower_port)
+        service.create(home, settings)
+        made |= {"address": f"{host}:{port}", "certificate": str(home / "tls.pem")}
+    report(made, as_json)
+
+
+@app.command()
+def start(home: Home) -> None:
+    """Serve until told to stop: Flower on loopback, and the gateway for sites.
+
+    Example: organ-coordinator start ~/coordinator
+    """
+    from not_core.service.supervisor import Supervisor
+    from server import service
+    from server.home import load
+
+    load(home).catalogue.close()
+    settings = service.load(home)
+    programs = service.programs(home.resolve(), settings)
+    Supervisor(home, programs).run(say)
+
+
+@app.command()
+def stop(home: Home, as_json: Json = False) -> None:
+    """Stop what 'start' runs; exchanges go on where they were when it starts again.
+
+    Example: organ-coordinator stop ~/coordinator
+    """
+    from not_core.service import supervisor
+
+    supervisor.stop(home)
+    report({"stopped": str(home)}, as_json)
+
+
+@app.command()
+def status(home: Home, as_json: Json = False) -> None:
+    """Say what runs and which exchanges there were.
+
+    Example: organ-coordinator status ~/coordinator
+    """
+    from not_core.service import supervisor
+    from server.home import load
+
+    coordinator = load(home)
+    begun = coordinator.catalogue.begun()
+    coordinator.catalogue.close()
+    running = supervisor.status(home)
+    report(
+        {
+            "processes": {name: row["pid"] for name, row in running.items()} or "stopped",
+            "exchanges": {one.name: one.state for one in begun},
+        },
+        as_json,
+    )
+
+
+@app.command()
+def admit(
+    home: Home,
+    admissions: Annotated[list[Path], typer.Argument(help="What 'organ-site connect' made.")],
+    as_json: Json = False,
+) -> None:
+    """Let sites' nodes in, each vouched for by a member of the federation.
+
+    Example: organ-coordinator admit ~/coordinator clinic.admission
+    """
+    from not_core import canonical
+    from server import service
+    from server.home import load
+
+    coordinator = load(home)
+    try:
+        found = [service.admit(coordinator, canonical.read_bounded(one)) for one in admissions]
+    finally:
+        coordinator.catalogue.close()
+    listing([{"site": site, "node": str(node)} for site, node in found], as_json)
+
+
+@app.command()
+def exchange(
+    home: Home,
+    name: Annotated[str, typer.Argument(help="Its name; an earlier one of that name goes on.")],
+    sites: Annotated[int, typer.Option(min=2, help="Sites to wait for.")],
+    span: Annotated[str, typer.Option(help="Layers that donors train, as START:STOP.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens that each donor trains on.")],
+    learning_rate: Annotated[float, typer.Option(help="Peak.")] = 1e-3,
+    rank: Annotated[int, typer.Option(min=0, help="Of factors; 0 trains whole layers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of training.")] = 0,
+    wait: Annotated[bool, typer.Option("--wait", help="Until it has ended.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask for an exchange among the sites that are connected; 'start' carries it out.
+
+    What dies on the way goes on by itself. Whoever asks again for one that has ended gets what is
+    missing.
+
+    Example: organ-coordinator exchange ~/coordinator spring --sites 3 --span 10:13 --tokens 16384
+    """
+    from server import keeper
+    from server.app import settings
+    from server.home import load
+
+    config = {
+        "exchange": name,
+        "sites": sites,
+        "span": span,
+        "tokens": tokens,
+        "rank": rank,
+        "learning-rate": learning_rate,
+        "seed": seed,
+    }
+    settings(config)
+    coordinator = load(home)
+    try:
+        coordinator.catalogue.begin(name, config)
+        state = keeper.waited(coordinator, name) if wait else "begun"
+    finally:
+        coordinator.catalogue.close()
+    report({"exchange": name, "state": state}, as_json)
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Messages to sites and what follows from each reply.
 
 Each reply starts its own continuation, so one slow or dead site holds up nobody else. Every
-message has a time limit.
+message has a time limit. A request whose node is away, or died over it, is sent again for a while:
+sites answer again what they have answered.
 """
 
 import logging
@@ -16,6 +17,7 @@ from not_core.errors import NotError
 from not_core.protocol import Packet, pack, unpack
 
 POLL_SECONDS = 0.2
+AGAIN_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -29,11 +31,18 @@ Failed = Callable[[str], None]
 """Told the code of what went wrong: ``timeout``, ``unreachable`` or ``format``."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    deadline: float
+@dataclass(slots=True)
+class _Request:
+    node: int
+    message_type: str
+    value: object
+    body: bytes
+    seconds: float
     then: Then
     failed: Failed
+    deadline: float = 0.0
+    again_until: float | None = None
+    again_at: float = 0.0
 
 
 class Dispatch:
@@ -43,14 +52,19 @@ class Dispatch:
         grid: Flower's.
         group: Name that ties the messages of one exchange together.
         seen: Told of every reply, errors included, before it is acted upon.
+        patience: Seconds for which a request is sent again after its node was first found away.
     """
 
     def __init__(
-        self, grid: Grid, group: str, seen: Callable[[Packet], None] = lambda packet: None
+        self,
+        grid: Grid,
+        group: str,
+        seen: Callable[[Packet], None] = lambda packet: None,
+        patience: float = 0.0,
     ) -> None:
-        self._grid, self._group, self._seen = grid, group, seen
-        self._waiting: dict[str, _Waiting] = {}
-        self._lost: list[Failed] = []
+        self._grid, self._group, self._seen, self._patience = grid, group, seen, patience
+        self._waiting: dict[str, _Request] = {}
+        self._lost: list[_Request] = []
         self.sent_bytes = 0
         self.received_bytes = 0
 
@@ -66,33 +80,50 @@ class Dispatch:
         failed: Failed,
     ) -> None:
         """Send a request; ``then`` or ``failed`` is called once, from ``run``."""
-        message = Message(
-            pack(value, body),
-            dst_node_id=node,
-            message_type=message_type,
-            group_id=self._group,
-            ttl=seconds,
-        )
-        self.sent_bytes += len(body)
-        pushed = [identifier for identifier in self._grid.push_messages([message]) if identifier]
-        if not pushed:  # the node has left, or the message was refused
-            self._lost.append(failed)
-            return
-        self._waiting[pushed[0]] = _Waiting(time.monotonic() + seconds, then, failed)
+        self._send(_Request(node, message_type, value, body, seconds, then, failed))
 
     def run(self) -> None:
         """Handle replies until every request has been answered or has run out of time."""
         while self._waiting or self._lost:
-            while self._lost:
-                self._lost.pop()("unreachable")
+            now = time.monotonic()
+            due = [one for one in self._lost if one.again_at <= now]
+            self._lost = [one for one in self._lost if one.again_at > now]
+            for one in due:
+                if one.again_until is not None and now < one.again_until:
+                    self._send(one)
+                else:
+                    one.failed("unreachable")
             for reply in self._grid.pull_messages(list(self._waiting)):
                 self._handle(reply)
             now = time.monotonic()
             late = [key for key, one in self._waiting.items() if one.deadline < now]
             for key in late:
                 self._waiting.pop(key).failed("timeout")
-            if self._waiting:
+            if self._waiting or self._lost:
                 time.sleep(POLL_SECONDS)
+
+    def _send(self, one: _Request) -> None:
+        message = Message(
+            pack(one.value, one.body),
+            dst_node_id=one.node,
+            message_type=one.message_type,
+            group_id=self._group,
+            ttl=one.seconds,
+        )
+        pushed = [identifier for identifier in self._grid.push_messages([message]) if identifier]
+        if not pushed:  # the node has left, or the message was refused
+            self._away(one)
+            return
+        self.sent_bytes += len(one.body)
+        one.deadline = time.monotonic() + one.seconds
+        self._waiting[pushed[0]] = one
+
+    def _away(self, one: _Request) -> None:
+        now = time.monotonic()
+        if one.again_until is None:
+            one.again_until = now + self._patience
+        one.again_at = now + (AGAIN_SECONDS if self._patience else 0.0)
+        self._lost.append(one)
 
     def _handle(self, reply: Message) -> None:
         # A failed node's reply comes from another source: only the identifier ties it to its ask.
@@ -102,7 +133,7 @@ class Dispatch:
         if reply.has_error():
             # Flower puts an exception's text here; whoever keeps messages wants to see it.
             self._seen(Packet("Error", str(reply.error.reason).encode(), b""))
-            one.failed("unreachable")
+            self._away(one)
             return
         try:
             packet = unpack(reply.content)

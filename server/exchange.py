@@ -66,6 +66,7 @@ class Settings:
         join_seconds: How long to wait for sites; those that are there then take part.
         step_seconds: Time limit of a donation or a trial.
         wire_seconds: Time limit of any other message.
+        patience_seconds: How long a site that is away, or died over a request, is asked again.
         most_sealed_bytes: Largest sealed organ that is passed on.
         keep_messages: Keep every reply as it came, in ``messages/``; for whoever wants to see what
             a coordinator gets.
@@ -78,6 +79,7 @@ class Settings:
     join_seconds: float = 120
     step_seconds: float = 6 * 3600
     wire_seconds: float = 600
+    patience_seconds: float = 0
     most_sealed_bytes: int = 8 * 2**30
     keep_messages: bool = False
 
@@ -114,7 +116,7 @@ class Exchange:
         notify: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self._grid, self._home, self._settings, self._notify = grid, coordinator, settings, notify
-        self._dispatch = Dispatch(grid, settings.exchange, self._seen)
+        self._dispatch = Dispatch(grid, settings.exchange, self._seen, settings.patience_seconds)
         self._sites: dict[str, _Site] = {}
         self._offers: dict[str, Offer] = {}
         self._donations: dict[str, Donation] = {}

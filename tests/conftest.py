@@ -178,6 +178,13 @@ def make_scenario(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Any]:
     """Prepare a federation of three sites on a tiny model; general text needs no fetch."""
+    return federation_of_three(tmp_path, models["llama"], monkeypatch)
+
+
+def federation_of_three(
+    place: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Any]:
+    """What ``make_scenario`` gives, in a place that may last longer than a test."""
     from exchanges import MARKS, SITES, scenario
 
     from simulations import domains
@@ -188,8 +195,8 @@ def make_scenario(
     ]
     monkeypatch.setattr(domains, "general", lambda report: general)
     medicine = [f"{a} {b}" for a, b in zip(sentences(200, 1, (0, 20)), MARKS, strict=True)]
-    write_jsonl(tmp_path / "hospital.jsonl", medicine)
-    write_jsonl(tmp_path / "clinic.jsonl", sentences(40, 2, (0, 20)))
-    write_jsonl(tmp_path / "court.jsonl", sentences(200, 3, (36, 50)))
-    (tmp_path / "sites.toml").write_text(SITES)
-    return lambda name: scenario(tmp_path, models["llama"], name)
+    write_jsonl(place / "hospital.jsonl", medicine)
+    write_jsonl(place / "clinic.jsonl", sentences(40, 2, (0, 20)))
+    write_jsonl(place / "court.jsonl", sentences(200, 3, (36, 50)))
+    (place / "sites.toml").write_text(SITES)
+    return lambda name: scenario(place, model, name)

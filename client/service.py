@@ -1,0 +1,141 @@
+"""A site's processes: Flower's node, which asks the coordinator for work, and what does it.
+
+All connections go out; nothing listens but on loopback. What a node is served with lies in
+
+    node/key           private key of the node, OpenSSH form, for Flower alone
+    node/admission     what the coordinator's operator is given: the node's key, signed by the site
+    node/coordinator, node/coordinator.pem  the coordinator's address and TLS certificate
+    node/secret           between the node and what does its work
+    run/, logs/        what runs now, and what it said
+The node's key only lets the node in. What the site says is signed with the site's own key.
+"""
+
+import json
+import re
+import secrets
+import socket
+import time
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from client.home import Site
+from not_core import atomic, canonical
+from not_core.errors import HomeError
+from not_core.protocol import ADMISSION_TYPE, Admission
+from not_core.service.flower import CLIENT, command
+from not_core.service.supervisor import Program, answers
+from not_core.trust.keyfile import write_secret
+from not_core.trust.statement import sign_statement
+
+NODE = "node"
+APP = "client.app:app"
+LOOPBACK = "127.0.0.1"
+STALL_SECONDS = 180.0
+"""Longest that a node may do nothing; the slowest transfer of one piece takes less."""
+
+
+def create(site: Site, coordinator: str, certificate: Path) -> Path:
+    """Make a node's key and have the site vouch for it.
+
+    Args:
+        site: Admitted.
+        coordinator: Address, as ``host:port``.
+        certificate: The coordinator's TLS certificate, by another way than the network.
+
+    Returns:
+        What the coordinator's operator is given.
+
+    Raises:
+        HomeError: Not an address.
+        OutputExistsError: The site has a node.
+    """
+    if not re.fullmatch(r"\S+:\d{1,5}", coordinator):
+        raise HomeError(f"{coordinator} is not an address; expected HOST:PORT")
+    place = site.folder / NODE
+    private, public = node_key()
+    admission = Admission(profile=site.identity.profile, node_key=public.decode())
+    with atomic.folder(place, mode=0o700) as work:
+        write_secret(work / "key", private)
+        write_secret(work / "secret", secrets.token_bytes(32))
+        (work / "coordinator").write_text(coordinator, encoding="utf-8")
+        (work / "coordinator.pem").write_bytes(certificate.read_bytes())
+        envelope = sign_statement(canonical.encode(admission), ADMISSION_TYPE, site.identity)
+        (work / "admission").write_bytes(envelope)
+    return place / "admission"
+
+
+def node_key() -> tuple[bytes, bytes]:
+    """A new key of the kind that Flower takes: private in OpenSSH form, public in PEM."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return private, public
+
+
+def programs(site: Site, pause: float) -> list[Program]:
+    """What to keep running, in order.
+
+    Args:
+        site: Has a node.
+        pause: Seconds between two looks for messages at the coordinator.
+
+    Raises:
+        HomeError: The site has no node, or knows no coordinator.
+    """
+    node = site.folder / NODE
+    if not node.is_dir():
+        raise HomeError(
+            f"{site.folder} knows no coordinator; run 'organ-site connect' with its address and "
+            "certificate"
+        )
+    port = _free_port()
+    beat = site.folder / "run" / "supernode.beat"
+    environment = {"FLWR_HOME": str(site.folder / "work" / "flower")}
+    secret = ("--superexec-auth-secret-file", str(node / "secret"))
+    return [
+        Program(
+            name="supernode",
+            command=command(
+                "supernode",
+                *(str(beat), str(pause)),
+                *("--superlink", (node / "coordinator").read_text(encoding="utf-8")),
+                *("--root-certificates", str(node / "coordinator.pem")),
+                *("--auth-supernode-private-key", str(node / "key")),
+                *("--node-config", f"home={json.dumps(str(site.folder.resolve()))}"),
+                *("--isolation", "process", "--host", LOOPBACK, "--port", str(port)),
+                *secret,
+            ),
+            environment=environment,
+            ready=lambda: answers(LOOPBACK, port),
+            stalled=lambda: still(beat),
+        ),
+        Program(
+            name="superexec",
+            command=command(
+                "superexec",
+                *(CLIENT, APP, "torch,transformers.modeling_utils"),
+                *("--runtime-api-address", f"{LOOPBACK}:{port}", "--insecure"),
+                *secret,
+            ),
+            environment=environment,
+        ),
+    ]
+
+
+def still(beat: Path) -> bool:
+    """Whether a node has stopped to look for messages, although it runs."""
+    return beat.is_file() and time.time() - beat.stat().st_mtime > STALL_SECONDS
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,220 @@
+"""Flower's programs, run so that they execute the code that is installed here and no other.
+
+A stock Flower node runs whatever code a run brings. Here the part that starts tasks (SuperExec)
+knows one kind of task, and a task loads one installed app; a run's bundle is neither unpacked nor
+imported. That takes replacing a few names in Flower's modules: each must be there, in the one minor
+version of Flower that was read for this, or nothing starts.
+
+Run as ``python -P -m not_core.service.flower PROGRAM ...``; see ``command``. Every process ends
+itself when the one that started it is gone.
+"""
+
+import importlib
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from queue import Queue
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from not_core.errors import ServiceError
+from not_core.service.supervisor import end_with_parent, python
+
+FLOWER = "1.41."
+"""The versions whose insides these replacements are known to fit."""
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+"""Environment of every Flower process: it reports to nobody and installs nothing."""
+
+CLIENT, SERVER = "flwr-clientapp", "flwr-serverapp"
+"""Flower's names of the two kinds of task that there are here."""
+
+RUN = {
+    CLIENT: "flwr.supernode.runtime.run_clientapp",
+    SERVER: "flwr.superlink.runtime.run_serverapp",
+}
+"""What of Flower runs them."""
+
+POLL_SECONDS = 0.2
+"""How often what starts tasks asks its neighbour on this machine for one."""
+
+
+def command(program: str, *arguments: str) -> tuple[str, ...]:
+    """What starts one of these programs: ``superlink``, ``supernode``, ``superexec``."""
+    return python("not_core.service.flower", program, *arguments)
+
+
+def replaced(module: str, **names: Any) -> ModuleType:
+    """A Flower module, some of whose names have other values from now on.
+
+    Raises:
+        ServiceError: This is another Flower than the one that was read, or it lacks a name.
+    """
+    found = version("flwr")
+    if not found.startswith(FLOWER):
+        raise ServiceError(
+            f"flwr {found} is installed, expected {FLOWER}*: what keeps a run's own code from "
+            "being executed is only known to hold there; install organ-exchange anew"
+        )
+    target = importlib.import_module(module)
+    missing = [name for name in names if not hasattr(target, name)]
+    if missing:
+        raise ServiceError(f"flwr {found} has no {module}.{missing[0]}; install it anew")
+    for name, value in names.items():
+        setattr(target, name, value)
+    return target
+
+
+def superexec(kind: str, app: str, beforehand: str, arguments: Sequence[str]) -> None:
+    """Start tasks of one kind, each as a process that loads ``app``; never returns.
+
+    Args:
+        kind: ``CLIENT`` or ``SERVER``.
+        app: ``module:attribute`` of an installed Flower app.
+        beforehand: Other modules to import once, for all tasks; names with commas between.
+        arguments: For ``flower-superexec``.
+    """
+    from flwr.supercore.cli import flower_superexec
+    from flwr.supercore.constant import TaskType
+    from flwr.supercore.superexec.executor import LaunchResult, SubprocessExecutor
+    from flwr.supercore.superexec.plugin import AutoExecPlugin
+
+    os.environ.setdefault("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", str(POLL_SECONDS))
+    # A server that imports all once and forks for each task: none waits for torch.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [app.partition(":")[0], RUN[kind], *filter(None, beforehand.split(","))]
+    )
+    context.Process(target=int, daemon=True).start()
+
+    class Installed(SubprocessExecutor):
+        def launch(self, spec: Any) -> LaunchResult:
+            given = (kind, app, spec.runtime_api_address, spec.root_certificates_path, spec.token)
+            context.Process(target=task, args=given, daemon=True).start()
+            return LaunchResult.accepted()
+
+    class OneKind(AutoExecPlugin):
+        supported_task_types = frozenset({TaskType(kind)})
+
+    replaced(
+        "flwr.supercore.superexec.run_superexec",
+        AutoExecPlugin=OneKind,
+        get_executor=lambda *_, **__: Installed(),
+    )
+    sys.argv = ["flower-superexec", *arguments]
+    flower_superexec()
+
+
+def supernode(beat: Path, pause: float, arguments: Sequence[str]) -> None:
+    """Run a site's node; never returns.
+
+    Args:
+        beat: File that is touched as long as the node looks for messages or waits for a task.
+        pause: Seconds between two looks for messages.
+        arguments: For ``flower-supernode``.
+    """
+    from flwr.supercore.constant import TaskType
+    from flwr.supernode.cli import flower_supernode
+
+    class Clock:
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            beat.touch()
+            time.sleep(min(seconds, pause))
+
+    # Whatever kind of task a run asks for, there is one here.
+    kinds = SimpleNamespace(CLIENT_APP=TaskType.CLIENT_APP, AGENT_APP=TaskType.CLIENT_APP)
+    replaced("flwr.supernode.start_client_internal", time=Clock, TaskType=kinds)
+    sys.argv = ["flower-supernode", *arguments]
+    flower_supernode()
+
+
+def superlink(arguments: Sequence[str]) -> None:
+    """Run a coordinator's SuperLink; never returns."""
+    from flwr.superlink.cli import flower_superlink
+
+    sys.argv = ["flower-superlink", *arguments]
+    flower_superlink()
+
+
+def task(kind: str, app: str, address: str, certificates: str | None, token: str) -> None:
+    """Run one task with an installed app, in a process of its own.
+
+    An app that fails answers with a code of Flower's and no text.
+
+    Args:
+        kind: ``CLIENT`` or ``SERVER``.
+        app: ``module:attribute`` of an installed Flower app.
+        address: Where its messages are.
+        certificates: PEM file of what is believed there; None without TLS, on loopback.
+        token: What lets it have them.
+    """
+    end_with_parent()
+    module, _, attribute = app.partition(":")
+    installed = getattr(importlib.import_module(module), attribute)
+    given: dict[str, Any] = {
+        "runtime_api_address": address,
+        "token": token,
+        "insecure": certificates is None,
+        "certificates": None if certificates is None else Path(certificates).read_bytes(),
+    }
+    if kind == CLIENT:
+        from flwr.app.error import Error
+
+        run = replaced(
+            RUN[kind],
+            install_from_fab=lambda *_, **__: None,
+            get_load_client_app_fn=lambda *_, **__: lambda *_, **__: installed,
+            Error=lambda code, reason: Error(code, "see the site's own log"),
+        )
+        run.run_clientapp(**given)
+    else:
+        run = replaced(
+            RUN[kind],
+            install_from_fab=lambda *_, **__: None,
+            get_fab_metadata=lambda *_: ("", ""),
+            get_project_dir=lambda *_: "",
+            get_project_config=lambda *_: {
+                "tool": {"flwr": {"app": {"components": {"serverapp": app}}}}
+            },
+            get_fused_config_from_dir=lambda _, override: override,
+            run_=_runs(installed),
+        )
+        run.run_serverapp(log_queue=Queue(), **given)
+
+
+def _runs(installed: Any) -> Any:
+    def run(*, grid: Any, context: Any, server_app_dir: str, server_app_attr: str) -> Any:
+        installed(grid=grid, context=context)
+        return context
+
+    return run
+
+
+def main(words: Sequence[str]) -> None:
+    """Run a program of Flower's; the first word says which.
+
+    Raises:
+        ServiceError: Its insides are not those that were read.
+    """
+    program, *rest = words
+    os.environ |= QUIET
+    end_with_parent()
+    if program == "superexec":
+        superexec(rest[0], rest[1], rest[2], rest[3:])
+    elif program == "supernode":
+        supernode(Path(rest[0]), float(rest[1]), rest[2:])
+    else:
+        superlink(rest)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,271 @@
+"""Keeps a few processes running: starts them in order, starts them again, ends them together.
+
+In a service's home: ``run/lock`` (held while it runs; holds its process id), ``run/status.json``
+(what runs since when, and how often it was started again) and ``logs/NAME.log``.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from not_core import atomic
+from not_core.errors import ServiceError
+
+LOCK, STATUS = "lock", "status.json"
+POLL_SECONDS = 0.2
+FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
+"""Seconds before a process that ended is started again; doubled each time."""
+STEADY_SECONDS = 60.0
+"""A process that ran so long had nothing wrong with it when it was started."""
+STOP_SECONDS = 10.0
+LOG_BYTES = 16 * 1024 * 1024
+"""A longer log is set aside, as ``NAME.log.1``, when its process is started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """One process to keep running.
+
+    Attributes:
+        name: Of its log and in the status.
+        command: What starts it.
+        environment: Added to this process's own.
+        ready: Whether what is started after it may start.
+        stalled: Whether it runs but does nothing; it is then ended and started again.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    ready: Callable[[], bool] = lambda: True
+    stalled: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class _Running:
+    program: Program
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    starts: int = 0
+    delay: float = FIRST_DELAY
+    due: float = 0.0
+    was_ready: bool = False
+
+
+class Supervisor:
+    """Runs programs until it is told to stop.
+
+    Args:
+        home: The service's folder.
+        programs: In the order in which they depend on each other.
+    """
+
+    def __init__(self, home: Path, programs: Sequence[Program]) -> None:
+        self._home = home
+        self._running = [_Running(program) for program in programs]
+        self._stop = False
+
+    def run(self, told: Callable[[str], None] = lambda text: None) -> None:
+        """Run until SIGTERM or SIGINT, then end all programs, the last one first.
+
+        Args:
+            told: Told what starts and ends.
+
+        Raises:
+            ServiceError: It runs already.
+        """
+        with held(self._home):
+            before = {
+                number: signal.signal(number, self._on_signal)
+                for number in (signal.SIGTERM, signal.SIGINT)
+            }
+            try:
+                while not self._stop:
+                    self._look(told)
+                    time.sleep(POLL_SECONDS)
+            finally:
+                for one in reversed(self._running):
+                    end(one.process)
+                (self._home / "run" / STATUS).unlink(missing_ok=True)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop = True
+
+    def _look(self, told: Callable[[str], None]) -> None:
+        changed = False
+        for one in self._running:
+            if one.process is not None:
+                changed |= self._check(one, told)
+            elif time.monotonic() >= one.due:
+                self._start(one)
+                told(f"{one.program.name} started")
+                changed = True
+            if not one.was_ready:
+                one.was_ready = one.process is not None and one.program.ready()
+            if not one.was_ready:
+                break  # what comes after it waits, once
+        if changed:
+            self._report()
+
+    def _check(self, one: _Running, told: Callable[[str], None]) -> bool:
+        """Whether a process has ended, or was ended because it had stalled."""
+        assert one.process is not None  # noqa: S101
+        code = one.process.poll()
+        if code is None:
+            young = time.monotonic() - one.started < STEADY_SECONDS
+            if young or not one.program.stalled():
+                return False
+            told(f"{one.program.name} has stalled and is started again")
+            end(one.process)
+        else:
+            told(f"{one.program.name} ended with {code} and is started again")
+        if time.monotonic() - one.started > STEADY_SECONDS:
+            one.delay = FIRST_DELAY
+        one.process, one.due = None, time.monotonic() + one.delay
+        one.delay = min(2 * one.delay, LONGEST_DELAY)
+        return True
+
+    def _start(self, one: _Running) -> None:
+        log = self._home / "logs" / f"{one.program.name}.log"
+        log.parent.mkdir(mode=0o700, exist_ok=True)
+        if log.is_file() and log.stat().st_size > LOG_BYTES:
+            log.replace(log.with_suffix(".log.1"))
+        log.touch(mode=0o600)
+        with log.open("ab") as out:
+            one.process = subprocess.Popen(  # noqa: S603
+                one.program.command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **one.program.environment},
+                start_new_session=True,
+            )
+        one.started = time.monotonic()
+        one.starts += 1
+
+    def _report(self) -> None:
+        rows = {
+            one.program.name: {
+                "pid": None if one.process is None else one.process.pid,
+                "since": round(time.time() - (time.monotonic() - one.started)),
+                "starts": one.starts,
+            }
+            for one in self._running
+        }
+        atomic.write(self._home / "run" / STATUS, json.dumps(rows).encode(), mode=0o600)
+
+
+@contextmanager
+def held(home: Path) -> Iterator[None]:
+    """Hold the lock that says a service runs; the system lets go of it when the process ends.
+
+    Raises:
+        ServiceError: Another process holds it.
+    """
+    path = home / "run" / LOCK
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with path.open("a+", encoding="ascii") as file:
+        if not _locked(file):
+            raise ServiceError(f"{home} is served by another process; stop it first")
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def served_by(home: Path) -> int | None:
+    """The process that serves a home; None where none does."""
+    path = home / "run" / LOCK
+    if not path.is_file():
+        return None
+    with path.open("r+", encoding="ascii") as file:
+        return None if _locked(file) else int(file.read())
+
+
+def status(home: Path) -> dict[str, dict[str, Any]]:
+    """What runs, by name: ``pid``, ``since`` (seconds since the epoch), ``starts``."""
+    path = home / "run" / STATUS
+    if served_by(home) is None or not path.is_file():
+        return {}
+    found: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
+    return found
+
+
+def stop(home: Path, seconds: float = 60.0) -> None:
+    """Tell the process that serves a home to stop, and wait until it has.
+
+    Raises:
+        ServiceError: None does, or it does not stop.
+    """
+    process = served_by(home)
+    if process is None:
+        raise ServiceError(f"nothing serves {home}; start it with 'start'")
+    os.kill(process, signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while served_by(home) is not None:
+        if time.monotonic() > deadline:
+            raise ServiceError(f"process {process} has not stopped in {seconds:g} seconds")
+        time.sleep(POLL_SECONDS)
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether something listens there."""
+    with suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
+def python(module: str, *arguments: str) -> tuple[str, ...]:
+    """What runs a module of an installed package as a process.
+
+    ``-P`` keeps the folder that the process happens to start in out of what it imports.
+    """
+    return (sys.executable, "-P", "-m", module, *arguments)
+
+
+def end_with_parent() -> None:
+    """End this process when its parent is gone, however the parent ended."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(STOP_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def end(process: subprocess.Popen[bytes] | None) -> None:
+    """Ask a process to end, and make it end when it does not."""
+    if process is None or process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,67 @@
+"""Self-signed TLS certificates, which the other side is given beforehand and believes alone.
+
+Nobody's identity rests on them: sites prove theirs by what the federation certified, and what the
+coordinator passes on is sealed and signed. They keep the network between from seeing who talks of
+what.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from not_core import atomic
+from not_core.trust.keyfile import write_secret
+
+DAYS = 3650
+BACKDATE = timedelta(minutes=5)
+
+
+def create(certificate: Path, key: Path, hosts: Sequence[str]) -> None:
+    """Make a key and a certificate of ten years for these host names and addresses.
+
+    Args:
+        certificate: File to write, in PEM; for everyone.
+        key: File to write, PKCS8 in PEM, mode 0600.
+        hosts: Names or IP addresses by which the server is reached; the first names it.
+    """
+    secret = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
+    start = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(secret.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start - BACKDATE)
+        .not_valid_after(start + timedelta(days=DAYS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(secret.public_key()), critical=False
+        )
+        .sign(secret, hashes.SHA256())
+    )
+    write_secret(
+        key,
+        secret.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+    atomic.write(certificate, made.public_bytes(serialization.Encoding.PEM))
+
+
+def _name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

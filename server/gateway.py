@@ -1,0 +1,197 @@
+"""What sites reach of the coordinator: the few Flower calls that a site makes, and nothing else.
+
+Flower serves its control API, with which runs are started and nodes registered, on the same port
+as that of the sites, and asks nobody who they are there. So Flower listens on loopback only, and
+this proxy passes on ``PATHS``. Whoever comes is held to a rate, a size and a time.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from not_core.service.supervisor import end_with_parent
+
+PREFIX = "/v1/fleet/"
+PATHS = frozenset(
+    {
+        "activate-node",
+        "confirm-message-received",
+        "deactivate-node",
+        "get-fab",
+        "get-run",
+        "pull-messages",
+        "pull-object",
+        "push-messages",
+        "push-object",
+        "send-node-heartbeat",
+    }
+)
+"""Of Flower's fleet API, all but what registers and unregisters nodes: operators do that."""
+
+MOST_BYTES = 8 * 2**20
+"""Of a request and of a reply; Flower cuts objects into pieces of 5 MiB."""
+
+UPSTREAM_SECONDS = 120.0
+PASSED = ("content-type", "accept", "flwr-")
+KEPT_BACK = ("flwr-task-token", "flwr-superexec-")
+"""Headers that are passed on, by their beginnings, but for those that speak for a task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one address may ask of the gateway.
+
+    Attributes:
+        rate: Requests a second, over time.
+        burst: Requests at once.
+        at_once: Requests under way.
+    """
+
+    rate: float = 50.0
+    burst: int = 200
+    at_once: int = 16
+
+
+@dataclass
+class _Peer:
+    allowance: float
+    seen: float
+    under_way: int = 0
+
+
+class Gateway:
+    """The proxy as an ASGI application.
+
+    Args:
+        upstream: Where Flower listens, such as ``https://127.0.0.1:9091``.
+        certificate: PEM file of Flower's certificate.
+        limits: On each address.
+    """
+
+    def __init__(self, upstream: str, certificate: Path, limits: Limits | None = None) -> None:
+        self._upstream, self._certificate = upstream, certificate
+        self._limits = limits or Limits()
+        self._peers: dict[str, _Peer] = {}
+        self._client: httpx.AsyncClient | None = None
+
+    def app(self) -> Starlette:
+        """What a server serves."""
+
+        @contextlib.asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            context = ssl.create_default_context(cafile=str(self._certificate))
+            async with httpx.AsyncClient(
+                base_url=self._upstream,
+                verify=context,
+                trust_env=False,
+                timeout=httpx.Timeout(UPSTREAM_SECONDS, connect=5),
+                limits=httpx.Limits(max_connections=64),
+            ) as client:
+                self._client = client
+                yield
+
+        return Starlette(
+            routes=[Route(PREFIX + "{call}", self._pass_on, methods=["POST"])], lifespan=lifespan
+        )
+
+    async def _pass_on(self, request: Request) -> Response:
+        call = request.path_params["call"]
+        if call not in PATHS:
+            return Response(status_code=404)
+        address = request.client.host if request.client else ""
+        peer = self._peer(address)
+        if peer.allowance < 1 or peer.under_way >= self._limits.at_once:
+            return Response(status_code=429, headers={"retry-after": "1"})
+        peer.allowance -= 1
+        peer.under_way += 1
+        try:
+            body = await _body(request)
+            if body is None:
+                return Response(status_code=413)
+            return await self._ask(call, request, body)
+        finally:
+            peer.under_way -= 1
+
+    async def _ask(self, call: str, request: Request, body: bytes) -> Response:
+        assert self._client is not None  # noqa: S101
+        headers = _passed(request.headers)
+        try:
+            answer = await self._client.post(PREFIX + call, content=body, headers=headers)
+        except httpx.HTTPError:
+            return Response(status_code=503, headers={"retry-after": "2"})
+        return Response(
+            answer.content, status_code=answer.status_code, headers=_passed(answer.headers)
+        )
+
+    def _peer(self, address: str) -> _Peer:
+        now = time.monotonic()
+        if len(self._peers) > 4096:  # whoever has been quiet is as good as new
+            self._peers = {
+                key: one
+                for key, one in self._peers.items()
+                if one.under_way or now - one.seen < self._limits.burst / self._limits.rate
+            }
+        peer = self._peers.setdefault(address, _Peer(self._limits.burst, now))
+        gained = (now - peer.seen) * self._limits.rate
+        peer.allowance = min(float(self._limits.burst), peer.allowance + gained)
+        peer.seen = now
+        return peer
+
+
+def _passed(headers: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in headers.items()
+        if name.startswith(PASSED) and not name.startswith(KEPT_BACK)
+    }
+
+
+async def _body(request: Request) -> bytes | None:
+    """A request's body; None where it is larger than it may be."""
+    parts, size = [], 0
+    async with asyncio.timeout(UPSTREAM_SECONDS):
+        async for part in request.stream():
+            size += len(part)
+            if size > MOST_BYTES:
+                return None
+            parts.append(part)
+    return b"".join(parts)
+
+
+def serve(home: Path) -> None:
+    """Serve the gateway of a coordinator's home until told to stop."""
+    import uvicorn
+
+    from server.service import load
+
+    service = load(home)
+    gateway = Gateway(f"https://{service.flower}", home / "flower" / "loopback.pem")
+    uvicorn.run(
+        gateway.app(),
+        host=service.listen,
+        port=service.port,
+        ssl_certfile=str(home / "tls.pem"),
+        ssl_keyfile=str(home / "tls.key"),
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=5,
+        limit_concurrency=512,
+        log_level="warning",
+    )
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    serve(Path(sys.argv[1]))

@@ -1,0 +1,74 @@
+"""Sees to it that exchanges end: what was begun and has died is begun again.
+
+An exchange that goes on asks for what is not there yet, and no more; see ``exchange``. A run that
+ended badly is followed by another after a while, and by no more than so many.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+from not_core.errors import ServiceError
+from not_core.service.supervisor import end_with_parent
+from server import service
+from server.catalogue import RUNNING
+from server.control import COMPLETED, ENDED, Control
+from server.home import Coordinator, load
+
+POLL_SECONDS = 2.0
+AGAIN_SECONDS = 10.0
+MOST_RUNS = 20
+
+_log = logging.getLogger(__name__)
+
+
+def look(coordinator: Coordinator, control: Control, now: float) -> None:
+    """Look once after all exchanges that have not ended.
+
+    Raises:
+        ServiceError: Flower does not run.
+    """
+    unfinished = coordinator.catalogue.unfinished()
+    if not unfinished:
+        return
+    runs = {run.identifier: run for run in control.runs()}
+    for one in unfinished:
+        run = runs.get(one.run)
+        if run is not None and run.status != ENDED:
+            continue
+        if run is not None and run.outcome == COMPLETED:
+            coordinator.catalogue.ended(one.name, COMPLETED)
+        elif one.runs >= MOST_RUNS:
+            coordinator.catalogue.ended(one.name, "failed")
+            _log.error("exchange %s has failed %d times", one.name, one.runs)
+        elif now - one.since >= AGAIN_SECONDS or not one.run:
+            begun = control.start({"home": str(coordinator.folder.resolve()), **one.config})
+            coordinator.catalogue.running(one.name, begun, now)
+            _log.warning("exchange %s: run %d", one.name, one.runs + 1)
+
+
+def waited(coordinator: Coordinator, name: str) -> str:
+    """Wait for an exchange to end; how it did."""
+    while True:
+        state = next(one.state for one in coordinator.catalogue.begun() if one.name == name)
+        if state != RUNNING:
+            return state
+        time.sleep(POLL_SECONDS)
+
+
+def main(home: Path) -> None:
+    """Look after a coordinator's exchanges until told to stop."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    coordinator, control = load(home), service.control_of(home)
+    while True:
+        try:
+            look(coordinator, control, time.time())
+        except ServiceError as error:
+            _log.warning("%s", error)
+        time.sleep(POLL_SECONDS)
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    main(Path(sys.argv[1]))

@@ -1,0 +1,152 @@
+"""The coordinator's processes: Flower on loopback, what starts its tasks, and the gateway.
+
+Beside what ``home`` names, a coordinator that is served has
+
+    service.toml                  where it listens and how sites reach it
+    tls.pem, tls.key              the gateway's certificate, which sites are given, and its key
+    flower/                       Flower's state, secret and loopback certificate
+    run/, logs/                   what runs now, and what it said
+"""
+
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import tomli_w
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from not_core import atomic
+from not_core.canonical import STRICT
+from not_core.service import tls
+from not_core.service.flower import SERVER, command
+from not_core.service.supervisor import Program, answers, python
+from not_core.settings import read
+from not_core.trust.keyfile import write_secret
+from server import claims
+from server.control import Control
+from server.home import Coordinator
+
+SETTINGS = "service.toml"
+APP = "server.app:app"
+LOOPBACK = "127.0.0.1"
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Service:
+    """Where a coordinator listens.
+
+    Attributes:
+        host: Name or address by which sites reach it; their TLS expects it.
+        listen: Address that the gateway listens on.
+        port: Port of the gateway, for sites.
+        flower_port: Port of Flower's SuperLink, on loopback.
+    """
+
+    host: str
+    listen: str = "0.0.0.0"  # noqa: S104 - sites come from elsewhere
+    port: Port = 9092
+    flower_port: Port = 9091
+
+    @property
+    def flower(self) -> str:
+        """Where Flower listens."""
+        return f"{LOOPBACK}:{self.flower_port}"
+
+
+def create(home: Path, service: Service) -> None:
+    """Add to a coordinator's home what it needs to be served.
+
+    Raises:
+        OutputExistsError: It has it.
+    """
+    atomic.refuse_existing(home / SETTINGS)
+    with atomic.folder(home / "flower", mode=0o700) as work:
+        tls.create(work / "loopback.pem", work / "loopback.key", [LOOPBACK, "localhost"])
+        write_secret(work / "secret", secrets.token_bytes(32))
+    tls.create(home / "tls.pem", home / "tls.key", [service.host])
+    atomic.write(home / SETTINGS, tomli_w.dumps(asdict(service)).encode())
+
+
+def load(home: Path) -> Service:
+    """Read where a coordinator listens.
+
+    Raises:
+        HomeError: It is not made to be served, or its settings are not valid.
+    """
+    return read(home / SETTINGS, Service, "organ-coordinator init --host")
+
+
+def control_of(home: Path) -> Control:
+    """Flower's control at a coordinator that is served.
+
+    Raises:
+        HomeError: As ``load``.
+    """
+    return Control(load(home).flower, home / "flower" / "loopback.pem")
+
+
+def admit(coordinator: Coordinator, envelope: bytes) -> tuple[str, int]:
+    """Let a site's node in, instead of an earlier one of that site; again, it changes nothing.
+
+    Args:
+        coordinator: Served at this moment.
+        envelope: What ``organ-site connect`` made.
+
+    Returns:
+        The site, and the id of its node.
+
+    Raises:
+        NotError: No member of the federation vouches for the node.
+        ServiceError: Flower does not run, or refuses.
+    """
+    claimed = claims.admission(envelope, coordinator.trust)
+    site, control = claimed.profile.site, control_of(coordinator.folder)
+    before = coordinator.catalogue.node(site)
+    if before is not None and before[1] == claimed.node_key:
+        return site, before[0]
+    if before is not None:
+        control.unregister(before[0])
+    node = control.register(claimed.node_key)
+    coordinator.catalogue.admitted(site, node, claimed.node_key)
+    return site, node
+
+
+def programs(home: Path, service: Service) -> list[Program]:
+    """What to keep running, in order."""
+    folder = home / "flower"
+    environment = {"FLWR_HOME": str(folder)}
+    secret = ("--superexec-auth-secret-file", str(folder / "secret"))
+    return [
+        Program(
+            name="superlink",
+            command=command(
+                "superlink",
+                *("--host", LOOPBACK, "--port", str(service.flower_port)),
+                *("--ssl-certfile", str(folder / "loopback.pem")),
+                *("--ssl-keyfile", str(folder / "loopback.key")),
+                *("--ssl-ca-certfile", str(folder / "loopback.pem")),
+                *("--database", str(folder / "state.db")),
+                *("--isolation", "process", "--enable-supernode-auth"),
+                "--disable-runtime-dependency-installation",
+                *secret,
+            ),
+            environment=environment,
+            ready=lambda: answers(LOOPBACK, service.flower_port),
+        ),
+        Program(
+            name="superexec",
+            command=command(
+                "superexec",
+                *(SERVER, APP, ""),
+                *("--runtime-api-address", service.flower),
+                *("--root-certificates", str(folder / "loopback.pem")),
+                *secret,
+            ),
+            environment=environment,
+        ),
+        Program(name="keeper", command=python("server.keeper", str(home))),
+        Program(name="gateway", command=python("server.gateway", str(home))),
+    ]

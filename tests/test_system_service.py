@@ -1,0 +1,201 @@
+"""The exchange as it is deployed: real servers over TLS on loopback, and who must not get in."""
+
+import json
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import federation_of_three
+from deployment import Deployment, until
+from exchanges import MARKS, by_hand
+from flwr.cli.build import build_fab_from_files
+from flwr.common.serde import fab_to_proto
+from flwr.proto.control_pb2 import StartRunRequest
+from flwr.supercore.fab import Fab
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+
+from client import service as site_service
+from not_core import canonical
+from not_core.errors import CertificateError, ServiceError
+from not_core.protocol import Enrolment, SignedEnrolment
+from not_core.service import supervisor, tls
+from not_core.service.flower import command
+from not_core.trust.statement import claimed_payload
+from server import claims, service
+from server import home as coordinator_home
+from simulations import exchange as simulation
+from simulations.search import Needles, search
+
+
+@pytest.fixture(scope="module")
+def exchanged(
+    models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Deployment, simulation.Scenario]]:
+    """Three sites and a coordinator that are served and have exchanged; and a simulation of it."""
+    place = tmp_path_factory.mktemp("served")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        make = federation_of_three(place, models["llama"], monkeypatch)
+        simulated, served = make("simulated"), make("served")
+        for one in (simulated, served):
+            simulation.prepare(one)
+    by_hand(simulated)
+    deployment = Deployment(served)
+    with deployment.serving():
+        assert deployment.exchange("trial") == "completed"
+        yield deployment, simulated
+
+
+def outcome(home: Path) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
+    """Organ digests by donor, and verdicts by donor and recipient."""
+    coordinator = coordinator_home.load(home)
+    try:
+        organs = {donor: digest for digest, donor, _ in coordinator.catalogue.donations("trial")}
+        receipts = coordinator.catalogue.receipts("trial")
+    finally:
+        coordinator.catalogue.close()
+    return organs, {(one.donor, one.recipient): one.verdict for one in receipts}
+
+
+def test_servers_come_to_what_a_simulation_comes_to(
+    exchanged: tuple[Deployment, simulation.Scenario],
+) -> None:
+    deployment, simulated = exchanged
+    organs, verdicts = outcome(deployment.coordinator)
+    assert (organs, verdicts) == outcome(simulated.coordinator)
+    assert organs.keys() == {"hospital", "court"}
+    assert len(verdicts) == 6
+
+
+def test_nothing_readable_is_at_the_coordinator(
+    exchanged: tuple[Deployment, simulation.Scenario],
+) -> None:
+    """Its catalogue, its bank, Flower's state with every message, and all logs."""
+    deployment, _ = exchanged
+    homes = deployment.sites.values()
+    organs = [path for home in homes for path in home.glob("organs/made/*/organ.safetensors")]
+    needles = Needles(MARKS, organs)
+    outside = [deployment.coordinator, *(home / "logs" for home in homes)]
+    found = search(outside, needles)
+    assert (found.sentences, found.organ_blocks) == (0, 0)
+    assert found.files > 20
+    inside = search([deployment.scenario.homes.parent / "hospital.jsonl", *organs], needles)
+    assert inside.sentences == len(MARKS)
+    assert inside.organ_blocks > 0
+
+
+def test_the_gateway_passes_on_nothing_but_a_sites_calls(
+    exchanged: tuple[Deployment, simulation.Scenario],
+) -> None:
+    deployment, _ = exchanged
+    own = ssl.create_default_context(cafile=str(deployment.coordinator / "tls.pem"))
+    with httpx.Client(base_url=f"https://{deployment.address}", verify=own) as client:
+        for path in ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/docs", "/"):
+            assert client.post(path).status_code == 404
+        nobody = client.post(
+            "/v1/fleet/pull-messages",
+            content=b"",
+            headers={"content-type": PROTOBUF_MEDIA_TYPE},
+        )
+        assert nobody.status_code == 401
+    with (
+        httpx.Client(base_url=f"https://{deployment.address}") as stranger,
+        pytest.raises(httpx.ConnectError, match="CERTIFICATE"),
+    ):
+        stranger.post("/v1/fleet/pull-messages")
+
+
+def test_a_node_that_nobody_admitted_and_a_wrong_coordinator_are_refused(
+    exchanged: tuple[Deployment, simulation.Scenario], tmp_path: Path
+) -> None:
+    deployment, _ = exchanged
+    clinic = deployment.sites["clinic"] / "node"
+    stranger = tmp_path / "stranger.key"
+    stranger.write_bytes(site_service.node_key()[0])
+    tls.create(tmp_path / "other.pem", tmp_path / "other.key", ["127.0.0.1"])
+    for key, certificate in (
+        (stranger, deployment.coordinator / "tls.pem"),
+        (clinic / "key", tmp_path / "other.pem"),
+    ):
+        arguments = (
+            *("--superlink", deployment.address, "--max-retries", "1"),
+            *("--root-certificates", str(certificate)),
+            *("--auth-supernode-private-key", str(key)),
+            *("--isolation", "process", "--port", str(site_service._free_port())),
+        )
+        node = command("supernode", str(tmp_path / "beat"), "1", *arguments)
+        done = subprocess.run(node, capture_output=True, timeout=60)  # noqa: S603
+        assert done.returncode != 0
+        assert b"SuperNode ID" not in done.stdout + done.stderr
+
+
+def test_a_node_is_admitted_on_a_members_word_only(
+    exchanged: tuple[Deployment, simulation.Scenario], tmp_path: Path
+) -> None:
+    deployment, simulated = exchanged
+    coordinator = coordinator_home.load(deployment.coordinator)
+    try:
+        theirs = (deployment.sites["clinic"] / "node" / "admission").read_bytes()
+        assert service.admit(coordinator, theirs)[0] == "clinic", "again, it changes nothing"
+        other = Deployment(simulated).sites["clinic"] / "node" / "admission"
+        with pytest.raises(CertificateError):
+            claims.admission(other.read_bytes(), coordinator.trust)
+    finally:
+        coordinator.catalogue.close()
+
+
+EVIL = """
+import os, pathlib
+pathlib.Path(os.environ["ORGAN_HOSTILE_MARK"], "ran").write_text("code of the run")
+from flwr.clientapp import ClientApp
+app = ClientApp()
+"""
+
+
+def test_a_hostile_coordinator_runs_no_code_at_a_site_and_is_told_nothing(
+    exchanged: tuple[Deployment, simulation.Scenario], tmp_path: Path
+) -> None:
+    """It brings a bundle with other code under our names, and asks for what no site answers."""
+    deployment, _ = exchanged
+    home = deployment.coordinator
+    environment = {"ORGAN_HOSTILE_MARK": str(tmp_path)}
+    with deployment.replaced("server.service.APP = 'hostile_server:app'", environment):
+        pyproject = (
+            '[project]\nname = "evil"\nversion = "1"\ndescription = "x"\nlicense = "MIT"\n'
+            '[tool.flwr.app]\npublisher = "evil"\n[tool.flwr.app.components]\n'
+            'serverapp = "client.app:app"\nclientapp = "client.app:app"\n'
+        )
+        bundle, _ = build_fab_from_files(
+            {
+                "pyproject.toml": pyproject.encode(),
+                "client/__init__.py": EVIL.encode(),
+                "client/app.py": EVIL.encode(),
+                "not_core/__init__.py": EVIL.encode(),
+            }
+        )
+        fab = Fab(canonical.sha256(bundle), bundle, {})
+        with service.control_of(home)._client() as client:
+            client.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
+        until((tmp_path / "replies.json").is_file, 240, "replies to a hostile coordinator")
+    replies = json.loads((tmp_path / "replies.json").read_text())
+    assert not (tmp_path / "ran").exists()
+    assert len(replies) == 12
+    for kind, answer, text in replies:
+        if kind == "query.enrol" and answer == "SignedEnrolment":
+            signed = canonical.decode(SignedEnrolment, text.encode(), "reply")
+            payload = claimed_payload(signed.envelope.encode())
+            assert canonical.decode(Enrolment, payload, "enrolment").exchange == "hostile"
+        elif kind == "query.enrol":
+            assert (answer, text) == ("Refusal", '{"code":"format"}')
+        else:
+            assert (answer, text) == ("error", "see the site's own log")
+    assert [answer for _, answer, _ in replies].count("SignedEnrolment") == 3
+
+
+def test_one_home_is_served_once(exchanged: tuple[Deployment, simulation.Scenario]) -> None:
+    deployment, _ = exchanged
+    for home in (deployment.coordinator, deployment.sites["clinic"]):
+        with pytest.raises(ServiceError, match="served by another"), supervisor.held(home):
+            pass
