@@ -54,6 +54,7 @@ def settings(config: Mapping[str, object]) -> Settings:
             exchange=check_name(str(config["exchange"]), "exchange name"),
             sites=int(str(config["sites"])),
             terms=terms,
+            mode="insert" if config.get("mode") == "insert" else "replace",
             patience_seconds=PATIENCE_SECONDS,
         )
     except (KeyError, ValueError, FormatError) as error:

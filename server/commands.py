@@ -1,7 +1,7 @@
 """The ``organ-coordinator`` command line; its install has no torch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -142,6 +142,9 @@ def exchange(
     learning_rate: Annotated[float, typer.Option(help="Peak.")] = 1e-3,
     rank: Annotated[int, typer.Option(min=0, help="Of factors; 0 trains whole layers.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of training.")] = 0,
+    mode: Annotated[
+        Literal["replace", "insert"], typer.Option(help="Take layers' place, or add.")
+    ] = "replace",
     wait: Annotated[bool, typer.Option("--wait", help="Until it has ended.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -164,6 +167,7 @@ def exchange(
         "rank": rank,
         "learning-rate": learning_rate,
         "seed": seed,
+        "mode": mode,
     }
     settings(config)
     coordinator = load(home)

@@ -69,6 +69,10 @@ def exchange(
     keep_messages: Annotated[
         bool, typer.Option("--keep-messages", help="Keep every message the coordinator gets.")
     ] = False,
+    served: Annotated[
+        bool,
+        typer.Option("--served", help="By real servers over TLS, not by the simulation engine."),
+    ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew instead of resuming an earlier run.")
     ] = False,
@@ -84,6 +88,8 @@ def exchange(
 
     Example: organ-simulate exchange --sites sites.toml --model ./my-model --out runs/mine
     """
+    if served and keep_messages:
+        raise typer.BadParameter("--keep-messages takes the simulation engine, not --served")
     if beside and dp_epsilon is None:
         raise typer.BadParameter("--beside takes --dp-epsilon: it shows what privacy costs")
     cut = span(span_) if span_ else None
@@ -94,6 +100,7 @@ def exchange(
     from not_core.surgery.checkpoint import open_checkpoint
     from simulations import exchange as simulation
     from simulations import report as reports
+    from simulations import served as servers
     from simulations.beside import read_beside
     from simulations.facts import gather
     from simulations.model import base_model
@@ -132,7 +139,10 @@ def exchange(
         say("resuming: what is already done is not done again")
     watch = Watch(scenario, errors)
     with watch.shown():
-        simulation.run(scenario, watch.notify)
+        if served:
+            servers.run(scenario)
+        else:
+            simulation.run(scenario, watch.notify)
     facts = gather(scenario, resumed=resumed, beside=other)
     out.mkdir(parents=True, exist_ok=True)
     reports.write_json(facts, out / "report.json")

@@ -9,7 +9,6 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import federation_of_three
-from deployment import Deployment, until
 
 from client import home as site_home
 from not_core.service import supervisor
@@ -18,6 +17,7 @@ from not_core.trust import sealing
 from server import home as coordinator_home
 from server.catalogue import RUNNING
 from simulations import exchange as simulation
+from simulations.served import Deployment, until
 
 COORDINATORS = ("superlink", "superexec", "keeper", "gateway")
 SITES = ("supernode", "superexec", "task")
@@ -59,7 +59,7 @@ def kill(deployment: Deployment, victim: str, where: str) -> bool:
             for process in working:
                 psutil.Process(process).kill()
             return bool(working)
-        deployment.kill(home, victim)
+        psutil.Process(supervisor.status(home)[victim]["pid"]).kill()
     except (KeyError, TypeError, ProcessLookupError, psutil.NoSuchProcess):
         return False
     return True

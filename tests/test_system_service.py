@@ -1,15 +1,17 @@
 """The exchange as it is deployed: real servers over TLS on loopback, and who must not get in."""
 
 import json
+import os
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import federation_of_three
-from deployment import Deployment, until
 from exchanges import MARKS, by_hand
 from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto
@@ -28,6 +30,7 @@ from server import claims, service
 from server import home as coordinator_home
 from simulations import exchange as simulation
 from simulations.search import Needles, search
+from simulations.served import Deployment, until
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +47,24 @@ def exchanged(
     by_hand(simulated)
     deployment = Deployment(served)
     with deployment.serving():
-        assert deployment.exchange("trial") == "completed"
+        deployment.begin("trial")
+        assert deployment.waited("trial") == "completed"
         yield deployment, simulated
+
+
+@contextmanager
+def replaced(deployment: Deployment, statement: str, environment: dict[str, str]) -> Iterator[None]:
+    """Another coordinator in the place of ours: the same but for one statement."""
+    home = deployment.coordinator
+    deployment.stop(home)
+    try:
+        deployment.start(home, statement, environment)
+        deployment.wait_for_gateway()
+        yield
+    finally:
+        deployment.stop(home)
+        deployment.start(home)
+        deployment.wait_for_gateway()
 
 
 def outcome(home: Path) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
@@ -160,8 +179,11 @@ def test_a_hostile_coordinator_runs_no_code_at_a_site_and_is_told_nothing(
     """It brings a bundle with other code under our names, and asks for what no site answers."""
     deployment, _ = exchanged
     home = deployment.coordinator
-    environment = {"ORGAN_HOSTILE_MARK": str(tmp_path)}
-    with deployment.replaced("server.service.APP = 'hostile_server:app'", environment):
+    environment = {
+        "ORGAN_HOSTILE_MARK": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]]),
+    }
+    with replaced(deployment, "server.service.APP = 'hostile_server:app'", environment):
         pyproject = (
             '[project]\nname = "evil"\nversion = "1"\ndescription = "x"\nlicense = "MIT"\n'
             '[tool.flwr.app]\npublisher = "evil"\n[tool.flwr.app.components]\n'
