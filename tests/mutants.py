@@ -1,0 +1,626 @@
+"""Mutants of the code that decides whether an artefact is accepted, and which of them tests miss.
+
+    PYTHONPATH=. python tests/mutants.py --out docs/results/mutants.md
+
+One mutant is one small edit of one module of ``PATH``: a check left out, a comparison turned, a
+bound moved by one, a field's form widened, an item of a list dropped. Each is run against the fast
+tests that call the function it is in (all fast tests, where it is in none), quickest first, until
+one fails. What was found is kept in ``mutants/``, so a run that is stopped goes on where it was: a
+mutant is run again when its module changed, and one that survived also when a test did.
+
+Survivors are explained in ``tests/mutants.toml``; the exit code is 1 while one is not.
+
+Not mutated are the functions of ``MAKERS``, which make artefacts and accept none, and what errors
+say: the message of a ``raise``, and the word for the thing at hand that ``WORDED`` are called with.
+"""
+
+import argparse
+import ast
+import gc
+import hashlib
+import importlib.abc
+import importlib.util
+import io
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+WORK = ROOT / "mutants"
+FILES = [
+    *(
+        f"tests/test_trust_{name}.py"
+        for name in "addressees bits federation keys revocation sealing signing".split()
+    ),
+    "tests/test_vectors.py",
+    "tests/test_surgery_quarantine.py",
+]
+SLOW = [
+    "tests/test_surgery_quarantine.py::test_a_signed_and_sealed_but_poisoned_organ_never_touches_a_sites_model",
+    "tests/test_surgery_quarantine.py::test_memory_follows_the_largest_tensor",
+    "tests/test_trust_bits.py::test_a_sealed_file",
+    "tests/test_trust_federation.py::test_openssf_verifies_with_an_admitted_certificate",
+    "tests/test_trust_sealing.py::test_any_flipped_bit_is_refused",
+    "tests/test_trust_sealing.py::test_openssf_accepts_an_opened_folder_until_a_byte_changes",
+    "tests/test_trust_signing.py::test_a_signer_cannot_exempt_files",
+    "tests/test_trust_signing.py::test_the_public_commands_agree",
+    "tests/test_vectors.py::test_the_generator_reproduces_every_byte",
+]
+LONGEST = 0.7
+"""Seconds of a processor that a test may take to be among the fast ones."""
+
+PATH = {
+    f"not_core.{name}": frozenset(makers.split())
+    for name, makers in {
+        "trust.signing": "sign_folder _in_der _wrong_files _difference",
+        "trust.statement": "sign_statement claimed_payload",
+        "trust.certificates": "binding key_usage",
+        "trust.revocation": "build RevocationList.pem RevocationList.due_words Revocation.words",
+        "trust.profile": "Request write_profile read_request write_request sealing_private_key",
+        "trust.offer": "sign_offer peek_offer",
+        "trust.delivery": "write_header",
+        "trust.sealing": "seal rewrap Terms _readers _write _encrypt",
+        "trust.addressees": "verified named padded wrapped _wrap _thrown_away",
+        "trust.archive": "pack",
+        "trust.seen": "",
+        "trust.federation": "describe_profile Trust.pem",
+        "surgery.quarantine": "",
+    }.items()
+}
+"""The modules of the verify path, each with what in it is not of that path: ``MAKERS``."""
+
+BROKEN = 70
+COLUMNS = ("mutants", "killed", "survived", "timed out")
+REASONS = ROOT / "tests" / "mutants.toml"
+INTRODUCTION = """INTRO
+"""
+OUTCOME = """| survivor | why |
+| --- | --- |"""
+WORDED = frozenset(
+    "decode plain unbase64 read_public certificate_errors check_validity check_name _bundle".split()
+)
+WIDER = {
+    **dict.fromkeys(("Digest", "Name", "Line", "Pem", "Base64", "_Text", "Literal"), "str"),
+    **dict.fromkeys(("Positive", "Count"), "int"),
+}
+COSMETIC = frozenset({"frozen", "slots", "kw_only", "eq"})
+COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
+    ast.Lt: (ast.LtE, ast.GtE),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+}
+COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.BitOr: ast.BitAnd,
+    ast.BitAnd: ast.BitOr,
+}
+BARE = frozenset("sorted set frozenset int list tuple min max float".split())
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """An edit: the bytes ``start`` to ``stop`` of a module become ``new``."""
+
+    module: str
+    function: str
+    row: int
+    line: str
+    old: str
+    new: str
+    again: int
+    start: int
+    stop: int
+
+    @property
+    def key(self) -> str:
+        """What finds it again, wherever its line has moved."""
+        return "\t".join((self.module, self.function, self.line, self.old, self.new)) + (
+            f"\t{self.again}" if self.again else ""
+        )
+
+
+def changed(node: ast.AST, **parts: Any) -> str:
+    """The source of a node with other parts."""
+    copy = deepcopy(node)
+    for name, value in parts.items():
+        setattr(copy, name, value)
+    return ast.unparse(copy)
+
+
+def without(items: list[Any], index: int) -> list[Any]:
+    return items[:index] + items[index + 1 :]
+
+
+def says(node: ast.AST) -> bool:
+    """Whether an argument of an error is its message."""
+    return isinstance(node, ast.JoinedStr) or (
+        isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value
+    )
+
+
+def name_of(node: ast.AST) -> str:
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def expression_edits(node: ast.AST) -> Iterator[str]:
+    """What an expression may be replaced by."""
+    match node:
+        case ast.Compare():
+            for index, op in enumerate(node.ops):
+                for other in COMPARED[type(op)]:
+                    ops = [*node.ops[:index], other(), *node.ops[index + 1 :]]
+                    yield f"({changed(node, ops=ops)})"
+        case ast.BoolOp():
+            yield f"({changed(node, op=ast.Or() if isinstance(node.op, ast.And) else ast.And())})"
+            for index in range(len(node.values)):
+                yield f"({changed(node, values=without(node.values, index))})"
+        case ast.UnaryOp(op=ast.Not() | ast.USub()):
+            yield f"({ast.unparse(node.operand)})"
+        case ast.BinOp() if type(node.op) in COMPUTED:
+            yield f"({changed(node, op=COMPUTED[type(node.op)]())})"
+        case ast.Constant(value=bool()):
+            yield str(not node.value)
+        case ast.Constant(value=int()):
+            yield from (f"({node.value + 1})", f"({node.value - 1})")
+        case ast.Constant(value=float()):
+            yield f"({node.value * 2})"
+        case ast.Constant(value=str()):
+            yield repr("XX" + node.value)
+        case ast.Constant(value=bytes()):
+            yield repr(b"XX" + node.value)
+        case ast.JoinedStr():
+            yield f"('XX' + {ast.unparse(node)})"
+        case ast.IfExp():
+            yield from (f"({ast.unparse(one)})" for one in (node.body, node.orelse))
+        case ast.Call():
+            for index, one in enumerate(node.keywords):
+                if one.arg not in COSMETIC:
+                    yield changed(node, keywords=without(node.keywords, index))
+            if len(node.args) > 1 and not node.keywords:
+                yield changed(node, args=node.args[:-1])
+            name = name_of(node.func)
+            if isinstance(node.func, ast.Name) and name in {"any", "all"}:
+                yield changed(node, func=ast.Name({"any": "all", "all": "any"}[name]))
+            elif isinstance(node.func, ast.Name) and name in BARE:
+                yield from (f"({ast.unparse(one)})" for one in node.args)
+        case ast.Dict() if len(node.keys) > 1:
+            for index in range(len(node.keys)):
+                kept = {part: without(getattr(node, part), index) for part in ("keys", "values")}
+                yield changed(node, **kept)
+        case ast.Set() | ast.List() | ast.Tuple() if len(node.elts) > 1:
+            if not isinstance(getattr(node, "ctx", None), ast.Store):
+                for index in range(len(node.elts)):
+                    yield f"{changed(node, elts=without(node.elts, index))}"
+
+
+def statement_edits(node: ast.AST) -> Iterator[str]:
+    """What a statement may be replaced by."""
+    match node:
+        case ast.Expr(value=ast.Call()) | ast.Raise() | ast.AugAssign() | ast.Return(value=None):
+            yield "pass"
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
+            yield "pass"
+        case ast.Continue():
+            yield "break"
+
+
+def edits(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    """All edits within a node, each with the node that it replaces."""
+    yield from ((node, new) for new in statement_edits(node))
+    yield from ((node, new) for new in expression_edits(node))
+    for part in (getattr(node, "test", None), *getattr(node, "ifs", ())):
+        if part is not None and not isinstance(part, ast.Compare | ast.BoolOp | ast.UnaryOp):
+            yield part, f"(not {ast.unparse(part)})"
+    if isinstance(node, ast.ExceptHandler) and isinstance(node.type, ast.Tuple):
+        caught = node.type
+        for index in range(len(caught.elts)):
+            yield caught, changed(caught, elts=without(caught.elts, index))
+        children: list[ast.AST] = list(node.body)
+    elif isinstance(node, ast.AnnAssign):
+        children = [node.value] if node.value else []
+    elif isinstance(node, ast.withitem) and node.optional_vars is None:
+        yield node.context_expr, "__import__('contextlib').nullcontext()"
+        children = [node.context_expr]
+    elif isinstance(node, ast.FunctionDef):
+        children = [*node.decorator_list, *node.args.defaults, *node.args.kw_defaults, *node.body]
+    elif isinstance(node, ast.Raise):
+        call = node.exc
+        arguments = [*call.args, *call.keywords] if isinstance(call, ast.Call) else []
+        children = [one for one in arguments if not says(getattr(one, "value", one))]
+        children = [one for one in children if not says(one)]
+    elif isinstance(node, ast.Call) and name_of(node.func) in WORDED:
+        children = [
+            one
+            for one in [node.func, *node.args, *node.keywords]
+            if not isinstance(one, ast.JoinedStr)
+            and not (isinstance(one, ast.Constant) and isinstance(one.value, str))
+        ]
+    elif isinstance(node, ast.JoinedStr):
+        children = []  # its parts have no places of their own
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        children = []  # words about the line above
+    elif isinstance(node, ast.Assign) and name_of(node.targets[0]) == "__all__":
+        children = []
+    elif isinstance(node, ast.keyword) and node.arg in COSMETIC:
+        children = []
+    else:
+        children = list(ast.iter_child_nodes(node))
+    for child in children:
+        if child is not None:
+            yield from edits(child)
+
+
+def field_edits(annotation: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    """Wider forms of a field, and other bounds."""
+    if isinstance(annotation, ast.Name) and annotation.id in WIDER:
+        yield annotation, WIDER[annotation.id]
+    elif isinstance(annotation, ast.Subscript) and name_of(annotation.value) == "Literal":
+        yield annotation, WIDER["Literal"]
+    elif isinstance(annotation, ast.Call):
+        yield from edits(annotation)
+    else:
+        for child in ast.iter_child_nodes(annotation):
+            yield from field_edits(child)
+
+
+def scopes(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
+    """Functions, methods, and what stands outside of both, each with its name."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            for one in [*node.decorator_list, *node.body]:
+                inner = isinstance(one, ast.FunctionDef)
+                yield (f"{node.name}.{one.name}" if inner else node.name), one
+        elif isinstance(node, ast.FunctionDef):
+            yield node.name, node
+        elif isinstance(node, ast.AnnAssign) and node.value:
+            yield name_of(node.target), node.value
+        elif isinstance(node, ast.Assign):
+            yield name_of(node.targets[0]), node
+
+
+def source_of(module: str) -> Path:
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
+def mutants_of(module: str) -> list[Mutant]:
+    """Every mutant of a module that compiles to other code than its source."""
+    source = source_of(module).read_bytes()
+    lines = source.splitlines(keepends=True)
+    starts = [0]
+    for line in lines:
+        starts.append(starts[-1] + len(line))
+    plain, seen, found = ast.dump(ast.parse(source)), Counter[str](), []
+    for function, scope in scopes(ast.parse(source)):
+        if {function, function.split(".")[0]} & PATH[module]:
+            continue
+        fields = field_edits(scope.annotation) if isinstance(scope, ast.AnnAssign) else ()
+        for node, new in [*fields, *edits(scope)]:
+            where: Any = node
+            start = starts[where.lineno - 1] + where.col_offset
+            stop = starts[where.end_lineno - 1] + where.end_col_offset
+            try:
+                other = ast.parse(source[:start] + new.encode() + source[stop:])
+            except SyntaxError:
+                continue
+            if ast.dump(other) == plain:
+                continue
+            old = " ".join(source[start:stop].decode().split())
+            line = lines[where.lineno - 1].decode().strip()
+            one = Mutant(module, function, where.lineno, line, old, new, 0, start, stop)
+            again = seen[one.key]
+            seen[one.key] += 1
+            found.append(Mutant(*(module, function, where.lineno, line, old, new), again, start, stop))
+    return found
+
+
+class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports one module from other source."""
+
+    def __init__(self, module: str, source: bytes) -> None:
+        self.module, self.source = module, source
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name != self.module:
+            return None
+        return importlib.util.spec_from_file_location(name, source_of(name), loader=self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self.source, source_of(self.module), "exec"), module.__dict__)  # noqa: S102
+
+
+class Recorder:
+    """Which test calls which function of the path, and how long each takes."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        self.seconds: dict[str, float] = {}
+        self.files = {str(source_of(module)): module for module in PATH}
+        self.test = ""
+
+    def called(self, frame: FrameType, event: str, _value: Any) -> None:
+        if event == "call":
+            module = self.files.get(frame.f_code.co_filename)
+            if module:
+                self.calls[self.test].add((module, frame.f_code.co_firstlineno))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: Any) -> Any:
+        self.test, start = item.nodeid, time.process_time()
+        threading.setprofile(self.called)
+        sys.setprofile(self.called)
+        try:
+            return (yield)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+            self.seconds[item.nodeid] = time.process_time() - start
+
+
+class FirstFailure:
+    """Remembers which test failed."""
+
+    test = ""
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.test = self.test or report.nodeid
+
+
+def run_tests(names: list[str], plugin: object, temporary: Path) -> int:
+    flags = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(temporary), "--tb=no"]
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        return int(pytest.main([*flags, "--rootdir", str(ROOT), *names], plugins=[plugin]))
+
+
+def forget() -> None:
+    """Drop our own modules, and keep those of others, so that a child imports a mutant."""
+    ours = [
+        name
+        for name, module in sys.modules.items()
+        if (getattr(module, "__file__", None) or "").startswith(str(ROOT))
+        and ".venv" not in str(module.__file__)
+        and name != "__main__"
+    ]
+    for name in ours:
+        del sys.modules[name]
+
+
+def judged(mutant: Mutant | None, tests: list[str], seconds: float) -> tuple[str, str]:
+    """What becomes of a mutant: killed (by which test), survived or timed out."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = BROKEN
+        try:
+            os.close(reader)
+            signal.alarm(10 * int(seconds))
+            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
+            if mutant is not None:
+                source = source_of(mutant.module).read_bytes()
+                source = source[: mutant.start] + mutant.new.encode() + source[mutant.stop :]
+                sys.meta_path.insert(0, Mutated(mutant.module, source))
+            plugin = FirstFailure()
+            code = run_tests(tests, plugin, WORK / "tmp")
+            os.write(writer, plugin.test.encode())
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        test = stream.read().decode()
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        slow = os.WTERMSIG(status) in {signal.SIGXCPU, signal.SIGALRM}
+        return ("timed out", "") if slow else ("killed", "a signal")
+    code = os.WEXITSTATUS(status)
+    if code == BROKEN:
+        raise SystemExit("the runner itself fails in a child")
+    return ("survived", "") if code == 0 else ("killed", test or "import")
+
+
+def record(digest: str) -> Recorder:
+    """Run the tests once, in this process, which so imports what they need.
+
+    Only collect them, which imports as much, where ``digest``, of tests and modules, is as it was.
+    """
+    recorder, kept = Recorder(), WORK / "calls.json"
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    again = before.get("digest") == digest
+    flags = [*FILES, *(f"--deselect={name}" for name in SLOW), *(["--collect-only"] if again else [])]
+    code = run_tests(flags, recorder, WORK / "tmp")
+    if code != 0:
+        raise SystemExit(f"tests fail without a mutant: pytest's exit code is {code}")
+    if again:
+        recorder.seconds = before["seconds"]
+        recorder.calls |= {test: {(a, b) for a, b in rows} for test, rows in before["calls"].items()}
+    else:
+        calls = {test: sorted(rows) for test, rows in recorder.calls.items()}
+        rows = {"digest": digest, "seconds": recorder.seconds, "calls": calls}
+        kept.write_text(json.dumps(rows))
+    return recorder
+
+
+def tests_for(mutant: Mutant, recorder: Recorder) -> list[str]:
+    """Fast tests that reach a mutant, quickest first."""
+    fast = sorted(
+        (
+            name
+            for name, took in recorder.seconds.items()
+            if took <= LONGEST and ("surgery" in mutant.module) == ("surgery" in name)
+        ),
+        key=lambda name: recorder.seconds[name],
+    )
+    rows = functions_of(mutant.module).get(mutant.function)
+    if rows is None:
+        return fast
+    return [
+        name
+        for name in fast
+        if any(
+            module == mutant.module and rows[0] <= row <= rows[1]
+            for module, row in recorder.calls[name]
+        )
+    ]
+
+
+@cache
+def functions_of(module: str) -> dict[str, tuple[int, int]]:
+    """First and last line of each function."""
+    tree = ast.parse(source_of(module).read_bytes())
+    return {
+        name: (min([node.lineno, *(one.lineno for one in node.decorator_list)]), node.end_lineno or 0)
+        for name, node in scopes(tree)
+        if isinstance(node, ast.FunctionDef)
+    }
+
+
+def sha256(*paths: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+
+
+def run(modules: list[str], results: Path) -> None:
+    """Judge every mutant whose fate is not known."""
+    known = json.loads(results.read_text()) if results.exists() else {}
+    tests_digest = sha256(*(ROOT / name for name in FILES))
+    todo = []
+    for module in modules:
+        digest = sha256(source_of(module))
+        for one in mutants_of(module):
+            was = known.get(one.key)
+            if was and was["module"] == digest:
+                if was["fate"] != "survived" or was["tests"] == tests_digest:
+                    continue
+            todo.append((one, digest))
+    print(f"{len(todo)} mutants to run", flush=True)
+    if not todo:
+        return
+    recorder = record(tests_digest + sha256(*map(source_of, PATH)))
+    forget()
+    gc.freeze()
+    everything = [name for name, took in recorder.seconds.items() if took <= LONGEST]
+    fate, test = judged(None, everything, 600)
+    if fate != "survived":
+        raise SystemExit(f"tests fail in a child without a mutant: {test}")
+    killers: dict[str, Counter[str]] = defaultdict(Counter)
+    for number, (one, digest) in enumerate(todo, 1):
+        tests = tests_for(one, recorder)
+        likely = [name for name, _ in killers[one.function].most_common(3) if name in tests]
+        tests = [*likely, *(name for name in tests if name not in likely)]
+        fate, test = "survived", ""
+        if tests:
+            usual = sum(recorder.seconds[name] for name in tests)
+            fate, test = judged(one, tests, 20 + 4 * usual)
+        killers[one.function][test] += fate == "killed"
+        known[one.key] = {"fate": fate, "by": test, "module": digest, "tests": tests_digest}
+        atomic = results.with_suffix(".new")
+        atomic.write_text(json.dumps(known, indent=1, sort_keys=True))
+        atomic.replace(results)
+        if fate != "killed" or number % 50 == 0:
+            print(f"{number}: {fate}: {one.module}:{one.row}: {one.old} -> {one.new}", flush=True)
+
+
+def explanations() -> dict[str, str]:
+    """Why mutants survive, by a mutant's key."""
+    rows = tomllib.loads(REASONS.read_text("utf-8")).get("survivor", [])
+    return {
+        "\t".join((row["module"], row["function"], row["line"], edit.replace(" → ", "\t"))): row["why"]
+        for row in rows
+        for edit in row["edits"]
+    }
+
+
+def short(text: str, most: int = 90) -> str:
+    text = text if len(text) <= most else f"{text[: most - 1]}…"
+    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
+
+
+def report(known: dict[str, dict[str, str]]) -> tuple[str, list[str]]:
+    """What was found, in Markdown, and what is wrong with it."""
+    why, total, wrong = explanations(), Counter[str](), []
+    rows: list[list[str]] = []
+    survivors: list[str] = []
+    for module in PATH:
+        count: Counter[str] = Counter()
+        before = ""
+        for one in mutants_of(module):
+            fate = known.get(one.key, {}).get("fate", "not run")
+            count[fate] += 1
+            count["mutants"] += 1
+            if fate == "not run":
+                wrong.append(f"not run: {one}")
+            elif fate == "survived":
+                reason = why.pop(one.key, "")
+                if not reason:
+                    wrong.append(f"not explained: {one}")
+                place = f"`{one.function or 'module'}`: "
+                if reason and reason == before:
+                    reason = "the same"
+                else:
+                    before = reason
+                edit = f"{short(one.old)} → {short(one.new)}"
+                within = "" if one.old in one.line and len(one.old) > 20 else f" in {short(one.line)}"
+                survivors.append(f"| {place}{edit}{within} | {reason or '**not explained**'} |")
+        total += count
+        rows.append([f"`{module}`", *(f"{count[name]}" for name in COLUMNS)])
+    wrong += [f"explained, but no survivor: {key}" for key in why]
+    rows.append(["all", *(f"{total[name]}" for name in COLUMNS)])
+    head = ["module", *COLUMNS]
+    lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
+    return "\n".join([INTRODUCTION, *lines, "", OUTCOME, *survivors, ""]), wrong
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("--out", type=Path)
+    options.add_argument("--count", action="store_true")
+    options.add_argument("modules", nargs="*", default=list(PATH))
+    chosen = options.parse_args()
+    if chosen.count:
+        for module in chosen.modules:
+            found = mutants_of(module)
+            print(module, len(found))
+            for one in found:
+                print(f"  {one.row}: {one.old} -> {one.new}")
+        return
+    WORK.mkdir(exist_ok=True)
+    results = WORK / "results.json"
+    run(chosen.modules, results)
+    text, wrong = report(json.loads(results.read_text()))
+    if chosen.out:
+        chosen.out.write_text(text, encoding="utf-8")
+    print("\n".join(wrong))
+    raise SystemExit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
