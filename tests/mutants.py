@@ -20,7 +20,7 @@ import gc
 import hashlib
 import importlib.abc
 import importlib.util
-import io
+import inspect
 import json
 import os
 import resource
@@ -30,11 +30,10 @@ import threading
 import time
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -62,7 +61,7 @@ SLOW = [
     "tests/test_trust_signing.py::test_the_public_commands_agree",
     "tests/test_vectors.py::test_the_generator_reproduces_every_byte",
 ]
-LONGEST = 0.7
+LONGEST = 0.35
 """Seconds of a processor that a test may take to be among the fast ones."""
 
 PATH = {
@@ -123,7 +122,8 @@ COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitOr: ast.BitAnd,
     ast.BitAnd: ast.BitOr,
 }
-BARE = frozenset("sorted set frozenset int list tuple min max float".split())
+BARE = frozenset("sorted set int min max".split())
+DEFAULTED = frozenset({"decode", "read_bounded", "Trust"})
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,14 @@ def name_of(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
+def number_of(node: ast.AST) -> int | None:
+    """The number that is written as a product or power of others, such as ``64 * 1024``."""
+    if any(not isinstance(one, ast.BinOp | ast.Constant | ast.operator) for one in ast.walk(node)):
+        return None
+    value = eval(ast.unparse(node), {})  # noqa: S307 - numbers of our own source
+    return value if isinstance(value, int) else None
+
+
 def expression_edits(node: ast.AST) -> Iterator[str]:
     """What an expression may be replaced by."""
     match node:
@@ -187,6 +195,8 @@ def expression_edits(node: ast.AST) -> Iterator[str]:
                 yield f"({changed(node, values=without(node.values, index))})"
         case ast.UnaryOp(op=ast.Not() | ast.USub()):
             yield f"({ast.unparse(node.operand)})"
+        case ast.BinOp() if (number := number_of(node)) is not None:
+            yield from (f"({number + 1})", f"({number - 1})")
         case ast.BinOp() if type(node.op) in COMPUTED:
             yield f"({changed(node, op=COMPUTED[type(node.op)]())})"
         case ast.Constant(value=bool()):
@@ -207,9 +217,9 @@ def expression_edits(node: ast.AST) -> Iterator[str]:
             for index, one in enumerate(node.keywords):
                 if one.arg not in COSMETIC:
                     yield changed(node, keywords=without(node.keywords, index))
-            if len(node.args) > 1 and not node.keywords:
-                yield changed(node, args=node.args[:-1])
             name = name_of(node.func)
+            if name in DEFAULTED:
+                yield changed(node, args=node.args[:-1])
             if isinstance(node.func, ast.Name) and name in {"any", "all"}:
                 yield changed(node, func=ast.Name({"any": "all", "all": "any"}[name]))
             elif isinstance(node.func, ast.Name) and name in BARE:
@@ -274,6 +284,8 @@ def edits(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
         children = []
     elif isinstance(node, ast.keyword) and node.arg in COSMETIC:
         children = []
+    elif isinstance(node, ast.BinOp) and number_of(node) is not None:
+        children = []
     else:
         children = list(ast.iter_child_nodes(node))
     for child in children:
@@ -305,7 +317,7 @@ def scopes(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
             yield node.name, node
         elif isinstance(node, ast.AnnAssign) and node.value:
             yield name_of(node.target), node.value
-        elif isinstance(node, ast.Assign):
+        elif isinstance(node, ast.Assign) and name_of(getattr(node.value, "func", node)) != "TypeVar":
             yield name_of(node.targets[0]), node
 
 
@@ -344,11 +356,17 @@ def mutants_of(module: str) -> list[Mutant]:
     return found
 
 
+def replaced(mutant: Mutant) -> bytes:
+    """The source of a mutant's module."""
+    source = source_of(mutant.module).read_bytes()
+    return source[: mutant.start] + mutant.new.encode() + source[mutant.stop :]
+
+
 class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports one module from other source."""
 
-    def __init__(self, module: str, source: bytes) -> None:
-        self.module, self.source = module, source
+    def __init__(self, mutant: Mutant) -> None:
+        self.module, self.source = mutant.module, replaced(mutant)
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         if name != self.module:
@@ -360,7 +378,10 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class Recorder:
-    """Which test calls which function of the path, and how long each takes."""
+    """Which test calls which function of the path, and how long each takes.
+
+    What a fixture calls that tests share counts for all tests of the file.
+    """
 
     def __init__(self) -> None:
         self.calls: dict[str, set[tuple[str, int]]] = defaultdict(set)
@@ -369,10 +390,19 @@ class Recorder:
         self.test = ""
 
     def called(self, frame: FrameType, event: str, _value: Any) -> None:
-        if event == "call":
-            module = self.files.get(frame.f_code.co_filename)
-            if module:
-                self.calls[self.test].add((module, frame.f_code.co_firstlineno))
+        module = self.files.get(frame.f_code.co_filename) if event == "call" else None
+        if module:
+            self.calls[self.test].add((module, frame.f_code.co_firstlineno))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Any:
+        test = self.test
+        if fixturedef.scope != "function":
+            self.test = test.split("::")[0]
+        try:
+            return (yield)
+        finally:
+            self.test = test
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: Any) -> Any:
@@ -397,14 +427,13 @@ class FirstFailure:
             self.test = self.test or report.nodeid
 
 
-def run_tests(names: list[str], plugin: object, temporary: Path) -> int:
-    flags = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(temporary), "--tb=no"]
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        return int(pytest.main([*flags, "--rootdir", str(ROOT), *names], plugins=[plugin]))
+def run_tests(names: list[str], plugin: object) -> int:
+    flags = ["-x", "-q", "-s", "-p", "no:cacheprovider", "--tb=no", "--rootdir", str(ROOT)]
+    return int(pytest.main([*flags, "--basetemp", str(WORK / "tmp"), *names], plugins=[plugin]))
 
 
 def forget() -> None:
-    """Drop our own modules, and keep those of others, so that a child imports a mutant."""
+    """Drop our own modules, and keep those of others, so that a mutant is imported."""
     ours = [
         name
         for name, module in sys.modules.items()
@@ -416,81 +445,100 @@ def forget() -> None:
         del sys.modules[name]
 
 
-def judged(mutant: Mutant | None, tests: list[str], seconds: float) -> tuple[str, str]:
-    """What becomes of a mutant: killed (by which test), survived or timed out."""
+def in_child(task: Callable[[], str], seconds: float) -> str:
+    """What a task says that runs in a child of this process; empty if it took too long."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         code = BROKEN
         try:
             os.close(reader)
-            signal.alarm(10 * int(seconds))
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(nowhere, stream)
+            signal.alarm(20 * int(seconds))
             resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
-            if mutant is not None:
-                source = source_of(mutant.module).read_bytes()
-                source = source[: mutant.start] + mutant.new.encode() + source[mutant.stop :]
-                sys.meta_path.insert(0, Mutated(mutant.module, source))
-            plugin = FirstFailure()
-            code = run_tests(tests, plugin, WORK / "tmp")
-            os.write(writer, plugin.test.encode())
+            os.write(writer, task().encode())
+            code = 0
         finally:
             os._exit(code)
     os.close(writer)
     with os.fdopen(reader, "rb") as stream:
-        test = stream.read().decode()
+        said = stream.read().decode()
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
-        slow = os.WTERMSIG(status) in {signal.SIGXCPU, signal.SIGALRM}
-        return ("timed out", "") if slow else ("killed", "a signal")
-    code = os.WEXITSTATUS(status)
-    if code == BROKEN:
+        return "" if os.WTERMSIG(status) in {signal.SIGXCPU, signal.SIGALRM} else "killed by a signal"
+    if os.WEXITSTATUS(status):
         raise SystemExit("the runner itself fails in a child")
-    return ("survived", "") if code == 0 else ("killed", test or "import")
+    return said
 
 
-def record(digest: str) -> Recorder:
-    """Run the tests once, in this process, which so imports what they need.
-
-    Only collect them, which imports as much, where ``digest``, of tests and modules, is as it was.
-    """
-    recorder, kept = Recorder(), WORK / "calls.json"
-    before = json.loads(kept.read_text()) if kept.exists() else {}
-    again = before.get("digest") == digest
-    flags = [*FILES, *(f"--deselect={name}" for name in SLOW), *(["--collect-only"] if again else [])]
-    code = run_tests(flags, recorder, WORK / "tmp")
-    if code != 0:
-        raise SystemExit(f"tests fail without a mutant: pytest's exit code is {code}")
-    if again:
-        recorder.seconds = before["seconds"]
-        recorder.calls |= {test: {(a, b) for a, b in rows} for test, rows in before["calls"].items()}
-    else:
-        calls = {test: sorted(rows) for test, rows in recorder.calls.items()}
-        rows = {"digest": digest, "seconds": recorder.seconds, "calls": calls}
-        kept.write_text(json.dumps(rows))
-    return recorder
+def imported(mutant: Mutant, tests: list[str]) -> str:
+    """Import all of ours with a mutant and run tests."""
+    forget()
+    sys.meta_path.insert(0, Mutated(mutant))
+    plugin = FirstFailure()
+    code = run_tests(tests, plugin)
+    return "survived" if code == 0 else f"killed by {plugin.test or 'import'}"
 
 
-def tests_for(mutant: Mutant, recorder: Recorder) -> list[str]:
-    """Fast tests that reach a mutant, quickest first."""
-    fast = sorted(
-        (
-            name
-            for name, took in recorder.seconds.items()
-            if took <= LONGEST and ("surgery" in mutant.module) == ("surgery" in name)
-        ),
-        key=lambda name: recorder.seconds[name],
+def put_in_place(mutant: Mutant) -> None:
+    """Give a function that is in use everywhere the code of its mutant."""
+    space: dict[str, Any] = {"__name__": mutant.module}
+    exec(compile(replaced(mutant), source_of(mutant.module), "exec"), space)  # noqa: S102
+    first, _, method = mutant.function.partition(".")
+    pair = [space[first], vars(sys.modules[mutant.module])[first]]
+    if method:
+        pair = [vars(one)[method] for one in pair]
+    new, old = (inspect.unwrap(getattr(one, "fget", one)) for one in pair)
+    old.__code__, old.__defaults__, old.__kwdefaults__ = (
+        *(new.__code__, new.__defaults__, new.__kwdefaults__),
     )
-    rows = functions_of(mutant.module).get(mutant.function)
-    if rows is None:
-        return fast
-    return [
-        name
-        for name in fast
-        if any(
-            module == mutant.module and rows[0] <= row <= rows[1]
-            for module, row in recorder.calls[name]
-        )
-    ]
+
+
+class Loop:
+    """In place of pytest's loop over tests: one over mutants, each in a child."""
+
+    def __init__(self, run: "Run") -> None:
+        self.run = run
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        items = {item.nodeid: item for item in session.items}
+        self.run.loop(lambda mutant, tests: self.run_items(mutant, [items[name] for name in tests]))
+        return True
+
+    def run_items(self, mutant: Mutant | None, items: list[Any]) -> str:
+        if mutant is not None:
+            put_in_place(mutant)
+        plugin = FirstFailure()
+        items[0].config.pluginmanager.register(plugin)
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if plugin.test:
+                return f"killed by {plugin.test}"
+        return "survived"
+
+
+def record(digest: str) -> tuple[dict[str, float], dict[str, set[tuple[str, int]]]]:
+    """Seconds and calls of each test; of the last run, if ``digest``, of all files, is the same."""
+    kept = WORK / "calls.json"
+    if not kept.exists() or json.loads(kept.read_text())["digest"] != digest:
+
+        def task() -> str:
+            recorder = Recorder()
+            code = run_tests([*FILES, *(f"--deselect={name}" for name in SLOW)], recorder)
+            if code != 0:
+                return f"tests fail without a mutant: pytest's exit code is {code}"
+            calls = {test: sorted(rows) for test, rows in recorder.calls.items()}
+            rows = {"digest": digest, "seconds": recorder.seconds, "calls": calls}
+            kept.write_text(json.dumps(rows))
+            return "done"
+
+        if (said := in_child(task, 1000)) != "done":
+            raise SystemExit(said)
+    known = json.loads(kept.read_text())
+    calls = {test: {(a, b) for a, b in rows} for test, rows in known["calls"].items()}
+    return known["seconds"], calls
 
 
 @cache
@@ -508,45 +556,83 @@ def sha256(*paths: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
-def run(modules: list[str], results: Path) -> None:
-    """Judge every mutant whose fate is not known."""
-    known = json.loads(results.read_text()) if results.exists() else {}
-    tests_digest = sha256(*(ROOT / name for name in FILES))
-    todo = []
-    for module in modules:
-        digest = sha256(source_of(module))
-        for one in mutants_of(module):
-            was = known.get(one.key)
-            if was and was["module"] == digest:
-                if was["fate"] != "survived" or was["tests"] == tests_digest:
-                    continue
-            todo.append((one, digest))
-    print(f"{len(todo)} mutants to run", flush=True)
-    if not todo:
-        return
-    recorder = record(tests_digest + sha256(*map(source_of, PATH)))
-    forget()
-    gc.freeze()
-    everything = [name for name, took in recorder.seconds.items() if took <= LONGEST]
-    fate, test = judged(None, everything, 600)
-    if fate != "survived":
-        raise SystemExit(f"tests fail in a child without a mutant: {test}")
-    killers: dict[str, Counter[str]] = defaultdict(Counter)
-    for number, (one, digest) in enumerate(todo, 1):
-        tests = tests_for(one, recorder)
-        likely = [name for name, _ in killers[one.function].most_common(3) if name in tests]
-        tests = [*likely, *(name for name in tests if name not in likely)]
-        fate, test = "survived", ""
-        if tests:
-            usual = sum(recorder.seconds[name] for name in tests)
-            fate, test = judged(one, tests, 20 + 4 * usual)
-        killers[one.function][test] += fate == "killed"
-        known[one.key] = {"fate": fate, "by": test, "module": digest, "tests": tests_digest}
-        atomic = results.with_suffix(".new")
-        atomic.write_text(json.dumps(known, indent=1, sort_keys=True))
-        atomic.replace(results)
-        if fate != "killed" or number % 50 == 0:
-            print(f"{number}: {fate}: {one.module}:{one.row}: {one.old} -> {one.new}", flush=True)
+class Run:
+    """Judges every mutant whose fate is not known, those in functions first."""
+
+    def __init__(self, modules: list[str], results: Path) -> None:
+        self.results = results
+        self.known = json.loads(results.read_text()) if results.exists() else {}
+        self.tests = sha256(*(ROOT / name for name in FILES))
+        self.killers: dict[str, Counter[str]] = defaultdict(Counter)
+        self.number = 0
+        self.todo = [one for module in modules for one in mutants_of(module) if not self.is_known(one)]
+        self.todo.sort(key=lambda one: one.function not in functions_of(one.module))
+        print(f"{len(self.todo)} mutants to run", flush=True)
+
+    def is_known(self, one: Mutant) -> bool:
+        was = self.known.get(one.key)
+        return bool(
+            was
+            and was["module"] == sha256(source_of(one.module))
+            and (was["fate"].startswith("killed") or was["tests"] == self.tests)
+        )
+
+    def start(self) -> None:
+        if self.todo:
+            digest = self.tests + sha256(*map(source_of, PATH))
+            self.seconds, self.calls = record(digest)
+            flags = [*FILES, *(f"--deselect={name}" for name in SLOW)]
+            if run_tests(flags, Loop(self)):
+                raise SystemExit("tests cannot be collected")
+
+    def loop(self, run_items: Callable[[Mutant | None, list[str]], str]) -> None:
+        gc.freeze()
+        fate = in_child(lambda: run_items(None, self.fast()), 600)
+        if fate != "survived":
+            raise SystemExit(f"without a mutant: {fate}")
+        for one in self.todo:
+            tests, start = self.tests_for(one), time.monotonic()
+            usual = 30 + 4 * sum(self.seconds[name] for name in tests)
+            if not tests:
+                fate = "survived"
+            elif one.function in functions_of(one.module):
+                fate = in_child(partial(run_items, one, tests), usual)
+            else:
+                fate = in_child(partial(imported, one, tests), usual)
+            self.keep(one, fate or "timed out", time.monotonic() - start)
+
+    def fast(self) -> list[str]:
+        """Fast tests, quickest first."""
+        names = sorted(self.seconds, key=lambda name: self.seconds[name])
+        return [name for name in names if self.seconds[name] <= LONGEST]
+
+    def tests_for(self, mutant: Mutant) -> list[str]:
+        """Those that reach a mutant; first those that killed others of the same function."""
+        surgery = "surgery" in mutant.module
+        found = [name for name in self.fast() if ("surgery" in name) == surgery]
+        rows = functions_of(mutant.module).get(mutant.function)
+        if rows is not None:
+            reached = {
+                test
+                for test, calls in self.calls.items()
+                if any(a == mutant.module and rows[0] <= b <= rows[1] for a, b in calls)
+            }
+            found = [one for one in found if {one, one.split("::")[0]} & reached]
+        likely = [name for name, _ in self.killers[mutant.function].most_common(3)]
+        return [*(name for name in likely if name in found), *(n for n in found if n not in likely)]
+
+    def keep(self, one: Mutant, fate: str, took: float) -> None:
+        if fate.startswith("killed by tests"):
+            self.killers[one.function][fate.removeprefix("killed by ")] += 1
+        row = {"fate": fate, "module": sha256(source_of(one.module)), "tests": self.tests}
+        self.known[one.key] = row
+        new = self.results.with_suffix(".new")
+        new.write_text(json.dumps(self.known, indent=1, sort_keys=True))
+        new.replace(self.results)
+        self.number += 1
+        if not fate.startswith("killed") or self.number % 20 == 0:
+            edit = f"{one.module}:{one.row}: {one.old} -> {one.new}"
+            print(f"{self.number}: {fate}, {took:.1f} s: {edit}", flush=True)
 
 
 def explanations() -> dict[str, str]:
@@ -573,7 +659,7 @@ def report(known: dict[str, dict[str, str]]) -> tuple[str, list[str]]:
         count: Counter[str] = Counter()
         before = ""
         for one in mutants_of(module):
-            fate = known.get(one.key, {}).get("fate", "not run")
+            fate = known.get(one.key, {}).get("fate", "not run").split(" by ")[0]
             count[fate] += 1
             count["mutants"] += 1
             if fate == "not run":
@@ -614,7 +700,7 @@ def main() -> None:
         return
     WORK.mkdir(exist_ok=True)
     results = WORK / "results.json"
-    run(chosen.modules, results)
+    Run(chosen.modules, results).start()
     text, wrong = report(json.loads(results.read_text()))
     if chosen.out:
         chosen.out.write_text(text, encoding="utf-8")
