@@ -45,7 +45,7 @@ WORK = ROOT / "mutants"
 FILES = [
     *(
         f"tests/test_trust_{name}.py"
-        for name in "addressees bits federation keys revocation sealing signing".split()
+        for name in ["addressees", "bits", "federation", "keys", "revocation", "sealing", "signing"]
     ),
     "tests/test_vectors.py",
     "tests/test_surgery_quarantine.py",
@@ -92,7 +92,16 @@ INTRODUCTION = """INTRO
 OUTCOME = """| survivor | why |
 | --- | --- |"""
 WORDED = frozenset(
-    "decode plain unbase64 read_public certificate_errors check_validity check_name _bundle".split()
+    [
+        "decode",
+        "plain",
+        "unbase64",
+        "read_public",
+        "certificate_errors",
+        "check_validity",
+        "check_name",
+        "_bundle",
+    ]
 )
 WIDER = {
     **dict.fromkeys(("Digest", "Name", "Line", "Pem", "Base64", "_Text", "Literal"), "str"),
@@ -122,7 +131,7 @@ COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitOr: ast.BitAnd,
     ast.BitAnd: ast.BitOr,
 }
-BARE = frozenset("sorted set int min max".split())
+BARE = frozenset(["sorted", "set", "int", "min", "max"])
 DEFAULTED = frozenset({"decode", "read_bounded", "Trust"})
 
 
@@ -280,11 +289,11 @@ def edits(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
         children = []  # its parts have no places of their own
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         children = []  # words about the line above
-    elif isinstance(node, ast.Assign) and name_of(node.targets[0]) == "__all__":
-        children = []
-    elif isinstance(node, ast.keyword) and node.arg in COSMETIC:
-        children = []
-    elif isinstance(node, ast.BinOp) and number_of(node) is not None:
+    elif (
+        (isinstance(node, ast.Assign) and name_of(node.targets[0]) == "__all__")
+        or (isinstance(node, ast.keyword) and node.arg in COSMETIC)
+        or (isinstance(node, ast.BinOp) and number_of(node) is not None)
+    ):
         children = []
     else:
         children = list(ast.iter_child_nodes(node))
@@ -317,7 +326,9 @@ def scopes(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
             yield node.name, node
         elif isinstance(node, ast.AnnAssign) and node.value:
             yield name_of(node.target), node.value
-        elif isinstance(node, ast.Assign) and name_of(getattr(node.value, "func", node)) != "TypeVar":
+        elif (
+            isinstance(node, ast.Assign) and name_of(getattr(node.value, "func", node)) != "TypeVar"
+        ):
             yield name_of(node.targets[0]), node
 
 
@@ -352,7 +363,9 @@ def mutants_of(module: str) -> list[Mutant]:
             one = Mutant(module, function, where.lineno, line, old, new, 0, start, stop)
             again = seen[one.key]
             seen[one.key] += 1
-            found.append(Mutant(*(module, function, where.lineno, line, old, new), again, start, stop))
+            found.append(
+                Mutant(*(module, function, where.lineno, line, old, new), again, start, stop)
+            )
     return found
 
 
@@ -467,7 +480,9 @@ def in_child(task: Callable[[], str], seconds: float) -> str:
         said = stream.read().decode()
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
-        return "" if os.WTERMSIG(status) in {signal.SIGXCPU, signal.SIGALRM} else "killed by a signal"
+        return (
+            "" if os.WTERMSIG(status) in {signal.SIGXCPU, signal.SIGALRM} else "killed by a signal"
+        )
     if os.WEXITSTATUS(status):
         raise SystemExit("the runner itself fails in a child")
     return said
@@ -546,7 +561,10 @@ def functions_of(module: str) -> dict[str, tuple[int, int]]:
     """First and last line of each function."""
     tree = ast.parse(source_of(module).read_bytes())
     return {
-        name: (min([node.lineno, *(one.lineno for one in node.decorator_list)]), node.end_lineno or 0)
+        name: (
+            min([node.lineno, *(one.lineno for one in node.decorator_list)]),
+            node.end_lineno or 0,
+        )
         for name, node in scopes(tree)
         if isinstance(node, ast.FunctionDef)
     }
@@ -565,7 +583,9 @@ class Run:
         self.tests = sha256(*(ROOT / name for name in FILES))
         self.killers: dict[str, Counter[str]] = defaultdict(Counter)
         self.number = 0
-        self.todo = [one for module in modules for one in mutants_of(module) if not self.is_known(one)]
+        self.todo = [
+            one for module in modules for one in mutants_of(module) if not self.is_known(one)
+        ]
         self.todo.sort(key=lambda one: one.function not in functions_of(one.module))
         print(f"{len(self.todo)} mutants to run", flush=True)
 
@@ -639,7 +659,9 @@ def explanations() -> dict[str, str]:
     """Why mutants survive, by a mutant's key."""
     rows = tomllib.loads(REASONS.read_text("utf-8")).get("survivor", [])
     return {
-        "\t".join((row["module"], row["function"], row["line"], edit.replace(" → ", "\t"))): row["why"]
+        "\t".join((row["module"], row["function"], row["line"], edit.replace(" → ", "\t"))): row[
+            "why"
+        ]
         for row in rows
         for edit in row["edits"]
     }
@@ -674,7 +696,9 @@ def report(known: dict[str, dict[str, str]]) -> tuple[str, list[str]]:
                 else:
                     before = reason
                 edit = f"{short(one.old)} → {short(one.new)}"
-                within = "" if one.old in one.line and len(one.old) > 20 else f" in {short(one.line)}"
+                within = (
+                    "" if one.old in one.line and len(one.old) > 20 else f" in {short(one.line)}"
+                )
                 survivors.append(f"| {place}{edit}{within} | {reason or '**not explained**'} |")
         total += count
         rows.append([f"`{module}`", *(f"{count[name]}" for name in COLUMNS)])

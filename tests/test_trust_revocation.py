@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from test_trust_world import DAY, NOW, World, key_file, manifest, organ_folder
 
 from not_core.errors import (
@@ -175,6 +176,29 @@ def test_a_list_with_a_critical_extension_is_refused(world: World, odd: str) -> 
     assert revocation.parse(odd_list(world), world.trust.root).number == 9
     with pytest.raises(CertificateError, match="damaged or of another kind"):
         revocation.parse(odd_list(world, **{odd: True}), world.trust.root)
+
+
+def der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    return bytes([tag, *([size] if size < 128 else [0x81, size])]) + content
+
+
+def test_a_list_must_say_when_the_next_one_comes(world: World) -> None:
+    key = read_signing_key(world.place / "federation" / "root.key", "root key")
+    root, algorithm = world.trust.root, bytes.fromhex("300a06082a8648ce3d040303")
+    for when in (b"", der(0x17, b"270125080000Z")):
+        number = bytes.fromhex("a00e300c300a0603551d1404030201") + b"\x09"
+        dates = der(0x17, b"261226080000Z") + when
+        whole = der(2, b"\1") + algorithm + root.subject.public_bytes() + dates + number
+        body = der(0x30, whole)
+        signature = der(3, b"\0" + key.sign(body, ec.ECDSA(hashes.SHA384())))
+        crl = x509.load_der_x509_crl(der(0x30, body + algorithm + signature))
+        pem = crl.public_bytes(serialization.Encoding.PEM)
+        if when:
+            assert revocation.parse(pem, root).number == 9
+        else:
+            with pytest.raises(CertificateError, match="damaged or of another kind"):
+                revocation.parse(pem, root)
 
 
 def test_without_a_list_nothing_is_loaded(world: World) -> None:

@@ -1,7 +1,9 @@
 import base64
 import hashlib
 import io
+import json
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -31,15 +33,25 @@ from not_core.errors import (
     NotYetValidError,
     OfferError,
     OutputExistsError,
+    RollbackError,
     SignatureError,
     StaleListError,
     TooLargeError,
+    TruncatedError,
     UnsealError,
     WrapsError,
 )
 from not_core.trust import addressees, archive, authority, federation, keys, sealing, signing
-from not_core.trust.delivery import MAGIC, DeliveryHeader, read_header, write_header
+from not_core.trust.delivery import (
+    HEADER_LIMIT,
+    MAGIC,
+    DeliveryHeader,
+    read_header,
+    write_header,
+)
 from not_core.trust.offer import UNWRAPPED, Offer, describe, sign_offer
+from not_core.trust.seen import Seen
+from not_core.trust.statement import STATEMENT_LIMIT
 
 
 @pytest.fixture(scope="module")
@@ -469,6 +481,67 @@ def test_the_coordinator_needs_no_model_signing(world: World, to_south: Path) ->
     command = [sys.executable, "-c", code, str(to_south), str(root)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout == "north/notes\n"
+
+
+def test_what_is_opened_is_its_sites_alone(world: World, to_south: Path, tmp_path: Path) -> None:
+    opened = sealing.open_sealed(to_south, world.south, tmp_path / "o", now=NOW)
+    assert stat.S_IMODE(opened.path.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(one.stat().st_mode) for one in opened.path.iterdir()} == {0o600}
+    assert opened.manifest == manifest()
+    assert opened.path == tmp_path / "o"
+    assert opened.offer == sealing.verify_sealed(to_south, world.trust, now=NOW).offer
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "organ-exchange/sealed/v2"},
+        {"offer": "x" * (STATEMENT_LIMIT + 1)},
+        {"wraps": {}},
+        {"wraps": {f"{n:064x}": "" for n in range(513)}},
+        {"wraps": {"AB" * 32: ""}},
+        {"wraps": {"ab" * 32: "A B="}},
+        {"more": 1},
+    ],
+)
+def test_a_header_of_another_form_is_not_read(to_south: Path, changes: dict[str, Any]) -> None:
+    header, _ = parts(to_south)
+    data = canonical.encode(json.loads(canonical.encode(header)) | changes)
+    with pytest.raises(FormatError, match="header is not valid"):
+        read_header(io.BytesIO(MAGIC + len(data).to_bytes(4, "big") + data))
+
+
+def test_a_header_has_a_largest_size() -> None:
+    for size, error in ((HEADER_LIMIT, TruncatedError), (HEADER_LIMIT + 1, TooLargeError)):
+        with pytest.raises(error):
+            read_header(io.BytesIO(MAGIC + size.to_bytes(4, "big")))
+
+
+def test_a_content_key_has_32_bytes(world: World, to_south: Path) -> None:
+    header, _ = parts(to_south)
+    offer = sealing.verify_sealed(to_south, world.trust, now=NOW).offer
+    keys_of_south = world.south.sealing_keys
+    for size in (31, 33):
+        wraps = addressees.wrapped(
+            bytes(size), offer, {name: world.south.profile for name in header.wraps}
+        )
+        with pytest.raises(UnsealError, match="wrong length"):
+            addressees.unwrapped(wraps, offer, "south", keys_of_south)
+
+
+def test_two_openings_at_once_cannot_undo_each_other(
+    world: World, to_south: Path, tmp_path: Path
+) -> None:
+    new = sealing.verify_sealed(to_south, world.trust, now=NOW).offer
+    memory = Seen(tmp_path / "seen.db")
+    assert memory.first(new.organ_digest) is None
+    memory.check(replace(new, version=2), "a" * 64)
+    memory.commit(new, "b" * 64, NOW)
+    memory.commit(new, "c" * 64, NOW - 5)
+    memory.commit(new, "b" * 64, NOW - 9)  # known: the first time stays
+    with pytest.raises(RollbackError, match="of version 2, version 3 was seen"):
+        memory.commit(replace(new, version=2), "a" * 64, NOW)
+    assert memory.first(new.organ_digest) == NOW - 5
 
 
 def test_a_wrapped_key_is_1168_bytes(to_south: Path) -> None:

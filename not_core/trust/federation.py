@@ -90,7 +90,7 @@ def load_root(path: Path) -> x509.Certificate:
     """Load a trust anchor.
 
     Args:
-        path: A PEM file, or a folder that holds ``root.pem``.
+        path: A PEM file.
 
     Raises:
         KeyFileError: Missing or unreadable.
@@ -186,7 +186,6 @@ def verify_chain(
         PolicyBuilder()
         .store(Store([trust.root]))
         .time(moment)
-        .max_chain_depth(len(chain) - 1)
         .extension_policies(ca_policy=ca_policy(), ee_policy=leaf_policy())
         .build_client_verifier()
     )
@@ -201,7 +200,7 @@ def verify_chain(
         raise CertificateError(
             f"chain of {site} holds certificates that it does not need; get the unedited profile"
         )
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not is_p384(key):
+    if not is_p384(key):
         raise CertificateError(f"certificate of {site} is not for an ECDSA P-384 key")
     trust.revoked.check_fresh(present, trust.grace)
     for certificate in chain:
