@@ -7,12 +7,13 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_trust_world import DAY, NOW, World, key_file
@@ -141,13 +142,16 @@ def odd_roots(folder: Path) -> Iterator[x509.Certificate]:
     short = ec.generate_private_key(ec.SECP256R1())
     not_a_ca = x509.BasicConstraints(ca=False, path_length=None)
     two_names = x509.Name([*root.subject, *root.subject])
-    for key, signer, subject, changed in (
+    odd_kind = x25519.X25519PrivateKey.generate()
+    kinds: tuple[tuple[Any, Any, x509.Name, tuple[x509.ExtensionType, ...]], ...] = (
+        (odd_kind, good, root.subject, ()),
         (good, other, root.subject, ()),
         (short, short, root.subject, ()),
         (good, good, two_names, ()),
         (good, good, root.subject, (not_a_ca,)),
         (good, good, root.subject, (key_usage(certify=False),)),
-    ):
+    )
+    for key, signer, subject, changed in kinds:
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -302,6 +306,61 @@ def test_a_certificate_must_be_made_for_signing_organs(world: World) -> None:
     unbound = x509.SubjectAlternativeName([x509.DNSName("north.example")])
     with pytest.raises(CertificateError, match="another kind"):
         verify({type(unbound): unbound})
+
+
+@pytest.mark.parametrize("ca", [True, False])
+@pytest.mark.parametrize("certify", [True, False])
+def test_only_a_ca_that_may_sign_certificates_stands_between(
+    world: World, ca: bool, certify: bool
+) -> None:
+    """Under a root without a path length, which no reader asks for."""
+    middle, root = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
+    (pem,) = world.north.profile.certificates
+    leaf = x509.load_pem_x509_certificate(pem.encode())
+
+    def named(name: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+    def issued(
+        subject: x509.Name, key: Any, by: str, signer: Any, *more: x509.ExtensionType
+    ) -> x509.Certificate:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(named(by))
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(leaf.not_valid_before_utc)
+            .not_valid_after(leaf.not_valid_after_utc)
+        )
+        for one in more:
+            builder = builder.add_extension(
+                one, isinstance(one, x509.BasicConstraints | x509.KeyUsage)
+            )
+        return builder.sign(signer, hashes.SHA384())
+
+    is_ca = x509.BasicConstraints(ca=True, path_length=None)
+    above = issued(named("r"), root.public_key(), "r", root, is_ca, key_usage(certify=True))
+    between = issued(
+        named("m"),
+        middle.public_key(),
+        *("r", root),
+        x509.BasicConstraints(ca=ca, path_length=None),
+        key_usage(certify=certify),
+    )
+    extensions = [
+        one.value
+        for one in leaf.extensions
+        if not isinstance(one.value, x509.AuthorityKeyIdentifier)
+    ]
+    below = issued(leaf.subject, leaf.public_key(), "m", middle, *extensions)
+    trust = federation.Trust(above, revocation.build(above, root, 1, {}, NOW))
+    chain = [one.public_bytes(serialization.Encoding.PEM).decode() for one in (below, between)]
+    if ca and certify:
+        assert federation.verify_chain(chain, trust, now=NOW).site == "north"
+        return
+    with pytest.raises(CertificateError, match="does not chain"):
+        federation.verify_chain(chain, trust, now=NOW)
 
 
 SITE, KEY = "urn:organ-exchange:site:", "urn:organ-exchange:sealing-key:"
