@@ -404,9 +404,9 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class Recorder:
-    """Which test calls which function of the path, and how long each takes.
+    """Which test runs which line of the path, and how long each takes.
 
-    What a fixture calls that tests share counts for all tests of the file.
+    What a fixture runs that tests share counts for all tests of the file.
     """
 
     def __init__(self) -> None:
@@ -415,10 +415,16 @@ class Recorder:
         self.files = {str(source_of(module)): module for module in PATH}
         self.test = ""
 
-    def called(self, frame: FrameType, event: str, _value: Any) -> None:
-        module = self.files.get(frame.f_code.co_filename) if event == "call" else None
-        if module:
-            self.calls[self.test].add((module, frame.f_code.co_firstlineno))
+    def called(self, frame: FrameType, _event: str, _value: Any) -> Any:
+        module = self.files.get(frame.f_code.co_filename)
+        if module is None:
+            return None
+
+        def line(frame: FrameType, _event: str, _value: Any) -> Any:
+            self.calls[self.test].add((module, frame.f_lineno))
+            return line
+
+        return line(frame, "", None)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Any:
@@ -433,13 +439,13 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: Any) -> Any:
         self.test, start = item.nodeid, time.process_time()
-        threading.setprofile(self.called)
-        sys.setprofile(self.called)
+        threading.settrace(self.called)
+        sys.settrace(self.called)
         try:
             return (yield)
         finally:
-            sys.setprofile(None)
-            threading.setprofile(None)
+            sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
             self.seconds[item.nodeid] = time.process_time() - start
 
 
@@ -583,6 +589,20 @@ def functions_of(module: str) -> dict[str, tuple[int, int]]:
     }
 
 
+@cache
+def statements_of(module: str) -> dict[int, tuple[int, int]]:
+    """For each line of a function's body, the first and last of its statement, or of its head."""
+    found = {}
+    for function in ast.walk(ast.parse(source_of(module).read_bytes())):
+        for node in ast.walk(function) if isinstance(function, ast.FunctionDef) else ():
+            if isinstance(node, ast.stmt | ast.ExceptHandler) and node is not function:
+                body = getattr(node, "body", None)
+                last = body[0].lineno - 1 if body else node.end_lineno or 0
+                rows = (node.lineno, max(node.lineno, last))
+                found |= dict.fromkeys(range(rows[0], rows[1] + 1), rows)
+    return found
+
+
 def sha256(*paths: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
@@ -645,6 +665,7 @@ class Run:
         found = [name for name in self.fast() if ("surgery" in name) == surgery]
         rows = functions_of(mutant.module).get(mutant.function)
         if rows is not None:
+            rows = statements_of(mutant.module).get(mutant.row, rows)
             reached = {
                 test
                 for test, calls in self.calls.items()
