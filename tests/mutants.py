@@ -4,14 +4,14 @@
 
 One mutant is one small edit of one module of ``PATH``: a check left out, a comparison turned, a
 bound moved by one, a field's form widened, an item of a list dropped. Each is run against the fast
-tests that call the function it is in (all fast tests, where it is in none), quickest first, until
-one fails. What was found is kept in ``mutants/``, so a run that is stopped goes on where it was: a
+tests that run its statement (all fast tests, where it is in no function), quickest first, until one
+fails. What was found is kept in ``mutants/``, so a run that is stopped goes on where it was: a
 mutant is run again when its module changed, and one that survived also when a test did.
 
 Survivors are explained in ``tests/mutants.toml``; the exit code is 1 while one is not.
 
-Not mutated are the functions of ``MAKERS``, which make artefacts and accept none, and what errors
-say: the message of a ``raise``, and the word for the thing at hand that ``WORDED`` are called with.
+Not mutated are what ``PATH`` names in each module, which makes artefacts and accepts none, and what
+errors say: the message of a ``raise``, and the noun for it that ``WORDED`` are called with.
 """
 
 import argparse
@@ -82,23 +82,23 @@ PATH = {
         "surgery.quarantine": "",
     }.items()
 }
-"""The modules of the verify path, each with what in it is not of that path: ``MAKERS``."""
+"""The modules of the verify path, each with what in it is not of that path."""
 
 BROKEN = 70
-COLUMNS = ("mutants", "killed", "survived", "timed out")
+COLUMNS = ("mutants", "killed", "survived", "timed out", "not run")
 REASONS = ROOT / "tests" / "mutants.toml"
 INTRODUCTION = """# Mutants of the verify path
 
-`make mutants`: one small edit at a time of the code that decides whether an artefact is accepted (a check left
-out, a condition dropped or turned, a bound moved by one, a field's form widened, an item of a list or an argument left
-out), each run against the fast tests that reach it: `tests/test_trust_*`, `tests/test_vectors.py`,
-`tests/test_surgery_quarantine.py`, none of which takes long. What slower tests alone would find, and the rest of the
-suite, counts as not found.
+`make mutants`: one small edit at a time of the code that decides whether an artefact is accepted
+(a check left out, a condition dropped or turned, a bound moved by one, a field's form widened, an
+item of a list or an argument left out), each run against the fast tests that run its statement:
+`tests/test_trust_*`, `tests/test_vectors.py` and `tests/test_surgery_quarantine.py`, those of at
+most 0.35 s. What slower tests alone would find, and the rest of the suite, counts as survived.
 
 Left out are functions that make artefacts and accept none, or that only word an error (`PATH` in
-`tests/mutants.py` names them), the message in a `raise`, and the noun for the thing at hand that a check is given for
-its message. A mutant that runs until its time is up (four times the tests' own, and 30 s) is counted apart; nothing
-was accepted by it. Survivors are listed below, each with the reason why no test tells it from the original.
+`tests/mutants.py` names them), the message in a `raise`, and the noun that a check is given for its
+message. A mutant that runs until its time is up (four times the tests' own, and 30 s) is counted
+apart. Survivors stand below, each with why no test tells it from the original.
 """
 OUTCOME = """| survivor | why |
 | --- | --- |"""
