@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -272,15 +272,19 @@ def test_a_federation_name_is_one_line(tmp_path: Path) -> None:
             authority.create_root(tmp_path / "f", name)
 
 
-def reissued(world: World, changed: dict[type[x509.ExtensionType], x509.ExtensionType]) -> str:
-    """North's certificate, signed by the true root, with some extensions exchanged."""
+def reissued(
+    world: World,
+    changed: dict[type[x509.ExtensionType], x509.ExtensionType],
+    public_key: Any = None,
+) -> str:
+    """North's certificate, signed by the true root, with some extensions or its key exchanged."""
     leaf = x509.load_pem_x509_certificate(world.north.profile.certificates[0].encode())
     key = read_signing_key(world.place / "federation" / "root.key", "root key")
     builder = (
         x509.CertificateBuilder()
         .subject_name(leaf.subject)
         .issuer_name(leaf.issuer)
-        .public_key(world.north.signing_key.public_key())
+        .public_key(public_key or world.north.signing_key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(leaf.not_valid_before_utc)
         .not_valid_after(leaf.not_valid_after_utc)
@@ -303,6 +307,10 @@ def test_a_certificate_must_be_made_for_signing_organs(world: World) -> None:
     for value in (only_client, key_usage(certify=True), issuer):
         with pytest.raises(CertificateError, match="does not chain"):
             verify({type(value): value})
+    other_kind = rsa.generate_private_key(65537, 2048).public_key()
+    profile = replace(world.north.profile, certificates=(reissued(world, {}, other_kind),))
+    with pytest.raises(CertificateError, match=r"is not for an ECDSA P-384 key"):
+        federation.verify_profile(profile, world.trust, now=NOW)
     unbound = x509.SubjectAlternativeName([x509.DNSName("north.example")])
     with pytest.raises(CertificateError, match="another kind"):
         verify({type(unbound): unbound})
