@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import accumulate
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -85,7 +86,7 @@ PATH = {
 """The modules of the verify path, each with what in it is not of that path."""
 
 BROKEN = 70
-COLUMNS = ("mutants", "killed", "survived", "timed out", "not run")
+COLUMNS = ("mutants", "killed", "survived", "timed out", "open")
 REASONS = ROOT / "tests" / "mutants.toml"
 INTRODUCTION = """# Mutants of the verify path
 
@@ -98,7 +99,8 @@ most 0.35 s. What slower tests alone would find, and the rest of the suite, coun
 Left out are functions that make artefacts and accept none, or that only word an error (`PATH` in
 `tests/mutants.py` names them), the message in a `raise`, and the noun that a check is given for its
 message. A mutant that runs until its time is up (four times the tests' own, and 30 s) is counted
-apart. Survivors stand below, each with why no test tells it from the original.
+apart. Open are those that were not run yet, or survived some of the tests only, or earlier tests.
+Survivors stand below, each with why no test tells it from the original.
 """
 OUTCOME = """| survivor | why |
 | --- | --- |"""
@@ -610,8 +612,9 @@ def sha256(*paths: Path) -> str:
 class Run:
     """Judges every mutant whose fate is not known, those in functions first."""
 
-    def __init__(self, modules: list[str], results: Path) -> None:
+    def __init__(self, modules: list[str], results: Path, most: float | None) -> None:
         self.results = results
+        self.most = most
         self.known = json.loads(results.read_text()) if results.exists() else {}
         self.tests = sha256(*(ROOT / name for name in FILES))
         self.killers: dict[str, Counter[str]] = defaultdict(Counter)
@@ -640,7 +643,7 @@ class Run:
 
     def loop(self, run_items: Callable[[Mutant | None, list[str]], str]) -> None:
         gc.freeze()
-        fate = in_child(lambda: run_items(None, self.fast()), 600)
+        fate = "survived" if self.most else in_child(lambda: run_items(None, self.fast()), 600)
         if fate != "survived":
             raise SystemExit(f"without a mutant: {fate}")
         for one in self.todo:
@@ -673,12 +676,17 @@ class Run:
             }
             found = [one for one in found if {one, one.split("::")[0]} & reached]
         likely = [name for name, _ in self.killers[mutant.function].most_common(3)]
-        return [*(name for name in likely if name in found), *(n for n in found if n not in likely)]
+        found.sort(key=lambda name: name not in likely)
+        if self.most is None:
+            return found
+        sums = accumulate(self.seconds[name] for name in found)
+        return [name for name, total in zip(found, sums, strict=True) if total <= self.most]
 
     def keep(self, one: Mutant, fate: str, took: float) -> None:
         if fate.startswith("killed by tests"):
             self.killers[one.function][fate.removeprefix("killed by ")] += 1
-        row = {"fate": fate, "module": sha256(source_of(one.module)), "tests": self.tests}
+        tests = "some" if self.most else self.tests
+        row = {"fate": fate, "module": sha256(source_of(one.module)), "tests": tests}
         self.known[one.key] = row
         new = self.results.with_suffix(".new")
         new.write_text(json.dumps(self.known, indent=1, sort_keys=True))
@@ -708,32 +716,30 @@ def short(text: str, most: int = 90) -> str:
 
 def report(known: dict[str, dict[str, str]]) -> tuple[str, list[str]]:
     """What was found, in Markdown, and what is wrong with it."""
-    why, total, wrong = explanations(), Counter[str](), []
+    why, total, wrong, tests = (
+        explanations(),
+        Counter[str](),
+        [],
+        sha256(*map(ROOT.joinpath, FILES)),
+    )
     rows: list[list[str]] = []
     survivors: list[str] = []
     for module in PATH:
-        count: Counter[str] = Counter()
-        before = ""
+        count, digest = Counter[str](), sha256(source_of(module))
         for one in mutants_of(module):
-            fate = known.get(one.key, {}).get("fate", "not run").split(" by ")[0]
+            was = known.get(one.key, {"fate": "open", "module": digest})
+            fate = was["fate"].split(" by ")[0] if was["module"] == digest else "open"
+            reason = why.pop(one.key, "") if fate == "survived" else ""
+            if fate == "survived":
+                edit = f"{short(one.old)} → {short(one.new)} in {short(one.line)}"
+                words = reason or "**not explained**"
+                survivors.append(f"| `{one.function or module}`: {edit} | {words} |")
+                if was["tests"] != tests:
+                    fate = "open"
+            if fate == "open" or (fate == "survived" and not reason):
+                wrong.append(f"{fate}: {one.module}:{one.row}: {one.old} -> {one.new}")
             count[fate] += 1
             count["mutants"] += 1
-            if fate == "not run":
-                wrong.append(f"not run: {one}")
-            elif fate == "survived":
-                reason = why.pop(one.key, "")
-                if not reason:
-                    wrong.append(f"not explained: {one}")
-                place = f"`{one.function or 'module'}`: "
-                if reason and reason == before:
-                    reason = "the same"
-                else:
-                    before = reason
-                edit = f"{short(one.old)} → {short(one.new)}"
-                within = (
-                    "" if one.old in one.line and len(one.old) > 20 else f" in {short(one.line)}"
-                )
-                survivors.append(f"| {place}{edit}{within} | {reason or '**not explained**'} |")
         total += count
         rows.append([f"`{module}`", *(f"{count[name]}" for name in COLUMNS)])
     wrong += [f"explained, but no survivor: {key}" for key in why]
@@ -746,7 +752,12 @@ def report(known: dict[str, dict[str, str]]) -> tuple[str, list[str]]:
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--out", type=Path)
-    options.add_argument("--count", action="store_true")
+    options.add_argument("--count", action="store_true", help="only list the mutants")
+    options.add_argument(
+        "--most",
+        type=float,
+        help="seconds of tests a mutant, for a first look; its survivors are run again without",
+    )
     options.add_argument("modules", nargs="*", default=list(PATH))
     chosen = options.parse_args()
     if chosen.count:
@@ -758,7 +769,7 @@ def main() -> None:
         return
     WORK.mkdir(exist_ok=True)
     results = WORK / "results.json"
-    Run(chosen.modules, results).start()
+    Run(chosen.modules, results, chosen.most).start()
     text, wrong = report(json.loads(results.read_text()))
     if chosen.out:
         chosen.out.write_text(text, encoding="utf-8")

@@ -183,21 +183,27 @@ def der(tag: int, content: bytes) -> bytes:
     return bytes([tag, *([size] if size < 128 else [0x81, size])]) + content
 
 
-def test_a_list_must_say_when_the_next_one_comes(world: World) -> None:
+def test_a_list_says_when_the_next_one_comes_and_whose_it_is(world: World) -> None:
     key = read_signing_key(world.place / "federation" / "root.key", "root key")
     root, algorithm = world.trust.root, bytes.fromhex("300a06082a8648ce3d040303")
-    for when in (b"", der(0x17, b"270125080000Z")):
+    next_one = der(0x17, b"270125080000Z")
+    other = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "other")])
+    for issuer, when, words in (
+        (root.subject, next_one, ""),
+        (root.subject, b"", "damaged or of another kind"),
+        (other, next_one, "not signed by this federation's root"),
+    ):
         number = bytes.fromhex("a00e300c300a0603551d1404030201") + b"\x09"
         dates = der(0x17, b"261226080000Z") + when
-        whole = der(2, b"\1") + algorithm + root.subject.public_bytes() + dates + number
+        whole = der(2, b"\1") + algorithm + issuer.public_bytes() + dates + number
         body = der(0x30, whole)
         signature = der(3, b"\0" + key.sign(body, ec.ECDSA(hashes.SHA384())))
         crl = x509.load_der_x509_crl(der(0x30, body + algorithm + signature))
         pem = crl.public_bytes(serialization.Encoding.PEM)
-        if when:
+        if not words:
             assert revocation.parse(pem, root).number == 9
         else:
-            with pytest.raises(CertificateError, match="damaged or of another kind"):
+            with pytest.raises(CertificateError, match=words):
                 revocation.parse(pem, root)
 
 
