@@ -24,6 +24,7 @@ from test_trust_world import DAY, NOW, World, manifest, organ_folder
 from not_core import canonical
 from not_core.errors import (
     ArchiveError,
+    AudienceError,
     BodyError,
     CertificateError,
     ExpiredError,
@@ -41,6 +42,7 @@ from not_core.errors import (
     UnsealError,
     WrapsError,
 )
+from not_core.manifest import Span
 from not_core.trust import addressees, archive, authority, federation, keys, sealing, signing
 from not_core.trust.delivery import (
     HEADER_LIMIT,
@@ -116,9 +118,10 @@ def forged(
     donor: keys.Identity,
     plaintext: bytes,
     change: Callable[[Offer], Offer] = lambda offer: offer,
+    **facts_changed: Any,
 ) -> Path:
     """What an admitted but dishonest donor can send to south."""
-    facts = manifest()
+    facts = manifest(**facts_changed)
     descriptor = describe(facts.digest, donor.site)
     key = Cobblestone256Encryptor.generate_key()
     encryptor = Cobblestone256Encryptor(key, bytes.fromhex(descriptor))
@@ -344,11 +347,18 @@ def test_another_donors_organ_cannot_be_resealed(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("version", 4), ("domain", "other"), ("organ_id", "north/other"), ("base_weights", "0" * 64)],
+    ("field", "value", "words"),
+    [
+        ("version", 4, "version"),
+        ("domain", "other", "domain"),
+        ("organ_id", "north/other", "id"),
+        ("base_weights", "0" * 64, "base weights"),
+        ("family", "llama", "family"),
+        ("span", Span(start=1, stop=2), "span"),
+    ],
 )
 def test_the_organ_inside_is_the_one_offered(
-    world: World, tmp_path: Path, field: str, value: Any
+    world: World, tmp_path: Path, field: str, value: Any, words: str
 ) -> None:
     plaintext = b"".join(archive.pack(world.organ))
     honest = forged(world, tmp_path / "honest", world.north, plaintext)
@@ -356,7 +366,9 @@ def test_the_organ_inside_is_the_one_offered(
     lie = forged(
         world, tmp_path / "lie", world.north, plaintext, lambda o: replace(o, **{field: value})
     )
-    refused(world, lie, OfferError, "than was offered")
+    refused(world, lie, OfferError, f"another {words} than was offered")
+    alike = forged(world, tmp_path / "alike", world.north, plaintext, licence="MIT")
+    refused(world, alike, OfferError, "another digest than was offered")
     other = forged(world, tmp_path / "digest", world.north, plaintext, replace_descriptor)
     refused(world, other, UnsealError, "does not decrypt")
 
@@ -509,6 +521,29 @@ def test_a_header_of_another_form_is_not_read(to_south: Path, changes: dict[str,
     data = canonical.encode(json.loads(canonical.encode(header)) | changes)
     with pytest.raises(FormatError, match="header is not valid"):
         read_header(io.BytesIO(MAGIC + len(data).to_bytes(4, "big") + data))
+
+
+def test_a_file_that_is_not_there_or_cannot_be_read(
+    world: World, to_south: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(FormatError, match="no sealed organ at"):
+            sealing.verify_sealed(path, world.trust, now=NOW)
+
+    def denied(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(FormatError, match=r"cannot be read \(Permission denied\)"):
+        sealing.verify_sealed(to_south, world.trust, now=NOW)
+
+
+def test_a_sealed_organ_is_checked_for_the_exchange_that_is_asked_for(
+    world: World, to_south: Path
+) -> None:
+    assert sealing.verify_sealed(to_south, world.trust, now=NOW, exchange="trial")
+    with pytest.raises(AudienceError, match="for exchange trial, expected other"):
+        sealing.verify_sealed(to_south, world.trust, now=NOW, exchange="other")
 
 
 def test_a_header_has_a_largest_size() -> None:
