@@ -446,6 +446,8 @@ def hostile_tars(world: World) -> dict[str, bytes]:
         "padding": whole.replace(b"# An organ\n\0", b"# An organ\n!") + end,
         "mode": whole.replace(b"0000644", b"0004755", 1) + end,
         "size": blocks["README.md"][:124] + b"77777777777" + whole[135:] + end,
+        "letter in size": blocks["README.md"][:124] + b"0000000001X" + whole[135:] + end,
+        "cut in a file": whole[:-450],
         "binary size": blocks["README.md"][:124] + b"\x80" + bytes(10) + whole[135:] + end,
         "empty": b"",
         "text": b"not a tar" * 200,
