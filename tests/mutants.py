@@ -35,6 +35,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import accumulate
+from os.path import commonprefix  # of characters, as is meant here
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -62,7 +63,7 @@ SLOW = [
     "tests/test_trust_signing.py::test_the_public_commands_agree",
     "tests/test_vectors.py::test_the_generator_reproduces_every_byte",
 ]
-LONGEST = 0.35
+LONGEST = 0.6
 """Seconds of a processor that a test may take to be among the fast ones."""
 
 PATH = {
@@ -94,7 +95,7 @@ INTRODUCTION = """# Mutants of the verify path
 (a check left out, a condition dropped or turned, a bound moved by one, a field's form widened, an
 item of a list or an argument left out), each run against the fast tests that run its statement:
 `tests/test_trust_*`, `tests/test_vectors.py` and `tests/test_surgery_quarantine.py`, those of at
-most 0.35 s. What slower tests alone would find, and the rest of the suite, counts as survived.
+most 0.6 s. What slower tests alone would find, and the rest of the suite, counts as survived.
 
 Left out are functions that make artefacts and accept none, or that only word an error (`PATH` in
 `tests/mutants.py` names them), the message in a `raise`, and the noun that a check is given for its
@@ -714,6 +715,20 @@ def short(text: str, most: int = 90) -> str:
     return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
 
 
+def shown(one: Mutant) -> str:
+    """An edit in one line: long ones without what is the same at both ends."""
+    old, new = one.old, one.new
+    try:
+        old, new = (ast.unparse(ast.parse(text)) for text in (old, new))
+    except SyntaxError:
+        return f"{short(old)} → {short(new)}"
+    if len(old) > 60:
+        start = len(commonprefix([old, new]))  # noqa: RUF071
+        stop = len(commonprefix([old[start:][::-1], new[start:][::-1]]))  # noqa: RUF071
+        old, new = (f"…{text[start : len(text) - stop]}…" for text in (old, new))
+    return f"{short(old)} → {short(new)}"
+
+
 def report(known: dict[str, dict[str, str]]) -> tuple[str, list[str]]:
     """What was found, in Markdown, and what is wrong with it."""
     why, total, wrong, tests = (
@@ -731,7 +746,7 @@ def report(known: dict[str, dict[str, str]]) -> tuple[str, list[str]]:
             fate = was["fate"].split(" by ")[0] if was["module"] == digest else "open"
             reason = why.pop(one.key, "") if fate == "survived" else ""
             if fate == "survived":
-                edit = f"{short(one.old)} → {short(one.new)} in {short(one.line)}"
+                edit = f"{shown(one)} in {short(one.line)}"
                 words = reason or "**not explained**"
                 survivors.append(f"| `{one.function or module}`: {edit} | {words} |")
                 if was["tests"] != tests:

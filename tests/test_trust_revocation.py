@@ -104,7 +104,7 @@ def test_a_list_is_good_until_its_next_update_and_a_grace(world: World) -> None:
     due = world.trust.revoked.due
     assert due == NOW + 10 * DAY
     for grace, last in ((0, due), (3 * DAY, due + 3 * DAY)):
-        trust = replace(world.trust, grace=grace)
+        trust = federation.load_trust(world.place / "federation", grace=grace)
         federation.verify_profile(world.north.profile, trust, now=last)
         with pytest.raises(StaleListError, match=f"replaced {grace / DAY:.1f} days ago"):
             federation.verify_profile(world.north.profile, trust, now=last + 1)
