@@ -17,7 +17,7 @@ fuzz: $(READY)
 	$(BIN)/pytest -m exhaustive
 	$(BIN)/python tests/fuzz.py --mutants 200000 --out docs/results/fuzz.md $(FLAGS)
 
-# About 40 minutes of one core; stopped, it goes on where it was. Fails while a survivor is unexplained.
+# Stopped, it goes on where it was. Fails while a survivor is not explained.
 mutants: $(READY)
 	OMP_NUM_THREADS=1 PYTHONHASHSEED=1 $(BIN)/python tests/mutants.py --out docs/results/mutants.md
 
