@@ -3,12 +3,16 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +20,7 @@ from test_trust_world import DAY, NOW, World, key_file, request_of
 
 from not_core import canonical
 from not_core.errors import CertificateError, FormatError, KeyFileError, NotError
-from not_core.trust import authority, federation, keys
+from not_core.trust import authority, federation, keys, revocation
 from not_core.trust.certificates import binding, key_usage
 from not_core.trust.private_keys import read_signing_key
 from not_core.trust.profile import read_profile, read_request, unbase64
@@ -176,6 +180,40 @@ def test_passphrase_protects_the_root_key(tmp_path: Path) -> None:
     assert authority.admit(tmp_path / "f", request, passphrase=b"correct", now=NOW)
 
 
+def odd_roots(folder: Path) -> Iterator[x509.Certificate]:
+    """Roots, each with one thing that a root must have and this has not."""
+    root = federation.load_root(folder / "root.pem")
+    good = read_signing_key(folder / "root.key", "root key")
+    other = ec.generate_private_key(ec.SECP384R1())
+    short = ec.generate_private_key(ec.SECP256R1())
+    not_a_ca = x509.BasicConstraints(ca=False, path_length=None)
+    two_names = x509.Name([*root.subject, *root.subject])
+    odd_kind = x25519.X25519PrivateKey.generate()
+    kinds: tuple[tuple[Any, Any, x509.Name, tuple[x509.ExtensionType, ...]], ...] = (
+        (odd_kind, good, root.subject, ()),
+        (good, other, root.subject, ()),
+        (short, short, root.subject, ()),
+        (good, good, two_names, ()),
+        (good, good, root.subject, (not_a_ca,)),
+        (good, good, root.subject, (key_usage(certify=False),)),
+    )
+    for key, signer, subject, changed in kinds:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(key.public_key())
+            .serial_number(1)
+            .not_valid_before(root.not_valid_before_utc)
+            .not_valid_after(root.not_valid_after_utc)
+        )
+        values = {type(one): one for one in changed}
+        for extension in root.extensions:
+            value = values.get(type(extension.value), extension.value)
+            builder = builder.add_extension(value, extension.critical)
+        yield builder.sign(signer, hashes.SHA384())
+
+
 def test_load_root_refuses_what_is_no_root(world: World, tmp_path: Path) -> None:
     leaf = tmp_path / "leaf.pem"
     leaf.write_text(world.north.profile.certificates[0])
@@ -186,6 +224,12 @@ def test_load_root_refuses_what_is_no_root(world: World, tmp_path: Path) -> None
         federation.load_root(leaf)
     with pytest.raises(KeyFileError):
         federation.load_root(tmp_path / "none.pem")
+    folder = tmp_path / "p256"
+    authority.create_root(folder, "regional", now=NOW)
+    for certificate in odd_roots(folder):
+        (folder / "root.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        with pytest.raises(CertificateError):
+            federation.load_root(folder / "root.pem")
     two = tmp_path / "two.pem"
     two.write_bytes(world.trust.pem * 2)
     with pytest.raises(CertificateError, match="one self-signed"):
@@ -274,15 +318,19 @@ def test_a_federation_name_is_one_line(tmp_path: Path) -> None:
             authority.create_root(tmp_path / "f", name)
 
 
-def reissued(world: World, changed: dict[type[x509.ExtensionType], x509.ExtensionType]) -> str:
-    """North's certificate, signed by the true root, with some extensions exchanged."""
+def reissued(
+    world: World,
+    changed: dict[type[x509.ExtensionType], x509.ExtensionType],
+    public_key: Any = None,
+) -> str:
+    """North's certificate, signed by the true root, with some extensions or its key exchanged."""
     leaf = x509.load_pem_x509_certificate(world.north.profile.certificates[0].encode())
     key = read_signing_key(world.place / "federation" / "root.key", "root key")
     builder = (
         x509.CertificateBuilder()
         .subject_name(leaf.subject)
         .issuer_name(leaf.issuer)
-        .public_key(world.north.signing_key.public_key())
+        .public_key(public_key or world.north.signing_key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(leaf.not_valid_before_utc)
         .not_valid_after(leaf.not_valid_after_utc)
@@ -305,13 +353,113 @@ def test_a_certificate_must_be_made_for_signing_organs(world: World) -> None:
     for value in (only_client, key_usage(certify=True), issuer):
         with pytest.raises(CertificateError, match="does not chain"):
             verify({type(value): value})
+    other_kind = rsa.generate_private_key(65537, 2048).public_key()
+    profile = replace(world.north.profile, certificates=(reissued(world, {}, other_kind),))
+    with pytest.raises(CertificateError, match=r"is not for an ECDSA P-384 key"):
+        federation.verify_profile(profile, world.trust, now=NOW)
     unbound = x509.SubjectAlternativeName([x509.DNSName("north.example")])
     with pytest.raises(CertificateError, match="another kind"):
         verify({type(unbound): unbound})
 
 
+SITE, KEY = "urn:organ-exchange:site:", "urn:organ-exchange:sealing-key:"
+
+
+@pytest.mark.parametrize(
+    ("uris", "names"),
+    [
+        ([SITE + "north", KEY + "ab"], ["north.example"]),
+        ([SITE + "north", KEY + "ab", KEY + "cd"], []),
+        ([SITE + "north"], ["north.example"]),
+        ([KEY + "ab", SITE + "north"], []),
+        ([SITE + "south", KEY + "ab"], []),
+        ([SITE + "north", "ab"], []),
+        ([SITE + "north", SITE + "north"], []),
+    ],
+)
+def test_a_certificate_names_a_site_and_a_sealing_key_and_nothing_else(
+    world: World, uris: list[str], names: list[str]
+) -> None:
+    value = x509.SubjectAlternativeName(
+        [*map(x509.UniformResourceIdentifier, uris), *map(x509.DNSName, names)]
+    )
+    profile = replace(world.north.profile, certificates=(reissued(world, {type(value): value}),))
+    with pytest.raises(CertificateError, match="damaged or of another kind"):
+        federation.verify_profile(profile, world.trust, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("a003020102", "a003020105"),  # version 6
+        ("0603551d0f", "0603551d13"),  # an extension that stands twice
+        ("0603551d11", "0603551d7f"),  # no subjectAltName
+        ("06052b81040022", "06052b8104007f"),  # a curve that nobody knows
+        ("861d75726e", "a31d75726e"),  # an X.400 address
+        ("170d", "170c"),  # a date cut short
+        ("0603550403", "060355040a"),  # no common name
+    ],
+)
+def test_a_certificate_that_does_not_parse_is_a_typed_error(
+    world: World, old: str, new: str
+) -> None:
+    (pem,) = world.north.profile.certificates
+    der = x509.load_pem_x509_certificate(pem.encode()).public_bytes(serialization.Encoding.DER)
+    assert bytes.fromhex(old) in der
+    odd = base64.encodebytes(der.replace(bytes.fromhex(old), bytes.fromhex(new))).decode()
+    odd = "\n".join(textwrap.wrap(odd.replace("\n", ""), 64))
+    odd = f"-----BEGIN CERTIFICATE-----\n{odd}\n-----END CERTIFICATE-----\n"
+    profile = replace(world.north.profile, certificates=(odd,))
+    with pytest.raises(CertificateError, match="damaged or of another kind"):
+        federation.verify_profile(profile, world.trust, now=NOW)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"certificates": []},
+        {"certificates": ["pem"] * 5},
+        {"certificates": ["certificate"]},
+        {"certificates": ["-----BEGIN CERTIFICATE-----\n" + "A" * 16_384]},
+        {"format": "organ-exchange/profile/v2"},
+        {"site": "North"},
+        {"sealing_key": "A" * 16_388},
+        {"sealing_key": "A B="},
+        {"more": 1},
+    ],
+)
+def test_a_profile_of_another_form_is_not_read(
+    world: World, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    (pem,) = world.north.profile.certificates
+    plain = json.loads(canonical.encode(world.north.profile))
+    text = json.dumps(changes).replace('"pem"', json.dumps(pem))
+    path = tmp_path / "site.profile"
+    path.write_bytes(canonical.encode(plain))
+    assert read_profile(path) == world.north.profile
+    path.write_bytes(canonical.encode(plain | json.loads(text)))
+    with pytest.raises(FormatError, match="profile is not valid"):
+        read_profile(path)
+
+
+def test_documents_have_a_largest_size(world: World, tmp_path: Path) -> None:
+    for read, words in (
+        (read_profile, "65536"),
+        (federation.load_root, "65536"),
+        (lambda path: revocation.load(path, world.trust.root), "8388608"),
+    ):
+        for more, error in ((0, NotError), (1, FormatError)):
+            (tmp_path / "big").write_bytes(bytes(int(words) + more))
+            with pytest.raises(error) as caught:
+                read(tmp_path / "big")
+            assert (words in str(caught.value)) == bool(more)
+
+
 def test_a_profile_has_one_form(world: World) -> None:
     (pem,) = world.north.profile.certificates
+    four = replace(world.north.profile, certificates=(pem,) * 4)
+    with pytest.raises(CertificateError, match="expected one"):
+        federation.verify_profile(four, world.trust, now=NOW)
     for other in (pem + "# note\n", pem.replace("-----\nM", "-----\n\nM"), pem.rstrip()):
         with pytest.raises(CertificateError, match="PEM block"):
             federation.verify_profile(

@@ -122,9 +122,9 @@ def test_a_list_is_good_until_its_next_update_and_a_grace(world: World) -> None:
     due = world.trust.revoked.due
     assert due == NOW + 10 * DAY
     for grace, last in ((0, due), (3 * DAY, due + 3 * DAY)):
-        trust = replace(world.trust, grace=grace)
+        trust = federation.load_trust(world.place / "federation", grace=grace)
         federation.verify_profile(world.north.profile, trust, now=last)
-        with pytest.raises(StaleListError, match="get the federation's present"):
+        with pytest.raises(StaleListError, match=f"replaced {grace / DAY:.1f} days ago"):
             federation.verify_profile(world.north.profile, trust, now=last + 1)
 
 
@@ -216,6 +216,7 @@ def odd_list(world: World, *, delta: bool = False, critical_entry: bool = False)
             .serial_number(5)
             .revocation_date(whole.last_update_utc)
             .add_extension(x509.CertificateIssuer([x509.DirectoryName(root.subject)]), True)
+            .add_extension(x509.CRLReason(x509.ReasonFlags.superseded), False)
             .build()
         )
         builder = builder.add_revoked_certificate(entry)
@@ -227,6 +228,35 @@ def test_a_list_with_a_critical_extension_is_refused(world: World, odd: str) -> 
     assert revocation.parse(odd_list(world), world.trust.root).number == 9
     with pytest.raises(CertificateError, match="damaged or of another kind"):
         revocation.parse(odd_list(world, **{odd: True}), world.trust.root)
+
+
+def der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    return bytes([tag, *([size] if size < 128 else [0x81, size])]) + content
+
+
+def test_a_list_says_when_the_next_one_comes_and_whose_it_is(world: World) -> None:
+    key = read_signing_key(world.place / "federation" / "root.key", "root key")
+    root, algorithm = world.trust.root, bytes.fromhex("300a06082a8648ce3d040303")
+    next_one = der(0x17, b"270125080000Z")
+    other = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "other")])
+    for issuer, when, words in (
+        (root.subject, next_one, ""),
+        (root.subject, b"", "damaged or of another kind"),
+        (other, next_one, "not signed by this federation's root"),
+    ):
+        number = bytes.fromhex("a00e300c300a0603551d1404030201") + b"\x09"
+        dates = der(0x17, b"261226080000Z") + when
+        whole = der(2, b"\1") + algorithm + issuer.public_bytes() + dates + number
+        body = der(0x30, whole)
+        signature = der(3, b"\0" + key.sign(body, ec.ECDSA(hashes.SHA384())))
+        crl = x509.load_der_x509_crl(der(0x30, body + algorithm + signature))
+        pem = crl.public_bytes(serialization.Encoding.PEM)
+        if not words:
+            assert revocation.parse(pem, root).number == 9
+        else:
+            with pytest.raises(CertificateError, match=words):
+                revocation.parse(pem, root)
 
 
 def test_without_a_list_nothing_is_loaded(world: World) -> None:

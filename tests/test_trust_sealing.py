@@ -1,7 +1,9 @@
 import base64
 import hashlib
 import io
+import json
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -22,6 +24,7 @@ from test_trust_world import DAY, NOW, World, manifest, organ_folder
 from not_core import canonical
 from not_core.errors import (
     ArchiveError,
+    AudienceError,
     BodyError,
     CertificateError,
     ExpiredError,
@@ -31,15 +34,26 @@ from not_core.errors import (
     NotYetValidError,
     OfferError,
     OutputExistsError,
+    RollbackError,
     SignatureError,
     StaleListError,
     TooLargeError,
+    TruncatedError,
     UnsealError,
     WrapsError,
 )
+from not_core.manifest import Span
 from not_core.trust import addressees, archive, authority, federation, keys, sealing, signing
-from not_core.trust.delivery import MAGIC, DeliveryHeader, read_header, write_header
+from not_core.trust.delivery import (
+    HEADER_LIMIT,
+    MAGIC,
+    DeliveryHeader,
+    read_header,
+    write_header,
+)
 from not_core.trust.offer import UNWRAPPED, Offer, describe, sign_offer
+from not_core.trust.seen import Seen
+from not_core.trust.statement import STATEMENT_LIMIT
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +118,10 @@ def forged(
     donor: keys.Identity,
     plaintext: bytes,
     change: Callable[[Offer], Offer] = lambda offer: offer,
+    **facts_changed: Any,
 ) -> Path:
     """What an admitted but dishonest donor can send to south."""
-    facts = manifest()
+    facts = manifest(**facts_changed)
     descriptor = describe(facts.digest, donor.site)
     key = Cobblestone256Encryptor.generate_key()
     encryptor = Cobblestone256Encryptor(key, bytes.fromhex(descriptor))
@@ -332,11 +347,18 @@ def test_another_donors_organ_cannot_be_resealed(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("version", 4), ("domain", "other"), ("organ_id", "north/other"), ("base_weights", "0" * 64)],
+    ("field", "value", "words"),
+    [
+        ("version", 4, "version"),
+        ("domain", "other", "domain"),
+        ("organ_id", "north/other", "id"),
+        ("base_weights", "0" * 64, "base weights"),
+        ("family", "llama", "family"),
+        ("span", Span(start=1, stop=2), "span"),
+    ],
 )
 def test_the_organ_inside_is_the_one_offered(
-    world: World, tmp_path: Path, field: str, value: Any
+    world: World, tmp_path: Path, field: str, value: Any, words: str
 ) -> None:
     plaintext = b"".join(archive.pack(world.organ))
     honest = forged(world, tmp_path / "honest", world.north, plaintext)
@@ -344,7 +366,9 @@ def test_the_organ_inside_is_the_one_offered(
     lie = forged(
         world, tmp_path / "lie", world.north, plaintext, lambda o: replace(o, **{field: value})
     )
-    refused(world, lie, OfferError, "than was offered")
+    refused(world, lie, OfferError, f"another {words} than was offered")
+    alike = forged(world, tmp_path / "alike", world.north, plaintext, licence="MIT")
+    refused(world, alike, OfferError, "another digest than was offered")
     other = forged(world, tmp_path / "digest", world.north, plaintext, replace_descriptor)
     refused(world, other, UnsealError, "does not decrypt")
 
@@ -422,6 +446,8 @@ def hostile_tars(world: World) -> dict[str, bytes]:
         "padding": whole.replace(b"# An organ\n\0", b"# An organ\n!") + end,
         "mode": whole.replace(b"0000644", b"0004755", 1) + end,
         "size": blocks["README.md"][:124] + b"77777777777" + whole[135:] + end,
+        "letter in size": blocks["README.md"][:124] + b"0000000001X" + whole[135:] + end,
+        "cut in a file": whole[:-450],
         "binary size": blocks["README.md"][:124] + b"\x80" + bytes(10) + whole[135:] + end,
         "empty": b"",
         "text": b"not a tar" * 200,
@@ -476,6 +502,90 @@ def test_the_coordinator_needs_no_model_signing(world: World, to_south: Path) ->
     command = [sys.executable, "-c", code, str(to_south), str(root)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout == "north/notes\n"
+
+
+def test_what_is_opened_is_its_sites_alone(world: World, to_south: Path, tmp_path: Path) -> None:
+    opened = sealing.open_sealed(to_south, world.south, tmp_path / "o", now=NOW)
+    assert stat.S_IMODE(opened.path.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(one.stat().st_mode) for one in opened.path.iterdir()} == {0o600}
+    assert opened.manifest == manifest()
+    assert opened.path == tmp_path / "o"
+    assert opened.offer == sealing.verify_sealed(to_south, world.trust, now=NOW).offer
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "organ-exchange/sealed/v2"},
+        {"offer": "x" * (STATEMENT_LIMIT + 1)},
+        {"wraps": {}},
+        {"wraps": {f"{n:064x}": "" for n in range(513)}},
+        {"wraps": {"AB" * 32: ""}},
+        {"wraps": {"ab" * 32: "A B="}},
+        {"more": 1},
+    ],
+)
+def test_a_header_of_another_form_is_not_read(to_south: Path, changes: dict[str, Any]) -> None:
+    header, _ = parts(to_south)
+    data = canonical.encode(json.loads(canonical.encode(header)) | changes)
+    with pytest.raises(FormatError, match="header is not valid"):
+        read_header(io.BytesIO(MAGIC + len(data).to_bytes(4, "big") + data))
+
+
+def test_a_file_that_is_not_there_or_cannot_be_read(
+    world: World, to_south: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(FormatError, match="no sealed organ at"):
+            sealing.verify_sealed(path, world.trust, now=NOW)
+
+    def denied(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(FormatError, match=r"cannot be read \(Permission denied\)"):
+        sealing.verify_sealed(to_south, world.trust, now=NOW)
+
+
+def test_a_sealed_organ_is_checked_for_the_exchange_that_is_asked_for(
+    world: World, to_south: Path
+) -> None:
+    assert sealing.verify_sealed(to_south, world.trust, now=NOW, exchange="trial")
+    with pytest.raises(AudienceError, match="for exchange trial, expected other"):
+        sealing.verify_sealed(to_south, world.trust, now=NOW, exchange="other")
+
+
+def test_a_header_has_a_largest_size() -> None:
+    for size, error in ((HEADER_LIMIT, TruncatedError), (HEADER_LIMIT + 1, TooLargeError)):
+        with pytest.raises(error):
+            read_header(io.BytesIO(MAGIC + size.to_bytes(4, "big")))
+
+
+def test_a_content_key_has_32_bytes(world: World, to_south: Path) -> None:
+    header, _ = parts(to_south)
+    offer = sealing.verify_sealed(to_south, world.trust, now=NOW).offer
+    keys_of_south = world.south.sealing_keys
+    for size in (31, 33):
+        wraps = addressees.wrapped(
+            bytes(size), offer, {name: world.south.profile for name in header.wraps}
+        )
+        with pytest.raises(UnsealError, match="wrong length"):
+            addressees.unwrapped(wraps, offer, "south", keys_of_south)
+
+
+def test_two_openings_at_once_cannot_undo_each_other(
+    world: World, to_south: Path, tmp_path: Path
+) -> None:
+    signed = sealing.verify_sealed(to_south, world.trust, now=NOW)
+    older = replace(signed, offer=replace(signed.offer, version=2))
+    memory, revoked = Seen(tmp_path / "seen.db"), world.trust.revoked
+    assert memory.first("a" * 64) is None
+    memory.check(older.offer, revoked)
+    memory.commit(signed, "a" * 64, NOW, revoked)
+    memory.commit(signed, "a" * 64, NOW - 9, revoked)  # known: the first time stays
+    with pytest.raises(RollbackError, match="of version 2, version 3 was seen"):
+        memory.commit(older, "b" * 64, NOW, revoked)
+    assert (memory.first("a" * 64), memory.first("b" * 64)) == (NOW, None)
 
 
 def test_a_wrapped_key_is_1168_bytes(to_south: Path) -> None:

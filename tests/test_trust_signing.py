@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -108,12 +109,60 @@ def test_missing_extra_linked_and_nested_files(world: World, organ: Path) -> Non
     with pytest.raises(OrganError, match="regular files only"):
         signing.verify_folder(organ, world.trust, now=NOW)
     (organ / ".git").rmdir()
+    (organ.parent / "link").symlink_to(organ, target_is_directory=True)
+    for other in (organ.parent / "link", organ.parent / "none", organ / "README.md"):
+        with pytest.raises(OrganError, match="no organ folder at"):
+            signing.verify_folder(other, world.trust, now=NOW)
     (organ / "README.md").rename(organ.parent / "README.md")
     with pytest.raises(OrganError, match=r"lacks README.md"):
         signing.verify_folder(organ, world.trust, now=NOW)
     (organ / "README.md").symlink_to(organ.parent / "README.md")
     with pytest.raises(OrganError, match="regular files only"):
         signing.verify_folder(organ, world.trust, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("file", "edit"),
+    [
+        ("model.sig", lambda bundle: bundle | {"mediaType": "application/json"}),
+        ("model.key.sig", lambda bundle: bundle | {"mediaType": "application/json"}),
+        ("model.sig", lambda bundle: with_material(bundle, tlogEntries=[1])),
+        ("model.key.sig", lambda bundle: with_material(bundle, tlogEntries=[1])),
+        ("model.sig", lambda bundle: with_certificates(bundle, 0)),
+        ("model.sig", lambda bundle: with_certificates(bundle, 5)),
+        ("model.sig", lambda bundle: with_certificates(bundle, 1, "A B=")),
+        ("model.key.sig", lambda bundle: with_material(bundle, publicKey={"hint": "AB" * 32})),
+    ],
+)
+def test_a_bundle_has_one_form(world: World, organ: Path, file: str, edit: Any) -> None:
+    bundle = json.loads((organ / file).read_bytes())
+    (organ / file).write_bytes(canonical.encode(edit(bundle)))
+    with pytest.raises(FormatError, match=f"{file} is not valid"):
+        signing.verify_folder(organ, world.trust, now=NOW)
+
+
+def with_material(bundle: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return bundle | {"verificationMaterial": bundle["verificationMaterial"] | changes}
+
+
+def with_certificates(bundle: dict[str, Any], count: int, raw: str = "") -> dict[str, Any]:
+    (one,) = bundle["verificationMaterial"]["x509CertificateChain"]["certificates"]
+    chain = {"certificates": [{"rawBytes": raw or one["rawBytes"]}] * count}
+    return with_material(bundle, x509CertificateChain=chain)
+
+
+def test_bundles_that_do_not_parse_or_are_too_large(world: World, organ: Path) -> None:
+    bundle = json.loads((organ / "model.sig").read_bytes())
+    (organ / "model.sig").write_bytes(canonical.encode(with_certificates(bundle, 4)))
+    with pytest.raises(CertificateError, match="expected one"):
+        signing.verify_folder(organ, world.trust, now=NOW)
+    (organ / "model.sig").write_bytes(canonical.encode(with_certificates(bundle, 1, "AAAA")))
+    with pytest.raises(CertificateError, match=r"certificate in model\.sig is damaged"):
+        signing.verify_folder(organ, world.trust, now=NOW)
+    for size, words in ((2**20, "is not valid"), (2**20 + 1, "more than 1048576 bytes")):
+        (organ / "model.sig").write_bytes(bytes(size))
+        with pytest.raises(FormatError, match=words):
+            signing.verify_folder(organ, world.trust, now=NOW)
 
 
 def test_a_site_signs_only_its_own_organs(world: World, tmp_path: Path) -> None:
@@ -214,6 +263,26 @@ def test_hostile_envelopes(world: World) -> None:
     for value in bad:
         with pytest.raises((FormatError, SignatureError)):
             signing.verify_statement(canonical.encode(value), TYPE, key)
+    for wrong in (
+        {"signatures": [{**one, "keyid": one["keyid"].upper()}]},
+        {"signatures": [{**one, "sig": "A" * 260}]},
+        {"signatures": [{**one, "sig": "A A="}]},
+        {"payload": "A A="},
+        {"payload": "A" * (STATEMENT_LIMIT - 200)},
+        {"payloadType": "x" * 201},
+        {"payloadType": "x\n"},
+    ):
+        if len(wrong.get("payload", "")) < 9:
+            with pytest.raises(FormatError, match="statement is not valid"):
+                signing.verify_statement(canonical.encode(good | wrong), TYPE, key)
+        else:
+            with pytest.raises(FormatError, match=f"at most {STATEMENT_LIMIT} are read"):
+                signing.verify_statement(canonical.encode(good | wrong), TYPE, key)
+    for text in ({"payload": "AB=="}, {"signatures": [{**one, "sig": "AB=="}]}):
+        with pytest.raises(FormatError, match="is not canonical base64"):
+            signing.verify_statement(canonical.encode(good | text), TYPE, key)
+    with pytest.raises(SignatureError, match="expected application/other"):
+        signing.verify_statement(canonical.encode(good), "application/other", key)
     for data in (b"", b"\xff", b"[" * 10_000, b'"' + b"A" * STATEMENT_LIMIT + b'"'):
         with pytest.raises(FormatError):
             signing.verify_statement(data, TYPE, key)
@@ -269,6 +338,12 @@ def test_an_offer_is_only_its_donors(world: World) -> None:
         verify_offer(forged, world.north.profile, world.trust, now=NOW)
 
 
+def describe_as_is(organ_digest: str, donor: str) -> str:
+    """A descriptor of what can be none."""
+    body = {"donor": donor, "format": "organ-exchange/body/v1", "organ_digest": organ_digest}
+    return canonical.digest(body)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -280,6 +355,27 @@ def test_an_offer_is_only_its_donors(world: World) -> None:
         {"descriptor": "0" * 64},
         {"body_bytes": 0},
         {"version": 0},
+        {"addressees": [f"{n:064x}" for n in range(513)]},
+        {"addressees": ["x"]},
+        {"base_weights": "AB" * 32},
+        {"body_sha256": "AB" * 32},
+        {"domain": "two\nlines"},
+        {"exchange": "Trial"},
+        {"family": "GPT"},
+        {"federation": "AB" * 32},
+        {"format": "organ-exchange/offer/v2"},
+        {"hidden": "AB" * 32},
+        {"not_before": -1},
+        {"organ_digest": "AB" * 32, "descriptor": describe_as_is("AB" * 32, "north")},
+        {
+            "donor": "north-",
+            "organ_id": "north-/a",
+            "descriptor": describe_as_is("cd" * 32, "north-"),
+        },
+        {"organ_id": "north/" + "a" * 64},
+        {"organ_id": "north/Notes"},
+        {"wraps_sha256": "AB" * 32},
+        {"more": 1},
     ],
 )
 def test_offers_that_contradict_themselves_are_refused(

@@ -351,7 +351,7 @@ def verify_request(request: Request) -> ec.EllipticCurvePublicKey:
     with certificate_errors("request"):
         csr = x509.load_pem_x509_csr(request.csr.encode())
         valid, key, named = csr.is_signature_valid, csr.public_key(), names(csr)
-    if not valid or not isinstance(key, ec.EllipticCurvePublicKey) or not is_p384(key):
+    if not valid or not is_p384(key):
         raise CertificateError(
             f"request of {request.site} is not signed by its own ECDSA P-384 key; ask the site "
             "for an unedited request.json"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeGuard
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -208,6 +209,6 @@ def leaf_policy() -> ExtensionPolicy:
     )
 
 
-def is_p384(key: object) -> bool:
+def is_p384(key: object) -> TypeGuard[ec.EllipticCurvePublicKey]:
     """Whether ``key`` is a public key on P-384, the one curve that this project signs with."""
     return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)

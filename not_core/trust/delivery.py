@@ -95,7 +95,7 @@ def read_header(file: BinaryIO) -> DeliveryHeader:
             f"sealed organ ends inside its header, after {len(data)} of {length} bytes; get an "
             "undamaged copy"
         )
-    return canonical.decode(DeliveryHeader, data, "delivery header", HEADER_LIMIT)
+    return canonical.decode(DeliveryHeader, data, "delivery header")
 
 
 def verify_sealed(

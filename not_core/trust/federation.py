@@ -89,7 +89,7 @@ def load_root(path: Path) -> x509.Certificate:
     """Load a trust anchor.
 
     Args:
-        path: A PEM file, or a folder that holds ``root.pem``.
+        path: A PEM file.
 
     Raises:
         KeyFileError: Missing or unreadable.
@@ -203,7 +203,7 @@ def verify_chain(
             f"certificate of {site} does not chain to the root of federation {trust.name}; get a "
             "profile that this federation issued, or check which root.pem is installed"
         ) from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not is_p384(key):
+    if not is_p384(key):
         raise CertificateError(f"certificate of {site} is not for an ECDSA P-384 key")
     trust.revoked.check_fresh(present, trust.grace)
     _check_revoked(leaf, trust.revoked, site, None if seen is None else then)

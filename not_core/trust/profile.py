@@ -8,7 +8,6 @@ X25519 public key (32), in base64 in JSON. Its fingerprint is the SHA-256 of tho
 """
 
 import base64
-import binascii
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -86,7 +85,7 @@ def read_profile(path: Path) -> Profile:
         FormatError: Not a canonical profile.
     """
     data = read_public(path, "profile", PROFILE_LIMIT)
-    return canonical.decode(Profile, data, "profile", PROFILE_LIMIT)
+    return canonical.decode(Profile, data, "profile")
 
 
 def write_profile(profile: Profile, path: Path) -> None:
@@ -102,7 +101,7 @@ def read_request(path: Path) -> Request:
         FormatError: Not a canonical request.
     """
     data = read_public(path, "request", PROFILE_LIMIT)
-    return canonical.decode(Request, data, "request", PROFILE_LIMIT)
+    return canonical.decode(Request, data, "request")
 
 
 def write_request(request: Request, path: Path) -> None:
@@ -117,8 +116,8 @@ def unbase64(text: str, what: str) -> bytes:
         FormatError: Not base64, or not the canonical encoding of its bytes.
     """
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        data = base64.b64decode(text)
+    except ValueError:
         data = b""
     if base64.b64encode(data).decode() != text:
         raise FormatError(f"{what} is not canonical base64; get an undamaged copy")

@@ -62,7 +62,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
                 f"key {where['object']} on token {where['token']} cannot be used "
                 f"({type(error).__name__}); check module, token, PIN and object of the URI"
             ) from None
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not is_p384(key):
+        if not is_p384(key):
             raise KeyFileError(
                 f"key {where['object']} on token {where['token']} is not ECDSA P-384; make one "
                 "such as with 'pkcs11-tool --keypairgen --key-type EC:secp384r1'"
