@@ -11,6 +11,7 @@ os.environ |= {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    "ORGAN_PRECISION": "float32",  # whatever this processor multiplies natively
 }
 
 import json

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from not_core.errors import PlanError, RecordsError, TrainingError
 from not_core.learning import resumption
 from not_core.learning.device import Precision
+from not_core.learning.device import precision as precision_of
 from not_core.learning.evaluation import read_losses
 from not_core.learning.low_rank import add_factors
 from not_core.learning.recipe import Recipe, Scaffold, default_span
@@ -324,3 +325,26 @@ def test_a_budget_of_seconds_ends_in_time(
     recipe = Recipe(rank=4, seconds=1, block_tokens=32, threads=1)
     with pytest.raises(RecordsError):
         train(host, SPAN, ["the"], recipe)
+
+
+@pytest.mark.parametrize(
+    ("said", "able", "expected"),
+    [
+        ("bfloat16", {}, "bfloat16"),
+        ("float32", {"amx_bf16": True}, "float32"),
+        ("auto", {"avx512_bf16": True}, "bfloat16"),
+        ("auto", {"amx_bf16": True}, "bfloat16"),
+        ("auto", {"avx2": True}, "float32"),
+    ],
+)
+def test_the_precision_is_the_devices_unless_it_is_said(
+    said: str, able: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORGAN_PRECISION", said)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    cpu = torch.device("cpu")
+    assert precision_of("auto", cpu) == expected
+    assert precision_of("float32", cpu) == "float32"
+    monkeypatch.setenv("ORGAN_PRECISION", "half")
+    with pytest.raises(TrainingError, match="neither float32 nor bfloat16"):
+        precision_of("auto", cpu)

@@ -1,5 +1,6 @@
 """The device that work runs on, and what makes its results repeatable there."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "float32", "bfloat16"]
+
+VARIABLE = "ORGAN_PRECISION"
 
 
 def pick(name: str = "auto") -> "torch.device":
@@ -55,11 +58,27 @@ def threads(count: int | None) -> Iterator[int]:
 
 
 def precision(wanted: Precision, device: "torch.device") -> Literal["float32", "bfloat16"]:
-    """Resolve ``auto``: ``bfloat16`` where the device multiplies it natively."""
+    """Resolve ``auto``: ``bfloat16`` where the device multiplies it natively.
+
+    The environment variable ``ORGAN_PRECISION`` decides instead where it is set: equal seeds make
+    equal organs on different machines only in one precision.
+
+    Raises:
+        TrainingError: The variable is neither ``float32`` nor ``bfloat16``.
+    """
     import torch
 
     if wanted != "auto":
         return wanted
+    match os.environ.get(VARIABLE, "auto"):
+        case "float32":
+            return "float32"
+        case "bfloat16":
+            return "bfloat16"
+        case "auto":
+            pass
+        case _:
+            raise TrainingError(f"{VARIABLE} is neither float32 nor bfloat16; correct or unset it")
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported()
     else:
