@@ -66,7 +66,7 @@ class _Node(_Base):
     __tablename__ = "nodes"
     site: Mapped[str] = mapped_column(primary_key=True)
     node: Mapped[str]  # 64 bits without a sign, which no database's integers hold
-    key: Mapped[str]
+    admission: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class _Exchange(_Base):
@@ -186,16 +186,21 @@ class Catalogue:
             )
             return None if row is None else dict(row.facts)
 
-    def node(self, site: str) -> tuple[int, str] | None:
-        """Id and public key of the node that a site was admitted with."""
+    def nodes(self) -> dict[str, tuple[int, bytes]]:
+        """By site: its node's id, and the envelope that it was admitted with."""
         with self._session() as session:
-            row = session.get(_Node, site)
-            return None if row is None else (int(row.node), row.key)
+            rows = session.scalars(select(_Node).order_by(_Node.site))
+            return {row.site: (int(row.node), row.admission) for row in rows}
 
-    def admitted(self, site: str, node: int, key: str) -> None:
+    def admitted(self, site: str, node: int, admission: bytes) -> None:
         """Remember a site's node, instead of an earlier one."""
         with self._session() as session:
-            session.merge(_Node(site=site, node=str(node), key=key))
+            session.merge(_Node(site=site, node=str(node), admission=admission))
+
+    def expelled(self, site: str) -> None:
+        """Forget a site's node."""
+        with self._session() as session:
+            session.delete(session.get_one(_Node, site))
 
     def begin(self, name: str, config: dict[str, Any]) -> None:
         """Ask for an exchange, or for one that has ended to go on.

@@ -1,4 +1,4 @@
-"""Sees to it that exchanges end: what was begun and has died is begun again.
+"""Sees to it that exchanges end, and that who was expelled stays out.
 
 An exchange that goes on asks for what is not there yet, and no more; see ``exchange``. A run that
 ended badly is followed by another after a while, and by no more than so many.
@@ -7,10 +7,12 @@ ended badly is followed by another after a while, and by no more than so many.
 import logging
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from not_core.errors import ServiceError
 from not_core.service.supervisor import end_with_parent
+from not_core.trust.federation import load_trust
 from server import service
 from server.catalogue import RUNNING
 from server.control import COMPLETED, ENDED, Control
@@ -63,6 +65,9 @@ def main(home: Path) -> None:
     coordinator, control = load(home), service.control_of(home)
     while True:
         try:
+            # Loaded anew: the operator may have taken in another revocation list.
+            for site in service.expel(replace(coordinator, trust=load_trust(home))):
+                _log.warning("%s is no longer believed; its node is taken back", site)
             look(coordinator, control, time.time())
         except ServiceError as error:
             _log.warning("%s", error)

@@ -17,13 +17,16 @@ import tomli_w
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from not_core import atomic
+from not_core import atomic, canonical
 from not_core.canonical import STRICT
+from not_core.errors import CertificateError
+from not_core.protocol import Admission
 from not_core.service import tls
 from not_core.service.flower import SERVER, command
 from not_core.service.supervisor import Program, answers, python
 from not_core.settings import read
 from not_core.trust.keyfile import write_secret
+from not_core.trust.statement import claimed_payload
 from server import claims
 from server.control import Control
 from server.home import Coordinator
@@ -104,14 +107,33 @@ def admit(coordinator: Coordinator, envelope: bytes) -> tuple[str, int]:
     """
     claimed = claims.admission(envelope, coordinator.trust)
     site, control = claimed.profile.site, control_of(coordinator.folder)
-    before = coordinator.catalogue.node(site)
-    if before is not None and before[1] == claimed.node_key:
-        return site, before[0]
+    before = coordinator.catalogue.nodes().get(site)
     if before is not None:
-        control.unregister(before[0])
+        node, earlier = before
+        known = canonical.decode(Admission, claimed_payload(earlier), "admission")
+        if known.node_key == claimed.node_key:
+            return site, node
+        control.unregister(node)
     node = control.register(claimed.node_key)
-    coordinator.catalogue.admitted(site, node, claimed.node_key)
+    coordinator.catalogue.admitted(site, node, envelope)
     return site, node
+
+
+def expel(coordinator: Coordinator) -> list[str]:
+    """Take back the nodes of sites whose word is no longer believed; the sites.
+
+    Raises:
+        ServiceError: Flower does not run, or refuses.
+    """
+    gone = []
+    for site, (node, envelope) in coordinator.catalogue.nodes().items():
+        try:
+            claims.admission(envelope, coordinator.trust)
+        except CertificateError:
+            control_of(coordinator.folder).unregister(node)
+            coordinator.catalogue.expelled(site)
+            gone.append(site)
+    return gone
 
 
 def programs(home: Path, service: Service) -> list[Program]:

@@ -21,10 +21,12 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
 from client import service as site_service
 from not_core import canonical
-from not_core.errors import CertificateError, ServiceError
+from not_core.errors import CertificateError, RevokedError, ServiceError
 from not_core.protocol import Enrolment, SignedEnrolment
 from not_core.service import supervisor, tls
 from not_core.service.flower import command
+from not_core.trust import authority, keys, revocation
+from not_core.trust.revocation import LIST
 from not_core.trust.statement import claimed_payload
 from server import claims, service
 from server import home as coordinator_home
@@ -221,3 +223,23 @@ def test_one_home_is_served_once(exchanged: tuple[Deployment, simulation.Scenari
     for home in (deployment.coordinator, deployment.sites["clinic"]):
         with pytest.raises(ServiceError, match="served by another"), supervisor.held(home):
             pass
+
+
+def test_the_node_of_an_expelled_site_is_taken_back(
+    exchanged: tuple[Deployment, simulation.Scenario],
+) -> None:
+    deployment, _ = exchanged
+    federation = deployment.scenario.homes / "federation"
+    authority.revoke(federation, "clinic", "privilege-withdrawn")
+    coordinator = coordinator_home.load(deployment.coordinator)
+    try:
+        assert set(coordinator.catalogue.nodes()) == set(deployment.sites)
+        found = revocation.load(federation / LIST, coordinator.trust.root)
+        keys.install_list(deployment.coordinator, found)
+        until(lambda: "clinic" not in coordinator.catalogue.nodes(), 30, "node of clinic")
+        theirs = (deployment.sites["clinic"] / "node" / "admission").read_bytes()
+        trust = coordinator_home.load(deployment.coordinator).trust
+        with pytest.raises(RevokedError):
+            claims.admission(theirs, trust)
+    finally:
+        coordinator.catalogue.close()

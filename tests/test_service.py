@@ -1,0 +1,152 @@
+"""Processes that are kept running, and Flower's modules with names replaced."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from not_core.errors import ServiceError
+from not_core.service import flower, supervisor
+from not_core.service.supervisor import Program, Supervisor
+
+
+def program(name: str, code: str, **more: object) -> Program:
+    """A Python process that runs ``code``."""
+    return Program(name=name, command=[sys.executable, "-c", code], **more)  # type: ignore[arg-type]
+
+
+@contextmanager
+def running(home: Path, *programs: Program) -> Iterator[list[str]]:
+    """A supervisor in a thread, without its signals; ended afterwards."""
+    said: list[str] = []
+    one = Supervisor(home, programs)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        thread = threading.Thread(target=one.run, args=(said.append,))
+        thread.start()
+        try:
+            yield said
+        finally:
+            one._on_signal(signal.SIGTERM, None)
+            thread.join(30)
+    assert not thread.is_alive()
+
+
+def eventually(true: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+SLEEP = "import time; time.sleep(60)"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor, "FIRST_DELAY", 0.05)
+
+
+def test_what_ends_is_started_again_ever_more_slowly(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    code = f"open({str(mark)!r}, 'a').write('x'); print('said', flush=True); raise SystemExit(3)"
+    with running(tmp_path, program("short", code), program("long", SLEEP)) as said:
+        eventually(lambda: mark.is_file() and len(mark.read_text()) >= 4)
+        assert supervisor.status(tmp_path)["long"]["starts"] == 1
+        assert supervisor.served_by(tmp_path) == os.getpid()
+    assert said[:3] == ["short started", "long started", "short ended with 3 and is started again"]
+    assert (tmp_path / "logs" / "short.log").read_text().startswith("said\nsaid\n")
+    assert (tmp_path / "logs" / "short.log").stat().st_mode & 0o777 == 0o600
+    assert supervisor.status(tmp_path) == {}
+
+
+def test_what_comes_later_waits_for_what_it_needs(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    first = program("first", SLEEP, ready=there.is_file)
+    with running(tmp_path, first, program("second", SLEEP)) as said:
+        eventually(lambda: said == ["first started"])
+        time.sleep(0.1)
+        assert said == ["first started"]
+        there.touch()
+        eventually(lambda: said == ["first started", "second started"])
+
+
+def test_what_runs_and_does_nothing_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "STEADY_SECONDS", 0.0)
+    stalled = [True]
+    one = program("one", SLEEP, stalled=lambda: bool(stalled) and stalled.pop())
+    with running(tmp_path, one) as said:
+        eventually(lambda: said.count("one started") == 2)
+    assert "one has stalled and is started again" in said
+
+
+def test_children_end_with_whoever_started_them(tmp_path: Path) -> None:
+    """Even if it is killed, as by a machine that runs out of memory."""
+    code = (
+        "import sys, time; from not_core.service import supervisor as s;"
+        "s.POLL_SECONDS = 0.02; s.end_with_parent(); time.sleep(60)"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
+    outer = psutil.Popen([sys.executable, "-c", parent])
+    eventually(lambda: outer.children())
+    (child,) = outer.children()
+    time.sleep(1.0)  # until it watches
+    outer.kill()
+    outer.wait()
+    eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_home_is_served_by_one_and_told_to_stop_by_its_lock(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="nothing serves"):
+        supervisor.stop(tmp_path)
+    with supervisor.held(tmp_path):
+        assert supervisor.served_by(tmp_path) == os.getpid()
+        with pytest.raises(ServiceError, match="served by another"), supervisor.held(tmp_path):
+            pass
+    assert supervisor.served_by(tmp_path) is None
+
+
+def test_flower_of_another_version_or_shape_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = flower.replaced("json", dumps=json.dumps)
+    assert kept is json
+    with pytest.raises(ServiceError, match=r"no json\.nothing"):
+        flower.replaced("json", nothing=1)
+    assert not hasattr(json, "nothing")
+    monkeypatch.setattr(flower, "version", lambda name: "1.42.0")
+    with pytest.raises(ServiceError, match=r"flwr 1\.42\.0 is installed, expected 1\.41"):
+        flower.replaced("json", dumps=json.dumps)
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("flwr.supercore.superexec.run_superexec", ("AutoExecPlugin", "get_executor")),
+        (
+            flower.RUN[flower.CLIENT],
+            ("install_from_fab", "get_load_client_app_fn", "Error", "run_clientapp"),
+        ),
+        (
+            flower.RUN[flower.SERVER],
+            ("install_from_fab", "get_project_config", "get_fused_config_from_dir", "run_"),
+        ),
+        ("flwr.supernode.start_client_internal", ("time", "TaskType", "start_client_internal")),
+    ],
+)
+def test_the_names_that_are_replaced_are_used_there(module: str, names: tuple[str, ...]) -> None:
+    """A name that Flower no longer uses would be replaced in vain."""
+    from importlib import import_module
+
+    source = Path(str(import_module(module).__file__)).read_text()
+    for name in names:
+        assert source.count(name) >= 2, name
