@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
 
 test: $(READY) fetch
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(READY)
 	$(BIN)/pytest -m exhaustive

@@ -49,13 +49,14 @@ def test_a_run_configures_the_exchange(tmp_path: Path) -> None:
         ({"span": "abc"}, ExchangeError),
         ({"span": "5:2"}, ExchangeError),
         ({"tokens": "many"}, ExchangeError),
+        ({"exchange": "../up"}, ExchangeError),
         ({"home": ""}, HomeError),
     ],
 )
 def test_a_bad_configuration_is_named(
     change: dict[str, object], error: type[Exception], tmp_path: Path
 ) -> None:
-    with pytest.raises(error, match=r"configuration|names no home"):
+    with pytest.raises(error, match=r"an exchange needs|names no home"):
         server.app.configured(context({}, {**CONFIG, "home": str(tmp_path), **change}))
 
 

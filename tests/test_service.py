@@ -134,13 +134,13 @@ def test_flower_of_another_version_or_shape_starts_nothing(monkeypatch: pytest.M
         ("flwr.supercore.superexec.run_superexec", ("AutoExecPlugin", "get_executor")),
         (
             flower.RUN[flower.CLIENT],
-            ("install_from_fab", "get_load_client_app_fn", "Error", "run_clientapp"),
+            ("install_from_fab", "get_load_client_app_fn", "Error"),
         ),
         (
             flower.RUN[flower.SERVER],
             ("install_from_fab", "get_project_config", "get_fused_config_from_dir", "run_"),
         ),
-        ("flwr.supernode.start_client_internal", ("time", "TaskType", "start_client_internal")),
+        ("flwr.supernode.start_client_internal", ("time", "TaskType")),
     ],
 )
 def test_the_names_that_are_replaced_are_used_there(module: str, names: tuple[str, ...]) -> None:
