@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from mutators import canonical
 from securesystemslib.signer import SSlibKey
-from test_trust_world import DAY, NOW, World, manifest, organ_folder
+from trust_world import DAY, NOW, World, manifest, organ_folder
 
 from not_core import canonical as checked
 from not_core.errors import NotError

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_trust_world import DAY, manifest, organ_folder
+from trust_world import DAY, manifest, organ_folder
 
 from client import donor, recipient
 from client import home as site_home

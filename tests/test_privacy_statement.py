@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import sentences, write_jsonl
 from pydantic import ValidationError
-from test_trust_world import manifest
+from trust_world import manifest
 
 from client import home as site_home
 from client import recipient

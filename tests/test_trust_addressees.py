@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_trust_sealing import joined, parts
-from test_trust_world import DAY, NOW, World, manifest, organ_folder
+from trust_world import DAY, NOW, World, joined, manifest, organ_folder, parts, terms
 
 from not_core import canonical
 from not_core.errors import (
@@ -29,10 +28,6 @@ from not_core.trust.profile import read_request
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-def terms(*to: keys.Identity, **more: Any) -> sealing.Terms:
-    return sealing.Terms(addressees=[one.profile for one in to], **{"exchange": "trial", **more})
 
 
 def seal(

@@ -1,8 +1,6 @@
 import base64
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_trust_world import DAY, NOW, World, key_file, request_of
+from trust_world import DAY, NOW, World, by_certificate, key_file, public_command, request_of
 
 from not_core import canonical
 from not_core.errors import CertificateError, FormatError, KeyFileError, NotError
@@ -218,13 +216,10 @@ def test_openssf_verifies_with_an_admitted_certificate(world: World, tmp_path: P
         signing_certificate=leaf,
         certificate_chain=[root],
     ).sign(organ, tmp_path / "sig")
-    command = [sys.executable, "-m", "model_signing", "verify", "certificate", str(organ)]
-    command += ["--signature", str(tmp_path / "sig"), "--certificate_chain", str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    assert done.returncode == 0, done.stdout + done.stderr
+    arguments = by_certificate(organ, tmp_path / "sig", world)
+    assert public_command(arguments) == 0
     (organ / "file").write_text("y")
-    again = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    assert again.returncode == 1
+    assert public_command(arguments) == 1
 
 
 @pytest.mark.filterwarnings("ignore:'click:DeprecationWarning")  # typer 0.20 under click 8.3

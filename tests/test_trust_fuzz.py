@@ -17,7 +17,7 @@ import pytest
 from mutators import bytes_edited, deep, json_edited, same, tar_edited
 from pydantic import TypeAdapter, ValidationError
 from second import forms
-from test_trust_world import NOW, World, manifest
+from trust_world import NOW, World, manifest
 
 from not_core import canonical
 from not_core.errors import CertificateError, FormatError

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from test_trust_world import DAY, NOW, World, key_file, manifest, organ_folder, request_of
+from trust_world import DAY, NOW, World, key_file, manifest, organ_folder, request_of
 
 from not_core.errors import (
     CertificateError,

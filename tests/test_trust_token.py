@@ -9,8 +9,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from keyring.backend import KeyringBackend
-from test_trust_signing import public_commands
-from test_trust_world import DAY, NOW, World, manifest, organ_folder
+from trust_world import DAY, NOW, World, manifest, organ_folder, public_commands, terms
 
 from not_core.errors import KeyFileError
 from not_core.trust import authority, keys, passphrase, sealing, signing
@@ -70,8 +69,7 @@ def test_a_site_signs_by_a_key_on_a_token(uri: str, tmp_path: Path) -> None:
     organ = organ_folder(tmp_path / "organ", manifest(donor="clinic"))
     signing.sign_folder(organ, clinic)
     assert signing.verify_folder(organ, world.trust, now=NOW).site == "clinic"
-    terms = sealing.Terms(addressees=[world.south.profile], exchange="trial")
-    sealing.seal(organ, clinic, terms, tmp_path / "x.organ", now=NOW)
+    sealing.seal(organ, clinic, terms(world.south), tmp_path / "x.organ", now=NOW)
     opened = sealing.open_sealed(tmp_path / "x.organ", world.south, tmp_path / "opened", now=NOW)
     assert opened.offer.donor == "clinic"
     world.north = clinic  # the public commands take the key of this one
