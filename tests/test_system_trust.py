@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from not_core import canonical, protocol
 from not_core.errors import PolicyError
 from not_core.protocol import Receipt
 from not_core.trust import authority, federation, keys
+from not_core.trust.log import Log
 from not_core.trust.profile import read_profile, read_request
 from not_core.trust.statement import claimed_payload
 from simulations import exchange as simulation
@@ -72,6 +74,21 @@ def test_an_expelled_site_is_out_and_all_others_know(scenario: simulation.Scenar
         assert site.trust.revoked.number == 2
         events = [one.what for one in site.log.entries() if one.event == "installed"]
         assert events == ["revocation list 2"]
+
+
+def test_all_that_leaves_is_in_the_sites_logs(scenario: simulation.Scenario) -> None:
+    came: Counter[str] = Counter()
+
+    def on_reply(message: Message) -> Message:
+        packet = protocol.unpack(message.content)
+        came[canonical.sha256(bytes(packet.value) + bytes(packet.body))] += 1
+        return message
+
+    by_hand(scenario, on_reply=on_reply)
+    logs = [Log(home / "log.db").entries() for home in (scenario.homes / "sites").iterdir()]
+    told = Counter(row.digest for log in logs for row in log if row.event == "released")
+    assert came == told
+    assert came.total() > 12  # a list, an enrolment, offers, segments, receipts of three sites
 
 
 def test_an_organ_of_a_site_that_is_expelled_meanwhile_is_refused(

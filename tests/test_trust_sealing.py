@@ -328,6 +328,15 @@ def test_the_organ_inside_is_the_one_offered(
     refused(world, other, UnsealError, "does not decrypt")
 
 
+@pytest.fixture
+def _nothing_is_decrypted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unwrapped(*_: object) -> bytes:
+        raise AssertionError("a key was unwrapped before all that can be checked without one was")
+
+    monkeypatch.setattr(addressees, "unwrapped", unwrapped)
+
+
+@pytest.mark.usefixtures("_nothing_is_decrypted")
 def test_dates(world: World, to_south: Path) -> None:
     """Here the list of revocations ends first, then the offer, then the certificate."""
     refused(world, to_south, StaleListError, "to be replaced", now=NOW + 17 * DAY + 1)
@@ -338,6 +347,7 @@ def test_dates(world: World, to_south: Path) -> None:
     refused(world_later, to_south, CertificateError, "expired", now=NOW + 400 * DAY)
 
 
+@pytest.mark.usefixtures("_nothing_is_decrypted")
 def test_another_root(world: World, to_south: Path, tmp_path: Path) -> None:
     authority.create_root(tmp_path / "f", "regional", now=NOW - 20 * DAY)
     fake = federation.load_trust(tmp_path / "f")
