@@ -11,8 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from keyring.backend import KeyringBackend
 from trust_world import DAY, NOW, World, manifest, organ_folder, public_commands, terms
 
+from client import home
+from client.policy import Policy
 from not_core.errors import KeyFileError
 from not_core.trust import authority, keys, passphrase, sealing, signing
+from not_core.trust.profile import read_request
 from not_core.trust.token import TokenKey, _parsed
 
 MODULES = (
@@ -159,16 +162,26 @@ def test_a_passphrase_may_lie_in_the_systems_keyring(
 def test_a_home_is_opened_by_the_passphrase_that_the_environment_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    world, folder, words = World(tmp_path), tmp_path / "home", b"correct horse"
+    facts = {"site": "clinic", "model": "m", "records": "r", "general": "g", "domain": "d"}
+    home.create(folder, home.settings(facts), Policy(), passphrase=words)
+    request = read_request(folder / "identity" / keys.REQUEST)
+    profile = authority.admit(world.place / "federation", request, now=NOW)
+    keys.install(folder / "identity", profile, world.trust, now=NOW, passphrase=words)
+    monkeypatch.delenv(passphrase.VARIABLE, raising=False)
+    with pytest.raises(KeyFileError, match="encrypted"):
+        home.load(folder)
     secret = tmp_path / "secret"
-    secret.write_text("correct horse\n")
+    secret.write_bytes(words + b"\n")
     monkeypatch.setenv(passphrase.VARIABLE, str(secret))
     secret.chmod(0o644)
     with pytest.raises(KeyFileError, match="0600"):
-        passphrase.given()
+        home.load(folder)
     secret.chmod(0o600)
-    assert passphrase.given() == b"correct horse"
+    assert home.load(folder).identity.site == "clinic"
+    secret.write_text("another\n")
+    with pytest.raises(KeyFileError, match="passphrase"):
+        home.load(folder)
     secret.write_text("\n")
     with pytest.raises(KeyFileError, match="empty line"):
-        passphrase.given()
-    monkeypatch.delenv(passphrase.VARIABLE)
-    assert passphrase.given() is None
+        home.load(folder)
