@@ -103,9 +103,16 @@ def init(
         {"epsilon": dp_epsilon, "epsilon_per_organ": dp_epsilon_per_organ, "delta": dp_delta}
     )
     words = new_passphrase(passphrase_file, unprotected)
-    homes.create(home, settings, policy, passphrase=words, token=signing_key)
-    request = home / "identity" / "request.json"
-    report({"home": str(home), "request": str(request), "next": "have it admitted"}, as_json)
+    request = homes.create(home, settings, policy, passphrase=words, token=signing_key)
+    report(
+        {
+            "home": str(home),
+            "request": str(home / "identity" / "request.json"),
+            "request_fingerprint": request.fingerprint,
+            "next": "have it admitted; the federation compares the fingerprint by telephone",
+        },
+        as_json,
+    )
 
 
 @app.command()

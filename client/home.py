@@ -31,6 +31,7 @@ from not_core.trust.federation import Trust, load_trust
 from not_core.trust.keys import Identity
 from not_core.trust.log import Log
 from not_core.trust.passphrase import given
+from not_core.trust.profile import Request
 
 SITE, POLICY = "site.toml", "policy.toml"
 INIT = "organ-site init"
@@ -115,7 +116,7 @@ def create(
     *,
     passphrase: bytes | None = None,
     token: str | None = None,
-) -> None:
+) -> Request:
     """Make a home with new keys and a request for admission in ``identity/request.json``.
 
     Args:
@@ -125,6 +126,9 @@ def create(
         passphrase: Encrypts the keys when given.
         token: URI of a signing key on a token.
 
+    Returns:
+        The request.
+
     Raises:
         OutputExistsError: ``folder`` is taken.
     """
@@ -132,8 +136,9 @@ def create(
         for name, values in ((SITE, settings), (POLICY, policy)):
             table = {key: value for key, value in asdict(values).items() if value is not None}
             (work / name).write_text(tomli_w.dumps(table), encoding="utf-8")
-        keys.create(work / "identity", settings.site, passphrase=passphrase, token=token)
+        request = keys.create(work / "identity", settings.site, passphrase=passphrase, token=token)
         Log(work / "log.db").append("created", what="home")
+    return request
 
 
 def load(folder: Path) -> Site:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -190,6 +191,18 @@ def test_load_root_refuses_what_is_no_root(world: World, tmp_path: Path) -> None
         federation.load_root(two)
 
 
+def test_a_requests_fingerprint_covers_both_keys(world: World) -> None:
+    """An exchanged CSR for the same sealing key is well formed: only the telephone tells."""
+    request = read_request(world.north.folder / "request.json")
+    other = request_of("north", ec.generate_private_key(ec.SECP384R1()), request.sealing_key)
+    assert authority.verify_request(other)
+    assert other.sealing_fingerprint == request.sealing_fingerprint
+    assert other.fingerprint != request.fingerprint
+    assert request.fingerprint == canonical.sha256(
+        (world.north.folder / "request.json").read_bytes()
+    )
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_profile_with_any_changed_byte_is_refused(world: World, data: st.DataObject) -> None:
@@ -243,10 +256,14 @@ def test_commands_found_admit_install_and_show(tmp_path: Path) -> None:
         ),
         (identity_app, ["install", str(home), str(out), "--root", str(fed / "root.pem")]),
     ]
+    request = {}
     for app, arguments in steps:
-        result = run.invoke(app, arguments, catch_exceptions=False)
+        result = run.invoke(app, [*arguments, "--json"], catch_exceptions=False)
         assert result.exit_code == 0, result.output
+        request[arguments[0]] = json.loads(result.output).get("request_fingerprint")
     fingerprint = read_request(home / "request.json").sealing_fingerprint
+    shown = run.invoke(identity_app, ["show", str(home), "--json"], catch_exceptions=False)
+    assert request["admit"] == json.loads(shown.output)["request_fingerprint"] is not None
     for place in (home, out):
         shown = run.invoke(identity_app, ["show", str(place), "--json"], catch_exceptions=False)
         facts = json.loads(shown.output)

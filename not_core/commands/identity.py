@@ -77,8 +77,8 @@ def federation_admit(
 ) -> None:
     """Admit a site: sign its name, signing key and sealing key into a profile.
 
-    Compare the fingerprint that this prints with the one the site's own 'organ identity show'
-    prints, by telephone, before you hand the profile out.
+    Compare the request fingerprint that this prints with the one that the site's own 'organ
+    identity show' prints, by telephone, before you hand the profile out: it covers both keys.
 
     Example: organ federation admit federation/ request.json --out clinic.profile
     """
@@ -88,16 +88,16 @@ def federation_admit(
 
     atomic.refuse_existing(out)
     words = passphrase_of(folder / authority.ROOT_KEY, passphrase_file)
-    profile = authority.admit(
-        folder, read_request(request), passphrase=words, days=days, again=again
-    )
+    asked = read_request(request)
+    profile = authority.admit(folder, asked, passphrase=words, days=days, again=again)
     write_profile(profile, out)
     report(
         {
             "admitted": profile.site,
             "days": days,
             "profile": str(out),
-            "sealing fingerprint": profile.sealing_fingerprint,
+            "request_fingerprint": asked.fingerprint,
+            "sealing_fingerprint": profile.sealing_fingerprint,
         },
         as_json,
     )
@@ -199,7 +199,8 @@ def identity_init(
         {
             "site": request.site,
             "folder": str(folder),
-            "sealing fingerprint": request.sealing_fingerprint,
+            "request_fingerprint": request.fingerprint,
+            "sealing_fingerprint": request.sealing_fingerprint,
             "next": f"send {folder / keys.REQUEST} to the federation",
         },
         as_json,
@@ -227,7 +228,8 @@ def identity_rotate(
     report(
         {
             "site": request.site,
-            "new sealing fingerprint": request.sealing_fingerprint,
+            "request_fingerprint": request.fingerprint,
+            "sealing_fingerprint": request.sealing_fingerprint,
             "next": f"send {folder / keys.REQUEST} to the federation, which admits it --again",
         },
         as_json,
@@ -335,4 +337,6 @@ def identity_show(
     else:
         profile = read_profile(place / PROFILE if place.is_dir() else place)
         facts = describe_profile(profile)
+    if (place / REQUEST).exists():
+        facts["request_fingerprint"] = read_request(place / REQUEST).fingerprint
     report(facts, as_json)

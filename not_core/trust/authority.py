@@ -190,6 +190,9 @@ def admit(
 ) -> Profile:
     """Issue a site's certificate. Whoever calls this has checked by other means who asks.
 
+    To check the sealing key's fingerprint is not enough: with the same sealing key, whoever carries
+    the request can put a signing key of his own into it. ``Request.fingerprint`` covers both.
+
     A site that asks again with the keys it is admitted with gets the profile that it has. To renew
     it, also after it has ended, or for new keys, ``again`` says to issue another certificate. None
     is ever issued for a key that was revoked for key-compromise, whoever asks.
