@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from client import progress
-from client.home import Site, informed
+from client.home import Home, Site, informed
 from client.policy import check_donation
 from client.training import prepare
 from not_core import atomic, canonical
@@ -114,7 +114,7 @@ def made_organs(home: Path) -> dict[str, Made]:
     return {made.organ: made for made in notes if made}
 
 
-def pending(site: Site) -> list[Manifest]:
+def pending(site: Home) -> list[Manifest]:
     """Organs that were trained and that nobody has approved or rejected yet."""
     if site.policy.release_organs == "always":
         return []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from not_core.commands.passphrase import PassphraseFile, passphrase_of
+from not_core.commands.passphrase import PassphraseFile, identity_passphrase
 from not_core.commands.program import Json, new_place, report
 
 if TYPE_CHECKING:
@@ -175,11 +175,7 @@ def open_(
 def _load(folder: Path, passphrase_file: Path | None) -> "Identity":
     from not_core.trust import keys
 
-    profile, words = folder / keys.PROFILE, None
-    if profile.is_file():
-        key = keys.sealing_key_of(folder, keys.read_profile(profile))
-        words = passphrase_of(key, passphrase_file)
-    return keys.load(folder, passphrase=words)
+    return keys.load(folder, passphrase=identity_passphrase(folder, passphrase_file))
 
 
 def _terms(
