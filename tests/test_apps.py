@@ -55,7 +55,7 @@ def test_a_run_configures_the_exchange(tmp_path: Path) -> None:
 def test_a_bad_configuration_is_named(
     change: dict[str, object], error: type[Exception], tmp_path: Path
 ) -> None:
-    with pytest.raises(error, match=r"configuration|names no home"):
+    with pytest.raises(error, match=r"needs a name, sites, span|names no home"):
         server.app.configured(context({}, {**CONFIG, "home": str(tmp_path), **change}))
 
 
