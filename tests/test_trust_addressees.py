@@ -61,6 +61,9 @@ def test_hidden_addressees_open_and_nobody_else(world: World) -> None:
     assert opens(world, path, world.south)
     assert opens(world, path, world.north)  # the donor always may
     assert not opens(world, path, world.west)
+    with pytest.raises(NotAddressedError, match="not to west") as refusal:
+        sealing.open_sealed(path, world.west, world.place / "opened", now=NOW)
+    assert "16" not in str(refusal.value)  # slots: how many sites they stand for is hidden
 
 
 def test_a_hidden_offer_looks_the_same_whoever_it_is_for(world: World) -> None:
