@@ -36,6 +36,7 @@ def revoke(site: Site, request: RevokeRequest, body: bytes) -> tuple[Revoked, by
     """Take in the federation's revocation list, unless a later one is known.
 
     Raises:
+        TooLargeError: Larger than a list may be.
         CertificateError: This site's federation did not sign it.
         StaleListError: A later one is known here: whoever sent this one may hide a revocation.
     """

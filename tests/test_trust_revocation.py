@@ -17,6 +17,7 @@ from not_core.errors import (
     KeyFileError,
     RevokedError,
     StaleListError,
+    TooLargeError,
 )
 from not_core.trust import authority, federation, keys, revocation, sealing, signing
 from not_core.trust.federation import Trust
@@ -227,6 +228,14 @@ def test_a_list_with_a_critical_extension_is_refused(world: World, odd: str) -> 
     assert revocation.parse(odd_list(world), world.trust.root).number == 9
     with pytest.raises(CertificateError, match="damaged or of another kind"):
         revocation.parse(odd_list(world, **{odd: True}), world.trust.root)
+
+
+def test_a_list_that_comes_by_message_is_bounded_before_it_is_parsed(world: World) -> None:
+    pem = world.trust.revoked.pem
+    with pytest.raises(CertificateError):
+        revocation.parse(pem.ljust(revocation.LIST_LIMIT, b"\n"), world.trust.root)
+    with pytest.raises(TooLargeError, match=r"8388609 bytes, at most 8388608 .* get the"):
+        revocation.parse(pem.ljust(revocation.LIST_LIMIT + 1, b"\n"), world.trust.root)
 
 
 def test_without_a_list_nothing_is_loaded(world: World) -> None:

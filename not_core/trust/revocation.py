@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from not_core.errors import CertificateError, StaleListError
+from not_core.errors import CertificateError, StaleListError, TooLargeError
 from not_core.trust.certificates import TOLERANCE, certificate_errors
 from not_core.trust.keyfile import read_public
 
@@ -168,13 +168,19 @@ def build(
 
 
 def parse(pem: bytes, root: x509.Certificate) -> RevocationList:
-    """Read a list that the root has signed.
+    """Read a list that the root has signed, from wherever it came.
 
     Raises:
+        TooLargeError: It has more than ``LIST_LIMIT`` bytes; it is not parsed.
         CertificateError: It is not one.
 
     Source: RFC 5280, sections 5 and 6.3.
     """
+    if len(pem) > LIST_LIMIT:
+        raise TooLargeError(
+            f"revocation list has {len(pem)} bytes, at most {LIST_LIMIT} are read; get the "
+            f"federation's own {LIST}"
+        )
     with certificate_errors("revocation list"):
         crl = x509.load_pem_x509_crl(pem)
         if crl.public_bytes(serialization.Encoding.PEM) != pem:
@@ -187,6 +193,7 @@ def load(path: Path, root: x509.Certificate) -> RevocationList:
 
     Raises:
         StaleListError: There is none.
+        TooLargeError: As ``parse``.
         CertificateError: It is not one that the root has signed.
     """
     if not path.is_file():
