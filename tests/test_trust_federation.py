@@ -1,4 +1,5 @@
 import base64
+import copy
 import json
 import os
 from dataclasses import replace
@@ -15,10 +16,10 @@ from trust_world import DAY, NOW, World, by_certificate, key_file, public_comman
 
 from not_core import canonical
 from not_core.errors import CertificateError, FormatError, KeyFileError, NotError
-from not_core.trust import authority, federation, keys
+from not_core.trust import authority, federation, keys, revocation
 from not_core.trust.certificates import binding, key_usage
 from not_core.trust.private_keys import read_signing_key
-from not_core.trust.profile import read_profile, read_request, unbase64
+from not_core.trust.profile import Request, read_profile, read_request, unbase64
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +188,42 @@ def test_load_root_refuses_what_is_no_root(world: World, tmp_path: Path) -> None
         federation.load_root(tmp_path / "none.pem")
     two = tmp_path / "two.pem"
     two.write_bytes(world.trust.pem * 2)
-    with pytest.raises(CertificateError, match="one self-signed"):
+    with pytest.raises(CertificateError, match="one PEM block"):
         federation.load_root(two)
+
+
+@pytest.mark.parametrize("where", ["before", "after", "twice", "carriage returns"])
+def test_pem_is_one_block_and_nothing_else(world: World, where: str, tmp_path: Path) -> None:
+    """Certificate, request, root and list; text around them would be shown, and signed, with it."""
+
+    def odd(pem: str) -> str:
+        return {
+            "before": f"approved\n{pem}",
+            "after": f"{pem}approved\n",
+            "twice": pem + pem,
+            "carriage returns": pem.replace("\n", "\r\n"),
+        }[where]
+
+    north = world.north.profile
+    request = read_request(world.north.folder / "request.json")
+    root = tmp_path / "root.pem"
+    root.write_bytes(odd(world.trust.pem.decode()).encode())
+    revoked = odd(world.trust.revoked.pem.decode()).encode()
+    for check in (
+        lambda: federation.verify_chain([odd(north.certificates[0])], world.trust, now=NOW),
+        lambda: authority.verify_request(replace_csr(request, odd(request.csr))),
+        lambda: federation.load_root(root),
+        lambda: revocation.parse(revoked, world.trust.root),
+    ):
+        with pytest.raises(CertificateError, match="beside its one PEM block; get the unedited"):
+            check()
+
+
+def replace_csr(request: Request, csr: str) -> Request:
+    """With any CSR, also one that no request may have in its form."""
+    changed = copy.copy(request)
+    object.__setattr__(changed, "csr", csr)
+    return changed
 
 
 def test_a_requests_fingerprint_covers_both_keys(world: World) -> None:

@@ -25,6 +25,7 @@ from not_core.trust import revocation
 from not_core.trust.certificates import (
     binding,
     certificate_errors,
+    check_one_block,
     check_validity,
     is_p384,
     key_usage,
@@ -353,6 +354,7 @@ def verify_request(request: Request) -> ec.EllipticCurvePublicKey:
     sealing_public_key(request.sealing_key, request.site)
     with certificate_errors("request"):
         csr = x509.load_pem_x509_csr(request.csr.encode())
+        check_one_block(csr, request.csr.encode(), "request")
         valid, key, named = csr.is_signature_valid, csr.public_key(), names(csr)
     if not valid or not isinstance(key, ec.EllipticCurvePublicKey) or not is_p384(key):
         raise CertificateError(

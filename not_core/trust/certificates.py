@@ -12,6 +12,7 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -125,6 +126,20 @@ def certificate_errors(what: str) -> Iterator[None]:
             f"{what} is damaged or of another kind; expected X.509 in PEM as 'organ federation' "
             "and 'organ identity' write it; get an unedited copy"
         ) from None
+
+
+def check_one_block(
+    signed: x509.Certificate | x509.CertificateSigningRequest | x509.CertificateRevocationList,
+    pem: bytes,
+    what: str,
+) -> None:
+    """Check that ``pem`` is what was parsed from it and nothing else: readers skip text around it.
+
+    Raises:
+        CertificateError: It is not.
+    """
+    if signed.public_bytes(serialization.Encoding.PEM) != pem:
+        raise CertificateError(f"{what} holds text beside its one PEM block; get the unedited file")
 
 
 def check_validity(certificate: x509.Certificate, moment: datetime, what: str) -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from not_core.errors import CertificateError, StaleListError, TooLargeError
-from not_core.trust.certificates import TOLERANCE, certificate_errors
+from not_core.trust.certificates import TOLERANCE, certificate_errors, check_one_block
 from not_core.trust.keyfile import read_public
 
 LIST = "federation.crl"
@@ -183,8 +183,7 @@ def parse(pem: bytes, root: x509.Certificate) -> RevocationList:
         )
     with certificate_errors("revocation list"):
         crl = x509.load_pem_x509_crl(pem)
-        if crl.public_bytes(serialization.Encoding.PEM) != pem:
-            raise ValueError("text beside the list")
+        check_one_block(crl, pem, "revocation list")
         return _read(crl, root)
 
 
