@@ -144,6 +144,28 @@ def join(
 
 
 @app.command()
+def crl(
+    home: Home,
+    revoked: Annotated[
+        Path, typer.Argument(metavar="LIST", help="The federation's new federation.crl.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Take in the federation's revocation list; an older one than is known is refused.
+
+    Example: organ-site crl ~/clinic federation.crl
+    """
+    from client import member
+    from client.home import read_home
+    from not_core.trust.keyfile import read_public
+    from not_core.trust.revocation import LIST_LIMIT
+
+    site = read_home(home)
+    found = member.take_in(site, read_public(revoked, "revocation list", LIST_LIMIT))
+    report({"list": found.number, "revoked": len(found.revoked), "due": found.due_words}, as_json)
+
+
+@app.command()
 def connect(
     home: Home,
     coordinator: Annotated[str, typer.Argument(help="The coordinator's address, HOST:PORT.")],

@@ -239,3 +239,20 @@ def test_start_hands_on_the_name_of_a_passphrase_never_the_passphrase(
         assert passphrase.VARIABLE not in node.environment
         assert work.environment[passphrase.VARIABLE] == str(named)
     assert passphrase.VARIABLE not in service.programs(site, 1.0)[1].environment
+
+
+def test_a_home_takes_in_a_list_without_its_keys(
+    tmp_path: Path, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder, _ = protected_home(tmp_path)
+    fed = tmp_path / "federation"
+    old = (fed / "federation.crl").read_bytes()
+    authority.revoke(fed, "south", "privilege-withdrawn", now=NOW)
+    for _ in range(2):  # again does no harm, and is no news
+        code, out, _ = call("crl", folder, fed / "federation.crl", "--json", app=commands.app)
+        assert (code, json.loads(out)["list"], json.loads(out)["revoked"]) == (0, 2, 1)
+    rows = home.read_home(folder).log.entries()
+    assert [one.what for one in rows if one.event == "installed"] == ["revocation list 2"]
+    (fed / "federation.crl").write_bytes(old)
+    code, _, err = call("crl", folder, fed / "federation.crl", app=commands.app)
+    assert (code, "may hide a revocation" in " ".join(err.split())) == (1, True)
