@@ -90,7 +90,7 @@ def load_root(path: Path) -> x509.Certificate:
     """Load a trust anchor.
 
     Args:
-        path: A PEM file, or a folder that holds ``root.pem``.
+        path: A PEM file.
 
     Raises:
         KeyFileError: Missing or unreadable.
