@@ -162,7 +162,14 @@ def crl(
 
     site = read_home(home)
     found = member.take_in(site, read_public(revoked, "revocation list", LIST_LIMIT))
-    report({"list": found.number, "revoked": len(found.revoked), "due": found.due_words}, as_json)
+    report(
+        {
+            "revocation_list": found.number,
+            "revoked": len(found.revoked),
+            "revocation_list_due": found.due_words,
+        },
+        as_json,
+    )
 
 
 @app.command()

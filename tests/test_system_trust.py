@@ -230,7 +230,7 @@ def test_the_coordinators_command_takes_in_a_list(
     old = (fed / "federation.crl").read_bytes()
     authority.revoke(fed, "court", "privilege-withdrawn")
     code, out, _ = call("crl", scenario.coordinator, fed / "federation.crl", "--json", app=app)
-    assert (code, json.loads(out)["list"], json.loads(out)["revoked"]) == (0, 2, 1)
+    assert (code, json.loads(out)["revocation_list"], json.loads(out)["revoked"]) == (0, 2, 1)
     (fed / "federation.crl").write_bytes(old)
     code, _, err = call("crl", scenario.coordinator, fed / "federation.crl", app=app)
     assert (code, "may hide a revocation" in " ".join(err.split())) == (1, True)

@@ -410,11 +410,11 @@ def test_commands_revoke_rotate_and_take_in_lists(
     assert call("identity", "install", home, new, "--root", root, *opening)[0] == 0
     words = ("federation", "revoke", fed, "clinic", "--reason", "superseded", *opening)
     code, out, _ = call(*words, "--json")
-    assert (code, json.loads(out)["list"], len(json.loads(out)["revoked"])) == (0, 2, 1)
+    assert (code, json.loads(out)["revocation_list"], len(json.loads(out)["revoked"])) == (0, 2, 1)
     code, out, _ = call("federation", "show", fed, "--json")
     states = [one["state"].split()[0] for one in json.loads(out)]
     assert states == ["revoked", "valid"]
     code, out, _ = call("identity", "crl", home, fed / "federation.crl", "--json")
     assert (code, json.loads(out)["revoked"]) == (0, 1)
     code, out, _ = call("federation", "crl", fed, "--days", 3, *opening, "--json")
-    assert json.loads(out)["list"] == 3
+    assert json.loads(out)["revocation_list"] == 3

@@ -250,7 +250,7 @@ def test_a_home_takes_in_a_list_without_its_keys(
     authority.revoke(fed, "south", "privilege-withdrawn", now=NOW)
     for _ in range(2):  # again does no harm, and is no news
         code, out, _ = call("crl", folder, fed / "federation.crl", "--json", app=commands.app)
-        assert (code, json.loads(out)["list"], json.loads(out)["revoked"]) == (0, 2, 1)
+        assert (code, json.loads(out)["revocation_list"], json.loads(out)["revoked"]) == (0, 2, 1)
     rows = home.read_home(folder).log.entries()
     assert [one.what for one in rows if one.event == "installed"] == ["revocation list 2"]
     (fed / "federation.crl").write_bytes(old)

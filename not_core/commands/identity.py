@@ -51,8 +51,8 @@ def federation_init(
         {
             "federation": trust.name,
             "folder": str(folder),
-            "root fingerprint": trust.fingerprint,
-            "revocation list due": trust.revoked.due_words,
+            "root_fingerprint": trust.fingerprint,
+            "revocation_list_due": trust.revoked.due_words,
             "next": "give root.pem and federation.crl to every site and to the coordinator; "
             "compare the fingerprint by telephone",
         },
@@ -128,8 +128,8 @@ def federation_revoke(
     report(
         {
             "revoked": [one.serial for one in gone],
-            "list": made.number,
-            "next list due": made.due_words,
+            "revocation_list": made.number,
+            "revocation_list_due": made.due_words,
             "next": "hand federation.crl to the coordinator and to every site",
         },
         as_json,
@@ -153,9 +153,9 @@ def federation_crl(
     made = authority.publish(folder, passphrase=words, days=days)
     report(
         {
-            "list": made.number,
+            "revocation_list": made.number,
             "revoked": len(made.revoked),
-            "next list due": made.due_words,
+            "revocation_list_due": made.due_words,
             "next": "hand federation.crl to the coordinator and to every site",
         },
         as_json,
@@ -285,8 +285,8 @@ def identity_install(
         {
             "site": identity.site,
             "federation": trust.name,
-            "root fingerprint": trust.fingerprint,
-            "revocation list": trust.revoked.number,
+            "root_fingerprint": trust.fingerprint,
+            "revocation_list": trust.revoked.number,
         },
         as_json,
     )
@@ -308,7 +308,14 @@ def identity_crl(
 
     found = revocation.load(revoked, federation.load_trust(folder).root)
     keys.install_list(folder, found)
-    report({"list": found.number, "revoked": len(found.revoked), "due": found.due_words}, as_json)
+    report(
+        {
+            "revocation_list": found.number,
+            "revoked": len(found.revoked),
+            "revocation_list_due": found.due_words,
+        },
+        as_json,
+    )
 
 
 @identity_app.command("show")

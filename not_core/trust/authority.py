@@ -101,7 +101,7 @@ class Issued:
             "serial": self.serial,
             "expires": _day(self.expires),
             "state": state,
-            "sealing fingerprint": self.profile.sealing_fingerprint,
+            "sealing_fingerprint": self.profile.sealing_fingerprint,
         }
 
 
