@@ -45,7 +45,7 @@ def offer(
         verify_profile(profile, site.trust)
     check_addressees(site.policy, addressees)
     donor.check_release(site, organ)
-    terms = sealing.Terms(
+    terms = sealing.Audience(
         addressees=addressees, exchange=exchange, lifetime_seconds=days * sealing.DAY
     )
     signed, sealed = donor.seal(site, organ, terms)

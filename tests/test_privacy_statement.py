@@ -283,7 +283,7 @@ class Federation:
         sealing.seal(
             folder,
             self.donor,
-            sealing.Terms(addressees=[site.identity.profile], exchange="trial"),
+            sealing.Audience(addressees=[site.identity.profile], exchange="trial"),
             out,
         )
         request = TransplantRequest(exchange="trial", organ=digest, mode="replace")

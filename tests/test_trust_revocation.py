@@ -41,7 +41,7 @@ def expel(world: World, reason: str, now: int = NOW) -> Trust:
 
 def to_south(world: World, now: int = NOW) -> Path:
     out = world.place / "x.organ"
-    terms = sealing.Terms(addressees=[world.south.profile], exchange="trial")
+    terms = sealing.Audience(addressees=[world.south.profile], exchange="trial")
     sealing.seal(world.organ, world.north, terms, out, now=now)
     return out
 
@@ -62,8 +62,8 @@ def test_nothing_of_a_revoked_site_is_believed(world: World, reason: str, tmp_pa
     assert not (tmp_path / "opened").exists()
     expelled = replace(world.north, trust=trust)
     for terms in (
-        sealing.Terms(addressees=[world.south.profile], exchange="trial"),
-        sealing.Terms(addressees=[world.north.profile], exchange="trial"),
+        sealing.Audience(addressees=[world.south.profile], exchange="trial"),
+        sealing.Audience(addressees=[world.north.profile], exchange="trial"),
     ):
         with pytest.raises(RevokedError):
             sealing.seal(world.organ, expelled, terms, tmp_path / "y.organ", now=NOW + 1)
@@ -113,7 +113,7 @@ def test_an_organ_that_was_seen_opens_under_its_donors_new_keys(world: World) ->
     profile = authority.admit(fed, keys.rotate(world.north.folder), now=later, again=True)
     fresh = keys.install(world.north.folder, profile, world.trust, now=later)
     signing.sign_folder(world.organ, fresh)
-    terms = sealing.Terms(addressees=[world.south.profile], exchange="trial")
+    terms = sealing.Audience(addressees=[world.south.profile], exchange="trial")
     sealing.seal(world.organ, fresh, terms, world.place / "y.organ", now=later)
     path, out = world.place / "y.organ", world.place / "two"
     assert sealing.open_sealed(path, world.south, out, now=later).path == out
@@ -260,7 +260,7 @@ def test_rotation_keeps_old_organs_and_old_addresses(world: World, tmp_path: Pat
     organ = organ_folder(tmp_path / "mine", manifest(donor="south", name="mine"))
     signing.sign_folder(organ, world.south)  # with the old key, whose certificate still holds
     assert signing.verify_folder(organ, world.trust, now=NOW).site == "south"
-    terms = sealing.Terms(addressees=[world.north.profile], exchange="trial")
+    terms = sealing.Audience(addressees=[world.north.profile], exchange="trial")
     with pytest.raises(CertificateError, match="sign the folder again"):
         sealing.seal(organ, fresh, terms, tmp_path / "mine.organ", now=NOW)
     signing.sign_folder(organ, fresh)

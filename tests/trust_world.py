@@ -95,8 +95,8 @@ class World:
         return keys.install(home, profile, self.trust, now=start)
 
 
-def terms(*to: keys.Identity, **more: Any) -> sealing.Terms:
-    return sealing.Terms(addressees=[one.profile for one in to], **{"exchange": "trial", **more})
+def terms(*to: keys.Identity, **more: Any) -> sealing.Audience:
+    return sealing.Audience(addressees=[one.profile for one in to], **{"exchange": "trial", **more})
 
 
 def parts(path: Path) -> tuple[DeliveryHeader, bytes]:
