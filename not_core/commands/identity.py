@@ -1,8 +1,9 @@
 """``organ federation`` and ``organ identity``: who is admitted, and with which keys."""
 
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,9 @@ from not_core.commands.passphrase import (
 )
 from not_core.commands.program import Json, listing, new_app, report
 from not_core.trust.revocation import REASONS
+
+if TYPE_CHECKING:
+    from not_core.trust.authority import Issued
 
 federation_app = new_app(
     "Found a federation and admit sites to it. Run this on a machine apart from the "
@@ -172,8 +176,26 @@ def federation_show(folder: Federation, as_json: Json = False) -> None:
 
     from not_core.trust import authority
 
-    register = authority.read_register(folder)
-    listing([one.row(int(time.time())) for one in register.issued], as_json)
+    register, now = authority.read_register(folder), int(time.time())
+    listing([_row(one, now) for one in register.issued], as_json)
+
+
+def _row(issued: "Issued", now: int) -> dict[str, str]:
+    if issued.revoked is not None:
+        state = f"revoked {_day(issued.revoked)} ({issued.reason})"
+    else:
+        state = "valid" if issued.expires >= now else "expired"
+    return {
+        "site": issued.site,
+        "serial": issued.serial,
+        "expires": _day(issued.expires),
+        "state": state,
+        "sealing_fingerprint": issued.profile.sealing_fingerprint,
+    }
+
+
+def _day(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")
 
 
 @identity_app.command("init")

@@ -90,24 +90,6 @@ class Issued:
             site=self.site, certificates=(self.certificate,), sealing_key=self.sealing_key
         )
 
-    def row(self, moment: int) -> dict[str, str]:
-        """For a person to read, at ``moment``."""
-        if self.revoked is not None:
-            state = f"revoked {_day(self.revoked)} ({self.reason})"
-        else:
-            state = "valid" if self.expires >= moment else "expired"
-        return {
-            "site": self.site,
-            "serial": self.serial,
-            "expires": _day(self.expires),
-            "state": state,
-            "sealing_fingerprint": self.profile.sealing_fingerprint,
-        }
-
-
-def _day(moment: int) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Register:
@@ -219,8 +201,7 @@ def admit(
         raise ValueError(f"expected days >= 1, got {days}")
     public_key = verify_request(request)
     moment = seconds(now)
-    with _register(folder) as (register, keep):
-        root, key = _root(folder, passphrase)
+    with _opened(folder, passphrase) as (register, root, key, keep):
         stolen = [one for one in register.issued if one.reason == "key-compromise"]
         if any(any(_shares(one, request, public_key)) for one in stolen):
             raise CertificateError(
@@ -281,8 +262,7 @@ def revoke(
     if reason not in REASONS:
         raise ValueError(f"expected a reason of {', '.join(REASONS)}, got {reason}")
     moment = seconds(now)
-    with _register(folder) as (register, keep):
-        root, key = _root(folder, passphrase)
+    with _opened(folder, passphrase) as (register, root, key, keep):
         found = register.to_revoke(site, reason, moment)
         if not found:
             raise CertificateError(
@@ -318,8 +298,7 @@ def publish(
     Raises:
         KeyFileError: The root key cannot be used.
     """
-    with _register(folder) as (register, keep):
-        root, key = _root(folder, passphrase)
+    with _opened(folder, passphrase) as (register, root, key, keep):
         return _publish(folder, root, key, register, keep, seconds(now), days)
 
 
@@ -373,15 +352,17 @@ Keep = Callable[[Register], None]
 
 
 @contextmanager
-def _register(folder: Path) -> Iterator[tuple[Register, Keep]]:
-    """The register, and how to write it; nobody else reads it to change it meanwhile."""
+def _opened(
+    folder: Path, passphrase: bytes | None
+) -> Iterator[tuple[Register, x509.Certificate, ec.EllipticCurvePrivateKey, Keep]]:
+    """Register, root and its key, and how to write the register; nobody else changes it now."""
 
     def keep(changed: Register) -> None:
         atomic.write(folder / REGISTER, canonical.encode(changed), mode=0o600)
 
     read_register(folder)  # says so if there is none
     with atomic.locked(folder):
-        yield read_register(folder), keep
+        yield read_register(folder), *_root(folder, passphrase), keep
 
 
 def _root(
