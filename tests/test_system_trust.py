@@ -23,6 +23,7 @@ from not_core.protocol import Receipt
 from not_core.trust import authority, federation, keys
 from not_core.trust.log import Log
 from not_core.trust.profile import read_profile, read_request
+from not_core.trust.register import read_register
 from not_core.trust.statement import claimed_payload
 from simulations import exchange as simulation
 from simulations.facts import gather
@@ -99,7 +100,7 @@ def test_an_organ_of_a_site_that_is_expelled_meanwhile_is_refused(
 
     def on_request(message: Message) -> Message | None:
         if message.metadata.message_type == protocol.TRANSPLANT:
-            if authority.read_register(fed).list_number == 1:
+            if read_register(fed).list_number == 1:
                 authority.revoke(fed, "court", "key-compromise")
             found = federation.load_trust(fed).revoked
             keys.install_list(scenario.home("clinic") / "identity", found)

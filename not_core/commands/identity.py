@@ -18,7 +18,7 @@ from not_core.commands.program import Json, listing, new_app, report
 from not_core.trust.revocation import REASONS
 
 if TYPE_CHECKING:
-    from not_core.trust.authority import Issued
+    from not_core.trust.register import Issued
 
 federation_app = new_app(
     "Found a federation and admit sites to it. Run this on a machine apart from the "
@@ -174,9 +174,9 @@ def federation_show(folder: Federation, as_json: Json = False) -> None:
     """
     import time
 
-    from not_core.trust import authority
+    from not_core.trust.register import read_register
 
-    register, now = authority.read_register(folder), int(time.time())
+    register, now = read_register(folder), int(time.time())
     listing([_row(one, now) for one in register.issued], as_json)
 
 
