@@ -26,6 +26,7 @@ from not_core.commands.program import (
     run,
     say,
 )
+from not_core.commands.trust import BY_HAND, Exchange, Lifetime, SealedOut, To
 from not_core.errors import OrganError
 
 if TYPE_CHECKING:
@@ -305,10 +306,10 @@ def reject(home: Home, organ: Digest, as_json: Json = False) -> None:
 def offer(
     home: Home,
     organ: Digest,
-    to: Annotated[list[Path], typer.Option(help="Addressee's .profile; repeat for several.")],
-    out: Annotated[Path, typer.Option(help="Sealed file to carry, such as x.organ.")],
-    exchange: Annotated[str, typer.Option(help="Name of the exchange it is for.")] = "by-hand",
-    days: Annotated[int, typer.Option(min=1, max=3650, help="Days that the offer holds.")] = 30,
+    to: To,
+    out: SealedOut,
+    exchange: Exchange = BY_HAND,
+    days: Lifetime = 30,
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:

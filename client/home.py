@@ -27,6 +27,7 @@ from not_core.manifest import Positive, Unit
 from not_core.privacy.ledger import LEDGER, LOG, Ledger
 from not_core.settings import parsed, read
 from not_core.trust import keys
+from not_core.trust.certificates import DAY
 from not_core.trust.federation import Trust, load_trust
 from not_core.trust.keys import Identity
 from not_core.trust.log import Log
@@ -35,7 +36,6 @@ from not_core.trust.profile import Request
 
 SITE, POLICY, IDENTITY = "site.toml", "policy.toml", "identity"
 INIT = "organ-site init"
-DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)

@@ -1,6 +1,5 @@
 """``organ sign``, ``verify``, ``seal``, ``rewrap`` and ``open``."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -188,15 +187,15 @@ def _audience(
 ) -> "tuple[Identity, Audience]":
     """Who seals, and for whom; all that can refuse does so before a folder is claimed or signed."""
     from not_core.trust import federation, profile, sealing
+    from not_core.trust.certificates import DAY, check_name
 
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", exchange):
-        raise typer.BadParameter(f"exchange is named by a-z, 0-9 and hyphens, got {exchange}")
+    check_name(exchange, "exchange name")
     who = _load(identity, passphrase_file)
     addressees = [profile.read_profile(path) for path in to]
     for one in (who.profile, *addressees):
         federation.verify_profile(one, who.trust)
     return who, sealing.Audience(
-        addressees=addressees, exchange=exchange, lifetime_seconds=days * sealing.DAY, hide=hide
+        addressees=addressees, exchange=exchange, lifetime_seconds=days * DAY, hide=hide
     )
 
 

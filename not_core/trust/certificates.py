@@ -25,6 +25,9 @@ from not_core.errors import CertificateError, FormatError
 SITE_URN = "urn:organ-exchange:site:"
 SEALING_URN = "urn:organ-exchange:sealing-key:"
 
+DAY = 86_400
+"""Seconds."""
+
 TOLERANCE = 300
 """How far two parties' clocks may differ, in seconds."""
 

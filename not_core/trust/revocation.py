@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from not_core.errors import CertificateError, StaleListError, TooLargeError
-from not_core.trust.certificates import TOLERANCE, certificate_errors, check_one_block
+from not_core.trust.certificates import DAY, TOLERANCE, certificate_errors, check_one_block
 from not_core.trust.keyfile import read_public
 
 LIST = "federation.crl"
@@ -23,7 +23,7 @@ LIST_LIMIT = 8 * 1024 * 1024
 """Largest revocation list read, in bytes: about 100,000 certificates."""
 
 LIST_DAYS = 30
-GRACE = 7 * 86_400
+GRACE = 7 * DAY
 """How long after its next-update a list still serves, in seconds, unless a policy says less."""
 
 REASONS = {
@@ -102,10 +102,10 @@ class RevocationList:
             StaleListError: It is too old, or of the future.
         """
         if moment > self.due + grace:
-            days = (moment - self.due) / 86_400
+            days = (moment - self.due) / DAY
             raise StaleListError(
                 f"revocation list {self.number} was to be replaced {days:.1f} days ago, "
-                f"{grace / 86_400:g} days of grace are allowed; get the federation's present "
+                f"{grace / DAY:g} days of grace are allowed; get the federation's present "
                 f"{LIST}: until then nobody can tell who was expelled"
             )
         if moment < self.issued - TOLERANCE:

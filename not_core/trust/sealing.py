@@ -26,7 +26,7 @@ from not_core.errors import CertificateError, OfferError, UnsealError
 from not_core.manifest import Manifest
 from not_core.trust import addressees as slots
 from not_core.trust.archive import CHUNK, pack, unpack
-from not_core.trust.certificates import check_name, seconds
+from not_core.trust.certificates import DAY, check_name, seconds
 from not_core.trust.delivery import (
     DeliveryHeader,
     open_file,
@@ -54,8 +54,6 @@ __all__ = [
     "seal",
     "verify_sealed",
 ]
-
-DAY = 86400
 
 _PROOF = object()
 
