@@ -42,8 +42,6 @@ class Admission:
     site: str
     public_key: ec.EllipticCurvePublicKey
     sealing_fingerprint: str
-    expires: int
-    serial: int
 
 
 def seconds(now: float | None) -> int:

@@ -211,8 +211,6 @@ def verify_chain(
         site=site,
         public_key=key,
         sealing_fingerprint=sealing_fingerprint,
-        expires=int(leaf.not_valid_after_utc.timestamp()),
-        serial=leaf.serial_number,
     )
 
 
