@@ -238,7 +238,8 @@ def status(home: Home, as_json: Json = False) -> None:
     Example: organ-site status ~/clinic
     """
     from client import donor, progress
-    from client.home import read_home
+    from client.home import IDENTITY, read_home
+    from not_core.trust.keys import PROFILE
 
     site = read_home(home)
     doing = progress.read(home)
@@ -246,6 +247,7 @@ def status(home: Home, as_json: Json = False) -> None:
     report(
         {
             "site": site.settings.site,
+            "admitted": (home / IDENTITY / PROFILE).is_file(),
             "policy": asdict(site.policy),
             "privacy": _spent(site) or "none",
             "doing": f"{doing.step}, {doing.done} of {doing.total} tokens" if doing else "nothing",

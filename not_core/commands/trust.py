@@ -186,10 +186,14 @@ def _audience(
     hide: bool,
 ) -> "tuple[Identity, Audience]":
     """Who seals, and for whom; all that can refuse does so before a folder is claimed or signed."""
+    from not_core.errors import FormatError
     from not_core.trust import federation, profile, sealing
     from not_core.trust.certificates import DAY, check_name
 
-    check_name(exchange, "exchange name")
+    try:
+        check_name(exchange, "exchange name")
+    except FormatError as error:
+        raise typer.BadParameter(str(error)) from None
     who = _load(identity, passphrase_file)
     addressees = [profile.read_profile(path) for path in to]
     for one in (who.profile, *addressees):
