@@ -20,6 +20,7 @@ from client import donor, member, recipient
 from client.home import Site, load
 from not_core import canonical, protocol
 from not_core.errors import HomeError, NotError
+from not_core.privacy.ledger import LOG
 from not_core.trust.log import Log
 
 Request = TypeVar("Request")
@@ -134,8 +135,8 @@ def _leave(log: Log, value: object, body: bytes, exchange: str) -> RecordDict:
 def _refuse(home: Path | None, code: str, exchange: str) -> RecordDict:
     refusal = protocol.Refusal(code=code)
     try:
-        if home is not None and (home / "log.db").is_file():
-            return _leave(Log(home / "log.db"), refusal, b"", exchange)
+        if home is not None and (home / LOG).is_file():
+            return _leave(Log(home / LOG), refusal, b"", exchange)
     except (NotError, OSError, sqlite3.Error):
         pass  # a site whose log cannot be written still answers, with the code and nothing else
     return protocol.pack(refusal)

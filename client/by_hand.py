@@ -16,6 +16,7 @@ from not_core.protocol import (
     TransplantRequest,
 )
 from not_core.trust import sealing
+from not_core.trust.certificates import DAY
 from not_core.trust.federation import verify_profile
 from not_core.trust.offer import SignedOffer
 from not_core.trust.profile import Profile
@@ -45,9 +46,7 @@ def offer(
         verify_profile(profile, site.trust)
     check_addressees(site.policy, addressees)
     donor.check_release(site, organ)
-    terms = sealing.Terms(
-        addressees=addressees, exchange=exchange, lifetime_seconds=days * sealing.DAY
-    )
+    terms = sealing.Audience(addressees=addressees, exchange=exchange, lifetime_seconds=days * DAY)
     signed, sealed = donor.seal(site, organ, terms)
     site.log.append(
         "released",

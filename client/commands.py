@@ -13,6 +13,7 @@ from not_core.commands.passphrase import (
     PassphraseFile,
     SigningKey,
     Unprotected,
+    identity_passphrase,
     new_passphrase,
     passphrase_of,
 )
@@ -25,10 +26,11 @@ from not_core.commands.program import (
     run,
     say,
 )
+from not_core.commands.trust import BY_HAND, Exchange, Lifetime, SealedOut, To
 from not_core.errors import OrganError
 
 if TYPE_CHECKING:
-    from client.home import Site
+    from client import home as homes
 
 app = new_app(
     "Run a site: a home folder with private records, keys, a policy and a log.\n\n"
@@ -80,6 +82,7 @@ def init(
     new_place(home)
     from client import home as homes
     from not_core.learning.records import read_records, read_units
+    from not_core.trust import keys
 
     if unit_field and dp_epsilon is None:
         raise typer.BadParameter("--unit-field takes --dp-epsilon")
@@ -103,9 +106,16 @@ def init(
         {"epsilon": dp_epsilon, "epsilon_per_organ": dp_epsilon_per_organ, "delta": dp_delta}
     )
     words = new_passphrase(passphrase_file, unprotected)
-    homes.create(home, settings, policy, passphrase=words, token=signing_key)
-    request = home / "identity" / "request.json"
-    report({"home": str(home), "request": str(request), "next": "have it admitted"}, as_json)
+    request = homes.create(home, settings, policy, passphrase=words, token=signing_key)
+    report(
+        {
+            "home": str(home),
+            "request": str(home / homes.IDENTITY / keys.REQUEST),
+            "request_fingerprint": request.fingerprint,
+            "next": "have it admitted; the federation compares the fingerprint by telephone",
+        },
+        as_json,
+    )
 
 
 @app.command()
@@ -123,14 +133,44 @@ def join(
 
     Example: organ-site join ~/clinic clinic.profile --root root.pem
     """
+    from client.home import IDENTITY
     from not_core.trust import federation, keys
     from not_core.trust.profile import read_profile
 
     trust = federation.load_trust(root)
     answer = read_profile(profile)
-    words = passphrase_of(keys.sealing_key_of(home / "identity", answer), passphrase_file)
-    who = keys.install(home / "identity", answer, trust, passphrase=words)
+    words = passphrase_of(keys.sealing_key_of(home / IDENTITY, answer), passphrase_file)
+    who = keys.install(home / IDENTITY, answer, trust, passphrase=words)
     report({"site": who.site, "federation": trust.name}, as_json)
+
+
+@app.command()
+def crl(
+    home: Home,
+    revoked: Annotated[
+        Path, typer.Argument(metavar="LIST", help="The federation's new federation.crl.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Take in the federation's revocation list; an older one than is known is refused.
+
+    Example: organ-site crl ~/clinic federation.crl
+    """
+    from client import member
+    from client.home import read_home
+    from not_core.trust.keyfile import read_public
+    from not_core.trust.revocation import LIST_LIMIT
+
+    site = read_home(home)
+    found = member.take_in(site, read_public(revoked, "revocation list", LIST_LIMIT))
+    report(
+        {
+            "revocation_list": found.number,
+            "revoked": len(found.revoked),
+            "revocation_list_due": found.due_words,
+        },
+        as_json,
+    )
 
 
 @app.command()
@@ -140,6 +180,7 @@ def connect(
     certificate: Annotated[
         Path, typer.Option(help="The coordinator's tls.pem; by another way than the network.")
     ],
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Prepare to be served: make a node's key, and a file for the coordinator's operator.
@@ -147,9 +188,8 @@ def connect(
     Example: organ-site connect ~/clinic organs.example.org:9092 --certificate tls.pem
     """
     from client import service
-    from client.home import load
 
-    admission = service.create(load(home), coordinator, certificate)
+    admission = service.create(_unlocked(home, passphrase_file), coordinator, certificate)
     report({"coordinator": coordinator, "hand over": str(admission)}, as_json)
 
 
@@ -159,19 +199,24 @@ def start(
     pause: Annotated[
         float, typer.Option(min=0.1, max=60, help="Seconds between two looks for messages.")
     ] = 3.0,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Serve until told to stop: ask the coordinator for work, and do what the policy lets.
 
-    Only connections that go out are made, and only code that is installed here runs.
+    Only connections that go out are made, and only code that is installed here runs. Nobody is
+    asked for a passphrase: each process reads it from its file again.
 
     Example: organ-site start ~/clinic
     """
     from client import service
-    from client.home import load
+    from client.home import IDENTITY, load
     from not_core.service.supervisor import Supervisor
 
-    site = load(home)
-    Supervisor(home, service.programs(site, pause)).run(say)
+    words = identity_passphrase(home / IDENTITY, passphrase_file) if passphrase_file else None
+    programs = service.programs(
+        load(home, passphrase=words), pause, passphrase_file if words else None
+    )
+    Supervisor(home, programs).run(say)
 
 
 @app.command()
@@ -193,14 +238,16 @@ def status(home: Home, as_json: Json = False) -> None:
     Example: organ-site status ~/clinic
     """
     from client import donor, progress
-    from client.home import load
+    from client.home import IDENTITY, read_home
+    from not_core.trust.keys import PROFILE
 
-    site = load(home)
+    site = read_home(home)
     doing = progress.read(home)
     waiting = [manifest.digest for manifest in donor.pending(site)]
     report(
         {
             "site": site.settings.site,
+            "admitted": (home / IDENTITY / PROFILE).is_file(),
             "policy": asdict(site.policy),
             "privacy": _spent(site) or "none",
             "doing": f"{doing.step}, {doing.done} of {doing.total} tokens" if doing else "nothing",
@@ -217,9 +264,9 @@ def pending(home: Home, as_json: Json = False) -> None:
     Example: organ-site pending ~/clinic
     """
     from client import donor
-    from client.home import load
+    from client.home import read_home
 
-    site = load(home)
+    site = read_home(home)
     waiting, spent = donor.pending(site), _spent(site)
     listing(
         [
@@ -261,10 +308,11 @@ def reject(home: Home, organ: Digest, as_json: Json = False) -> None:
 def offer(
     home: Home,
     organ: Digest,
-    to: Annotated[list[Path], typer.Option(help="Addressee's .profile; repeat for several.")],
-    out: Annotated[Path, typer.Option(help="Sealed file to carry, such as x.organ.")],
-    exchange: Annotated[str, typer.Option(help="Name of the exchange it is for.")] = "by-hand",
-    days: Annotated[int, typer.Option(min=1, max=3650, help="Days that the offer holds.")] = 30,
+    to: To,
+    out: SealedOut,
+    exchange: Exchange = BY_HAND,
+    days: Lifetime = 30,
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Seal an approved organ into a file, for sites that no network reaches.
@@ -273,10 +321,9 @@ def offer(
     """
     new_place(out)
     from client import by_hand, donor
-    from client.home import load
     from not_core.trust.profile import read_profile
 
-    site = load(home)
+    site = _unlocked(home, passphrase_file)
     whole = _only(donor.made_organs(home), organ, f"organs of {home}")
     addressees = [read_profile(path) for path in to]
     signed = by_hand.offer(site, whole, addressees, exchange, days, out)
@@ -292,6 +339,7 @@ def receive(
     receipt: Annotated[
         Path | None, typer.Option(help="File for the signed receipt, to carry back.")
     ] = None,
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Verify, open, try and judge an organ as if the coordinator had delivered it.
@@ -299,10 +347,9 @@ def receive(
     Example: organ-site receive ~/lab x.organ --receipt receipt.json
     """
     from client import by_hand
-    from client.home import load
     from not_core import atomic, canonical
 
-    found, envelope = by_hand.receive(load(home), sealed, mode)
+    found, envelope = by_hand.receive(_unlocked(home, passphrase_file), sealed, mode)
     if receipt is not None:
         atomic.write(receipt, envelope)
     report(canonical.plain(canonical.encode(found), "receipt"), as_json)
@@ -321,13 +368,9 @@ def log(home: Home, as_json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from not_core.errors import HomeError
-    from not_core.trust.log import Log
+    from client.home import read_home
 
-    path = home / "log.db"
-    if not path.is_file():
-        raise HomeError(f"no log in {home}; expected a site's home")
-    book = Log(path)
+    book = read_home(home).log
     count, head = book.verify()
     entries = book.entries()
     if as_json:
@@ -351,17 +394,13 @@ def ledger(home: Home, delta: Delta = None, epsilon: Epsilon = None, as_json: Js
 
     Example: organ-site ledger ~/clinic
     """
-    from client.home import policy_of
-    from not_core.errors import HomeError
-    from not_core.privacy.ledger import LEDGER, LOG, Ledger
-    from not_core.trust.log import Log
+    from client.home import read_home
 
-    if not (home / LOG).is_file():
-        raise HomeError(f"no log in {home}; expected a site's home")
-    policy = policy_of(home)
+    site = read_home(home)
+    policy = site.policy
     delta = policy.delta if delta is None and policy.bound else delta
     epsilon = policy.epsilon if epsilon is None else epsilon
-    show(Ledger(home / LEDGER, Log(home / LOG)), delta, epsilon, as_json)
+    show(site.ledger, delta, epsilon, as_json)
 
 
 @app.command()
@@ -377,7 +416,16 @@ def reveals(home: Home, as_json: Json = False) -> None:
     listing([asdict(one) for one in fields.listed(policy)], as_json)
 
 
-def _spent(site: "Site") -> dict[str, float]:
+def _unlocked(home: Path, passphrase_file: Path | None) -> "homes.Site":
+    """A site with its keys; asks for their passphrase if it must."""
+    from client import home as homes
+
+    homes.read_home(home)
+    words = identity_passphrase(home / homes.IDENTITY, passphrase_file)
+    return homes.load(home, passphrase=words)
+
+
+def _spent(site: "homes.Home") -> dict[str, float]:
     """What all organs together have spent and what is left; nothing without a bound."""
     bound = site.policy.bound
     if bound is None:
@@ -388,9 +436,9 @@ def _spent(site: "Site") -> dict[str, float]:
 
 def _decide(home: Path, organ: str, event: str, as_json: bool) -> None:
     from client import donor
-    from client.home import load
+    from client.home import read_home
 
-    site = load(home)
+    site = read_home(home)
     waiting = {one.digest: one.organ_id for one in donor.pending(site)}
     digest = _only(waiting, organ, "pending organs")
     site.log.append(event, what="organ", digest=digest)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from client import progress
-from client.home import Site, informed
+from client.home import Home, Site, informed
 from client.policy import check_donation
 from client.training import prepare
 from not_core import atomic, canonical
@@ -67,7 +67,7 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
         verify_profile(profile, site.trust)
     folder = _made(site, made.organ)
     check_release(site, made.organ)
-    terms = sealing.Terms(addressees=request.addressees, exchange=request.exchange)
+    terms = sealing.Audience(addressees=request.addressees, exchange=request.exchange)
     signed, sealed = seal(site, made.organ, terms)
     digest = canonical.sha256_file(sealed)
     donation = Donation(
@@ -114,7 +114,7 @@ def made_organs(home: Path) -> dict[str, Made]:
     return {made.organ: made for made in notes if made}
 
 
-def pending(site: Site) -> list[Manifest]:
+def pending(site: Home) -> list[Manifest]:
     """Organs that were trained and that nobody has approved or rejected yet."""
     if site.policy.release_organs == "always":
         return []
@@ -155,7 +155,7 @@ def _signed(site: Site, folder: Path) -> signing.SignedOrgan:
     return signing.verify_folder(folder, site.trust)
 
 
-def seal(site: Site, organ: str, terms: sealing.Terms) -> tuple[SignedOffer, Path]:
+def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, Path]:
     """Offer an organ that this site made; a body that was sealed before serves again.
 
     So does an offer to the same addressees, if it holds no longer than asked, and half as long.

@@ -24,17 +24,18 @@ from not_core import atomic
 from not_core.canonical import STRICT, Line, Name
 from not_core.errors import HomeError
 from not_core.manifest import Positive, Unit
-from not_core.privacy.ledger import LEDGER, Ledger
+from not_core.privacy.ledger import LEDGER, LOG, Ledger
 from not_core.settings import parsed, read
 from not_core.trust import keys
+from not_core.trust.certificates import DAY
 from not_core.trust.federation import Trust, load_trust
 from not_core.trust.keys import Identity
 from not_core.trust.log import Log
 from not_core.trust.passphrase import given
+from not_core.trust.profile import Request
 
-SITE, POLICY = "site.toml", "policy.toml"
+SITE, POLICY, IDENTITY = "site.toml", "policy.toml", "identity"
 INIT = "organ-site init"
-DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -75,19 +76,13 @@ class Settings:
 
 
 @plain_dataclass(frozen=True, slots=True)
-class Site:
-    """A site that is ready to take part."""
+class Home:
+    """A site's home as its operator reads it and decides; no private key is loaded."""
 
     folder: Path
     settings: Settings
     policy: Policy
-    identity: Identity
     log: Log
-
-    @property
-    def trust(self) -> Trust:
-        """The federation that this site was installed with, and whom it has expelled since."""
-        return self.identity.trust
 
     @property
     def unit(self) -> Unit | None:
@@ -108,6 +103,18 @@ class Site:
         return path
 
 
+@plain_dataclass(frozen=True, slots=True)
+class Site(Home):
+    """A site that is ready to take part."""
+
+    identity: Identity
+
+    @property
+    def trust(self) -> Trust:
+        """The federation that this site was installed with, and whom it has expelled since."""
+        return self.identity.trust
+
+
 def create(
     folder: Path,
     settings: Settings,
@@ -115,7 +122,7 @@ def create(
     *,
     passphrase: bytes | None = None,
     token: str | None = None,
-) -> None:
+) -> Request:
     """Make a home with new keys and a request for admission in ``identity/request.json``.
 
     Args:
@@ -125,6 +132,9 @@ def create(
         passphrase: Encrypts the keys when given.
         token: URI of a signing key on a token.
 
+    Returns:
+        The request.
+
     Raises:
         OutputExistsError: ``folder`` is taken.
     """
@@ -132,12 +142,29 @@ def create(
         for name, values in ((SITE, settings), (POLICY, policy)):
             table = {key: value for key, value in asdict(values).items() if value is not None}
             (work / name).write_text(tomli_w.dumps(table), encoding="utf-8")
-        keys.create(work / "identity", settings.site, passphrase=passphrase, token=token)
-        Log(work / "log.db").append("created", what="home")
+        request = keys.create(work / IDENTITY, settings.site, passphrase=passphrase, token=token)
+        Log(work / LOG).append("created", what="home")
+    return request
 
 
-def load(folder: Path) -> Site:
+def read_home(folder: Path) -> Home:
+    """Read a home without its keys; its site may not be admitted yet.
+
+    Raises:
+        HomeError: Not a site's home, or its settings are not valid.
+    """
+    settings, policy = settings_of(folder)
+    if not (folder / LOG).is_file():
+        raise HomeError(f"no log in {folder}; expected a site's home, or put back its newest copy")
+    return Home(folder, settings, policy, Log(folder / LOG))
+
+
+def load(folder: Path, *, passphrase: bytes | None = None) -> Site:
     """Load the home of an admitted site.
+
+    Args:
+        folder: The home.
+        passphrase: Of the keys; None for what the environment names, if they need one.
 
     Raises:
         HomeError: Not a site's home, or its settings are not valid.
@@ -147,7 +174,8 @@ def load(folder: Path) -> Site:
     """
     settings, policy = settings_of(folder)
     _sweep(folder)
-    identity = keys.load(folder / "identity", passphrase=given())
+    words = given() if passphrase is None else passphrase
+    identity = keys.load(folder / IDENTITY, passphrase=words)
     grace = round(policy.revocation_grace_days * DAY)
     identity = replace(identity, trust=replace(identity.trust, grace=grace))
     if identity.site != settings.site:
@@ -155,7 +183,7 @@ def load(folder: Path) -> Site:
             f"{folder / SITE} names {settings.site}, the keys belong to {identity.site}; "
             "use one home for each site"
         )
-    return Site(folder, settings, policy, identity, Log(folder / "log.db"))
+    return Site(folder, settings, policy, Log(folder / LOG), identity)
 
 
 def informed(site: Site) -> Site:

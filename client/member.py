@@ -1,6 +1,6 @@
 """A site as a member of the federation: it says who it is, and learns who was expelled."""
 
-from client.home import Site
+from client.home import IDENTITY, Home, Site
 from not_core import canonical
 from not_core.protocol import (
     ENROLMENT_TYPE,
@@ -12,6 +12,8 @@ from not_core.protocol import (
 )
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.trust import keys, revocation
+from not_core.trust.federation import load_trust
+from not_core.trust.revocation import RevocationList
 from not_core.trust.statement import sign_statement
 
 
@@ -36,13 +38,30 @@ def revoke(site: Site, request: RevokeRequest, body: bytes) -> tuple[Revoked, by
     """Take in the federation's revocation list, unless a later one is known.
 
     Raises:
+        TooLargeError: Larger than a list may be.
         CertificateError: This site's federation did not sign it.
         StaleListError: A later one is known here: whoever sent this one may hide a revocation.
     """
-    before = site.trust.revoked.number
-    found = revocation.parse(body, site.trust.root)
-    keys.install_list(site.identity.folder, found)
-    if found.number > before:
-        digest = canonical.sha256(body)
-        site.log.append("installed", what=f"revocation list {found.number}", digest=digest)
-    return Revoked(number=found.number), b""
+    return Revoked(number=take_in(site, body).number), b""
+
+
+def take_in(home: Home, pem: bytes) -> RevocationList:
+    """Replace the revocation list by a later one, however it came; the log says which and when.
+
+    Args:
+        home: Of an admitted site.
+        pem: The list, believed by nobody yet.
+
+    Raises:
+        TooLargeError: Larger than a list may be.
+        CertificateError: This site's federation did not sign it.
+        StaleListError: A later one is known here.
+    """
+    folder = home.folder / IDENTITY
+    known = load_trust(folder)
+    found = revocation.parse(pem, known.root)
+    keys.install_list(folder, found)
+    if found.number > known.revoked.number:
+        digest = canonical.sha256(pem)
+        home.log.append("installed", what=f"revocation list {found.number}", digest=digest)
+    return found

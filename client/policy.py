@@ -101,14 +101,20 @@ def check_donation(policy: Policy, request: DonateRequest) -> None:
     terms = request.terms
     names = [profile.site for profile in request.addressees]
     if not names or len(set(names)) != len(names):
-        raise FormatError(f"{len(names)} addressees, {len(set(names))} of them different")
+        raise FormatError(
+            f"{len(names)} addressees, {len(set(names))} of them different; "
+            "expected at least one, each once: ask for a corrected request"
+        )
     check_addressees(policy, request.addressees)
     for asked, most, what in (
         (terms.tokens, policy.most_tokens, "tokens"),
         (len(terms.span), policy.most_layers, "layers"),
     ):
         if asked > most:
-            raise PolicyError(f"asked to train {asked} {what}, the policy allows {most}")
+            raise PolicyError(
+                f"asked to train {asked} {what}, the policy allows {most}; ask for fewer, or raise "
+                f"most_{what} in policy.toml"
+            )
 
 
 def check_addressees(policy: Policy, addressees: Sequence[Profile]) -> None:
@@ -119,7 +125,10 @@ def check_addressees(policy: Policy, addressees: Sequence[Profile]) -> None:
     """
     others = {profile.site for profile in addressees} - set(policy.addressees)
     if policy.addressees and others:
-        raise PolicyError(f"addressee {min(others)} is not one that the policy names")
+        raise PolicyError(
+            f"addressee {min(others)} is not one that the policy names; add it to addressees in "
+            "policy.toml to let organs go there"
+        )
 
 
 def check_passes(policy: Policy, tokens: int, there: int) -> None:
@@ -131,7 +140,7 @@ def check_passes(policy: Policy, tokens: int, there: int) -> None:
     if tokens > policy.most_passes * there:
         raise PolicyError(
             f"asked to train on {tokens} tokens, the records have {there} and the policy "
-            f"allows {policy.most_passes} passes over them"
+            f"allows {policy.most_passes} passes over them; ask for fewer, or raise most_passes"
         )
 
 
@@ -150,7 +159,7 @@ def check_delivery(policy: Policy, request: DeliverRequest, stored: int, files: 
     if request.sealed_bytes > policy.most_sealed_bytes:
         raise PolicyError(
             f"a sealed organ of {request.sealed_bytes} bytes, the policy takes at most "
-            f"{policy.most_sealed_bytes}"
+            f"{policy.most_sealed_bytes}; raise most_sealed_bytes to take it in"
         )
     if stored > policy.most_stored_bytes:
         raise PolicyError(

@@ -27,6 +27,7 @@ from not_core.protocol import ADMISSION_TYPE, Admission
 from not_core.service.flower import CLIENT, command
 from not_core.service.supervisor import Program, answers
 from not_core.trust.keyfile import write_secret
+from not_core.trust.passphrase import KEYRING, VARIABLE
 from not_core.trust.statement import sign_statement
 
 NODE = "node"
@@ -80,12 +81,13 @@ def node_key() -> tuple[bytes, bytes]:
     return private, public
 
 
-def programs(site: Site, pause: float) -> list[Program]:
+def programs(site: Site, pause: float, passphrase_file: Path | None = None) -> list[Program]:
     """What to keep running, in order.
 
     Args:
         site: Has a node.
         pause: Seconds between two looks for messages at the coordinator.
+        passphrase_file: Of the site's keys, or ``keyring:NAME``; what does the work reads it.
 
     Raises:
         HomeError: The site has no node, or knows no coordinator.
@@ -99,6 +101,7 @@ def programs(site: Site, pause: float) -> list[Program]:
     port = _free_port()
     beat = site.folder / "run" / "supernode.beat"
     environment = {"FLWR_HOME": str(site.folder / "work" / "flower")}
+    opens = {} if passphrase_file is None else {VARIABLE: _named(passphrase_file)}
     secret = ("--superexec-auth-secret-file", str(node / "secret"))
     return [
         Program(
@@ -125,7 +128,7 @@ def programs(site: Site, pause: float) -> list[Program]:
                 *("--runtime-api-address", f"{LOOPBACK}:{port}", "--insecure"),
                 *secret,
             ),
-            environment=environment,
+            environment=environment | opens,
         ),
     ]
 
@@ -133,6 +136,12 @@ def programs(site: Site, pause: float) -> list[Program]:
 def still(beat: Path) -> bool:
     """Whether a node has stopped to look for messages, although it runs."""
     return beat.is_file() and time.time() - beat.stat().st_mtime > STALL_SECONDS
+
+
+def _named(passphrase_file: Path) -> str:
+    """A passphrase's file for a process that may run in another folder."""
+    named = str(passphrase_file)
+    return named if named.startswith(KEYRING) else str(passphrase_file.resolve())
 
 
 def _free_port() -> int:

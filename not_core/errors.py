@@ -138,7 +138,7 @@ class SignatureError(NotError):
 
 
 class OfferError(NotError):
-    """A signed offer is expired, not yet valid, or contradicts the body that it describes."""
+    """An offer names wrong parties, or other things than the organ inside or what was announced."""
 
     code = "offer"
 
@@ -198,7 +198,7 @@ class PolicyError(NotError):
 
 
 class HomeError(NotError):
-    """A home folder is missing or incomplete, or the log in it was changed."""
+    """A home folder, its log or its memory of organs (seen.db) is missing, damaged or changed."""
 
     code = "home"
 

@@ -32,8 +32,8 @@ def configured(context: Context) -> tuple[Coordinator, Settings]:
     home = context.run_config.get("home")
     if not isinstance(home, str) or not home:
         raise HomeError("the run names no home; add --run-config 'home=\"/path\"'")
-    what = settings(context.run_config)
-    return load(Path(home)), what
+    asked = settings(context.run_config)
+    return load(Path(home)), asked
 
 
 def settings(config: Mapping[str, object]) -> Settings:

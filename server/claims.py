@@ -55,7 +55,10 @@ def enrolment(envelope: bytes, request: EnrolRequest, trust: Trust) -> Enrolment
     claimed = canonical.decode(Enrolment, claimed_payload(envelope), "enrolment")
     verify_statement(envelope, ENROLMENT_TYPE, verify_profile(claimed.profile, trust))
     if (claimed.exchange, claimed.nonce) != (request.exchange, request.nonce):
-        raise SignatureError("an enrolment for another request; expected an answer to this one")
+        raise SignatureError(
+            f"enrolment of {claimed.profile.site} is for another exchange or nonce, expected an "
+            "answer to this request; refuse it: it may be an old one that is played back"
+        )
     return claimed
 
 
@@ -91,7 +94,11 @@ def offer(donation: Donation, donor: Profile, trust: Trust, exchange: str, large
     """
     made = verify_offer(donation.offer.encode(), donor, trust, exchange=exchange).offer
     if donation.sealed_bytes > min(largest, made.body_bytes + 2 * HEADER_LIMIT):
-        raise OfferError("a sealed organ larger than its offer or this exchange allows")
+        raise OfferError(
+            f"sealed organ of {made.donor} would have {donation.sealed_bytes} bytes, its offer and "
+            f"this exchange allow {min(largest, made.body_bytes + 2 * HEADER_LIMIT)}; ask "
+            f"{made.donor} for a smaller one"
+        )
     return made
 
 
@@ -102,9 +109,13 @@ def sealed(path: Path, donation: Donation, trust: Trust) -> None:
         NotError: It is not the file that was announced and offered.
     """
     if canonical.sha256_file(path) != donation.sealed_sha256:
-        raise OfferError("other bytes than announced")
+        raise OfferError(
+            "sealed organ has other bytes than its donor announced; get it from the donor again"
+        )
     if sealing.verify_sealed(path, trust).envelope != donation.offer.encode():
-        raise OfferError("another offer than announced")
+        raise OfferError(
+            "sealed organ holds another offer than its donor announced; get it from the donor again"
+        )
 
 
 def receipt(
@@ -119,5 +130,8 @@ def receipt(
     found = canonical.decode(Receipt, payload, "receipt")
     asked = (request.exchange, request.organ, request.mode, offered.donor, recipient.site)
     if (found.exchange, found.organ, found.mode, found.donor, found.recipient) != asked:
-        raise FormatError("a receipt for something else than was asked")
+        raise FormatError(
+            f"receipt of {recipient.site} is for another exchange, organ, mode, donor or recipient "
+            "than was asked; refuse it and ask the site again"
+        )
     return found

@@ -198,7 +198,14 @@ def crl(
     coordinator.catalogue.close()
     found = revocation.load(revoked, coordinator.trust.root)
     keys.install_list(home, found)
-    report({"list": found.number, "revoked": len(found.revoked), "due": found.due_words}, as_json)
+    report(
+        {
+            "revocation_list": found.number,
+            "revoked": len(found.revoked),
+            "revocation_list_due": found.due_words,
+        },
+        as_json,
+    )
 
 
 @app.command()

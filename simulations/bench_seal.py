@@ -132,7 +132,7 @@ def seal(place: Place) -> None:
     """Verify the signed folder, encrypt it, sign the offer, write the ``.organ`` file."""
     from not_core.trust import keys, sealing
 
-    terms = sealing.Terms(
+    terms = sealing.Audience(
         addressees=[keys.read_profile(place.folder / "reader" / keys.PROFILE)], exchange="bench"
     )
     sealing.seal(place.organ, keys.load(place.folder / "donor"), terms, place.made)

@@ -187,9 +187,9 @@ def _make_site(scenario: Scenario, site: SiteSpec, records: Path, work: Path, tr
         threads=scenario.threads,
     )
     site_home.create(home, settings, scenario.donors if site.donates else OPEN)
-    request = read_request(home / "identity" / keys.REQUEST)
+    request = read_request(home / site_home.IDENTITY / keys.REQUEST)
     profile = authority.admit(work / "federation", request)
-    keys.install(home / "identity", profile, trust)
+    keys.install(home / site_home.IDENTITY, profile, trust)
 
 
 def run(scenario: Scenario, notify: Callable[[Event], None] = lambda event: None) -> None:

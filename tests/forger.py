@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from mutators import canonical
 from securesystemslib.signer import SSlibKey
-from test_trust_world import DAY, NOW, World, manifest, organ_folder
+from trust_world import DAY, NOW, World, manifest, organ_folder
 
 from not_core import canonical as checked
 from not_core.errors import NotError
@@ -83,7 +83,7 @@ def lab(place: Path) -> Lab:
     for number, (folder, donor) in enumerate(organs):
         for more in ([], [world.west], None):
             to = [world.south, *(more or [])]
-            terms = sealing.Terms(
+            terms = sealing.Audience(
                 addressees=[one.profile for one in to], exchange="trial", hide=more is None
             )
             out = place / f"{number}-{len(made.files)}.organ"
@@ -92,7 +92,7 @@ def lab(place: Path) -> Lab:
         made.tars.append(b"".join(archive.pack(folder)))
         made.folders.append(made.read(folder))
     again = place / "again.organ"
-    terms = sealing.Terms(addressees=[world.south.profile], exchange="trial")
+    terms = sealing.Audience(addressees=[world.south.profile], exchange="trial")
     sealing.rewrap(place / "0-0.organ", world.north, terms, again, now=NOW)
     made.files.append(again.read_bytes())
     made.headers = [taken_apart(data)[0] for data in made.files]

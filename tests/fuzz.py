@@ -58,7 +58,7 @@ from mutators import (
     text_edited,
     written,
 )
-from test_trust_world import DAY, NOW, manifest
+from trust_world import DAY, NOW, manifest
 
 from not_core import canonical as checked
 from not_core.errors import NotError

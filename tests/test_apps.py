@@ -1,16 +1,19 @@
 """How a deployment tells the two Flower apps where they are at home."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flwr.app import Context, RecordDict
 
 import client.app
 import server.app
-from not_core.errors import ExchangeError, HomeError
+from not_core.errors import ExchangeError, FormatError, HomeError
 from not_core.manifest import Span
+from not_core.protocol import Packet, Revoked, pack
 from not_core.trust import authority
 from server import home as coordinator_home
+from server.dispatch import Dispatch, _Request
 
 CONFIG = {
     "exchange": "trial",
@@ -56,7 +59,7 @@ def test_a_run_configures_the_exchange(tmp_path: Path) -> None:
 def test_a_bad_configuration_is_named(
     change: dict[str, object], error: type[Exception], tmp_path: Path
 ) -> None:
-    with pytest.raises(error, match=r"an exchange needs|names no home"):
+    with pytest.raises(error, match=r"needs a name, sites, span|names no home"):
         server.app.configured(context({}, {**CONFIG, "home": str(tmp_path), **change}))
 
 
@@ -78,3 +81,21 @@ def test_a_strangers_text_writes_no_line_of_the_sites_log(tmp_path: Path) -> Non
         r"DonateRequest: x\n2027 all is well\x1b[2J\u202e\ud800",
         " our trace",
     ]
+
+
+def test_the_coordinators_log_says_why_a_reply_was_not_believed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    dispatch, codes = Dispatch(None, "trial"), list[str]()  # type: ignore[arg-type]  # no grid
+
+    def then(packet: Packet) -> None:
+        raise FormatError("expected another value")
+
+    dispatch._waiting["asked"] = _Request(1, "query", None, b"", 1.0, then, codes.append)
+    metadata = SimpleNamespace(reply_to_message_id="asked")
+    reply = SimpleNamespace(
+        metadata=metadata, has_error=lambda: False, content=pack(Revoked(number=1))
+    )
+    dispatch._handle(reply)  # type: ignore[arg-type]  # what is used of a message
+    assert codes == ["format"]
+    assert "a reply to trial: format: expected another value" in caplog.text

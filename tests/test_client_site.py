@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_trust_world import DAY, manifest, organ_folder
+from trust_world import DAY, manifest, organ_folder
 
 from client import donor, recipient
 from client import home as site_home
@@ -73,7 +73,7 @@ def test_an_offer_has_room_for_the_donor_itself(members: Members) -> None:
     addressees.check_number([*others[:511], own], own)
     with pytest.raises(OfferError, match="512 addressees given, expected 1 to 512 with the donor"):
         members.donate(*others)
-    terms = sealing.Terms(addressees=others, exchange="trial")
+    terms = sealing.Audience(addressees=others, exchange="trial")
     with pytest.raises(OfferError, match="in several offers"):
         donor.seal(members.north, members.made.organ, terms)
 
@@ -82,7 +82,7 @@ def test_an_offer_holds_as_long_as_was_asked(
     members: Members, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def offered(days: int) -> tuple[int, int]:
-        terms = sealing.Terms(
+        terms = sealing.Audience(
             addressees=[members.south], exchange="trial", lifetime_seconds=days * DAY
         )
         offer = donor.seal(members.north, members.made.organ, terms)[0].offer

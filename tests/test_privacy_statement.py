@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import sentences, write_jsonl
 from pydantic import ValidationError
-from test_trust_world import manifest
+from trust_world import manifest
 
 from client import home as site_home
 from client import recipient
@@ -283,7 +283,7 @@ class Federation:
         sealing.seal(
             folder,
             self.donor,
-            sealing.Terms(addressees=[site.identity.profile], exchange="trial"),
+            sealing.Audience(addressees=[site.identity.profile], exchange="trial"),
             out,
         )
         request = TransplantRequest(exchange="trial", organ=digest, mode="replace")

@@ -448,7 +448,7 @@ class Trial:
         site = site_home.load(self.home)
         digest = read_manifest(folder).digest
         out = site.place("organs", "in", "trial", f"{digest}.organ")
-        terms = sealing.Terms(addressees=[site.identity.profile], exchange="trial")
+        terms = sealing.Audience(addressees=[site.identity.profile], exchange="trial")
         sealing.seal(folder, self.donor, terms, out)
         request = TransplantRequest(exchange="trial", organ=digest, mode="replace")
         grid = LocalGrid({1: self.home})

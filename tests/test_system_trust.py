@@ -2,28 +2,54 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import federation_of_three
 from exchanges import by_hand
 from flwr.app import Message
 
 import client.commands
 import server.commands
 from client import by_hand as carried
+from client import donor
 from client import home as site_home
 from not_core import canonical, protocol
 from not_core.errors import PolicyError
 from not_core.protocol import Receipt
 from not_core.trust import authority, federation, keys
-from not_core.trust.profile import read_request
+from not_core.trust.log import Log
+from not_core.trust.profile import read_profile, read_request
+from not_core.trust.register import read_register
 from not_core.trust.statement import claimed_payload
 from simulations import exchange as simulation
 from simulations.facts import gather
 
-Make = Callable[[str], simulation.Scenario]
+
+@pytest.fixture(scope="module")
+def trained(
+    models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> simulation.Scenario:
+    """A prepared exchange whose donors have trained already; only copies of it are used."""
+    with pytest.MonkeyPatch.context() as patch:
+        make = federation_of_three(tmp_path_factory.mktemp("trained"), models["llama"], patch)
+        scenario = make("homes")
+        simulation.prepare(scenario)
+    clinic = read_profile(scenario.home("clinic") / "identity" / keys.PROFILE)
+    request = protocol.DonateRequest(exchange="trial", terms=scenario.terms, addressees=(clinic,))
+    for name in ("hospital", "court"):
+        donor.donate(site_home.load(scenario.home(name)), request, b"")
+        shutil.rmtree(scenario.home(name) / "organs" / "sealed")
+    return scenario
+
+
+@pytest.fixture
+def scenario(trained: simulation.Scenario, tmp_path: Path) -> simulation.Scenario:
+    shutil.copytree(trained.homes, tmp_path / "homes")
+    return replace(trained, homes=tmp_path / "homes")
 
 
 def revoke(scenario: simulation.Scenario, site: str, reason: str = "key-compromise") -> None:
@@ -38,9 +64,7 @@ def verdicts(scenario: simulation.Scenario) -> dict[tuple[str, str], str]:
     return {(one["donor"], one["recipient"]): one["verdict"] for one in found}
 
 
-def test_an_expelled_site_is_out_and_all_others_know(make_scenario: Make) -> None:
-    scenario = make_scenario("homes")
-    simulation.prepare(scenario)
+def test_an_expelled_site_is_out_and_all_others_know(scenario: simulation.Scenario) -> None:
     revoke(scenario, "court")
     by_hand(scenario)
     assert set(verdicts(scenario)) == {("hospital", "hospital"), ("hospital", "clinic")}
@@ -53,15 +77,30 @@ def test_an_expelled_site_is_out_and_all_others_know(make_scenario: Make) -> Non
         assert events == ["revocation list 2"]
 
 
-def test_an_organ_of_a_site_that_is_expelled_meanwhile_is_refused(make_scenario: Make) -> None:
+def test_all_that_leaves_is_in_the_sites_logs(scenario: simulation.Scenario) -> None:
+    came: Counter[str] = Counter()
+
+    def on_reply(message: Message) -> Message:
+        packet = protocol.unpack(message.content)
+        came[canonical.sha256(bytes(packet.value) + bytes(packet.body))] += 1
+        return message
+
+    by_hand(scenario, on_reply=on_reply)
+    logs = [Log(home / "log.db").entries() for home in (scenario.homes / "sites").iterdir()]
+    told = Counter(row.digest for log in logs for row in log if row.event == "released")
+    assert came == told
+    assert came.total() > 12  # a list, an enrolment, offers, segments, receipts of three sites
+
+
+def test_an_organ_of_a_site_that_is_expelled_meanwhile_is_refused(
+    scenario: simulation.Scenario,
+) -> None:
     """It was sealed, offered and delivered before; the recipients heard of it another way."""
-    scenario = make_scenario("homes")
-    simulation.prepare(scenario)
     fed = scenario.homes / "federation"
 
     def on_request(message: Message) -> Message | None:
         if message.metadata.message_type == protocol.TRANSPLANT:
-            if authority.read_register(fed).list_number == 1:
+            if read_register(fed).list_number == 1:
                 authority.revoke(fed, "court", "key-compromise")
             found = federation.load_trust(fed).revoked
             keys.install_list(scenario.home("clinic") / "identity", found)
@@ -77,10 +116,8 @@ def test_an_organ_of_a_site_that_is_expelled_meanwhile_is_refused(make_scenario:
 
 
 def test_a_coordinator_that_withholds_the_list_is_found_out(
-    make_scenario: Make, monkeypatch: pytest.MonkeyPatch
+    scenario: simulation.Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario = make_scenario("homes")
-    simulation.prepare(scenario)
     policy = scenario.home("hospital") / "policy.toml"
     policy.write_text(policy.read_text().replace("days = 7.0", "days = 0.0"))
     fed = scenario.homes / "federation"
@@ -98,9 +135,7 @@ def test_a_coordinator_that_withholds_the_list_is_found_out(
     assert verdicts(scenario)["hospital", "clinic"] == "accepted"
 
 
-def test_a_coordinator_with_an_old_list_changes_nothing(make_scenario: Make) -> None:
-    scenario = make_scenario("homes")
-    simulation.prepare(scenario)
+def test_a_coordinator_with_an_old_list_changes_nothing(scenario: simulation.Scenario) -> None:
     fed = scenario.homes / "federation"
     authority.revoke(fed, "court", "key-compromise")
     for name in ("hospital", "clinic"):
@@ -112,9 +147,9 @@ def test_a_coordinator_with_an_old_list_changes_nothing(make_scenario: Make) -> 
     assert site_home.load(scenario.home("clinic")).trust.revoked.number == 2
 
 
-def test_rotated_keys_take_part_with_the_organs_that_they_had(make_scenario: Make) -> None:
-    scenario = make_scenario("homes")
-    simulation.prepare(scenario)
+def test_rotated_keys_take_part_with_the_organs_that_they_had(
+    scenario: simulation.Scenario,
+) -> None:
     by_hand(scenario)
     before = gather(scenario)
     fed = scenario.homes / "federation"
@@ -141,10 +176,8 @@ def test_rotated_keys_take_part_with_the_organs_that_they_had(make_scenario: Mak
 
 
 def test_an_organ_carried_by_hand_gets_the_same_verdict(
-    make_scenario: Make, call: Callable[..., tuple[int, str, str]], tmp_path: Path
+    scenario: simulation.Scenario, call: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    scenario = make_scenario("homes")
-    simulation.prepare(scenario)
     clinic, copy = scenario.home("clinic"), tmp_path / "clinic-without-network"
     shutil.copytree(clinic, copy)
     by_hand(scenario)
@@ -165,13 +198,11 @@ def test_an_organ_carried_by_hand_gets_the_same_verdict(
 
 
 def test_an_organ_is_offered_by_hand_and_received(
-    make_scenario: Make, call: Callable[..., tuple[int, str, str]], tmp_path: Path
+    scenario: simulation.Scenario, call: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    scenario = make_scenario("homes")
-    scenario = replace(scenario, donors=replace(simulation.OPEN, release_organs="ask"))
-    simulation.prepare(scenario)
-    by_hand(scenario)
     hospital = scenario.home("hospital")
+    policy = hospital / "policy.toml"
+    policy.write_text(policy.read_text().replace('"always"', '"ask"'))
     (made,) = [path.name for path in hospital.glob("organs/made/*") if path.is_dir()]
     profile = scenario.home("clinic") / "identity" / "site.profile"
     out = tmp_path / "x.organ"
@@ -190,19 +221,17 @@ def test_an_organ_is_offered_by_hand_and_received(
     assert (code, "not to court" in " ".join(err.split())) == (1, True)
     narrow = replace(site, policy=replace(site.policy, addressees=("court",)))
     with pytest.raises(PolicyError, match="clinic is not one"):
-        carried.offer(narrow, made, [keys.read_profile(profile)], "by-hand", 1, tmp_path / "y")
+        carried.offer(narrow, made, [read_profile(profile)], "by-hand", 1, tmp_path / "y")
 
 
 def test_the_coordinators_command_takes_in_a_list(
-    make_scenario: Make, call: Callable[..., tuple[int, str, str]]
+    scenario: simulation.Scenario, call: Callable[..., tuple[int, str, str]]
 ) -> None:
-    scenario = make_scenario("homes")
-    simulation.prepare(scenario)
     fed, app = scenario.homes / "federation", server.commands.app
     old = (fed / "federation.crl").read_bytes()
     authority.revoke(fed, "court", "privilege-withdrawn")
     code, out, _ = call("crl", scenario.coordinator, fed / "federation.crl", "--json", app=app)
-    assert (code, json.loads(out)["list"], json.loads(out)["revoked"]) == (0, 2, 1)
+    assert (code, json.loads(out)["revocation_list"], json.loads(out)["revoked"]) == (0, 2, 1)
     (fed / "federation.crl").write_bytes(old)
     code, _, err = call("crl", scenario.coordinator, fed / "federation.crl", app=app)
     assert (code, "may hide a revocation" in " ".join(err.split())) == (1, True)

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 from forger import remembering
-from test_trust_sealing import parts, terms
-from test_trust_world import NOW, World
+from trust_world import NOW, World, parts, terms
 
 from not_core.errors import (
     BodyError,

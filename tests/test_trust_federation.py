@@ -1,8 +1,7 @@
 import base64
+import copy
 import json
 import os
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,14 +15,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_trust_world import DAY, NOW, World, key_file, request_of
+from trust_world import DAY, NOW, World, by_certificate, key_file, public_command, request_of
 
 from not_core import canonical
 from not_core.errors import CertificateError, FormatError, KeyFileError, NotError
 from not_core.trust import authority, federation, keys, revocation
 from not_core.trust.certificates import binding, key_usage
 from not_core.trust.private_keys import read_signing_key
-from not_core.trust.profile import read_profile, read_request, unbase64
+from not_core.trust.profile import Request, read_profile, read_request, unbase64
 
 
 @pytest.fixture(scope="module")
@@ -232,8 +231,54 @@ def test_load_root_refuses_what_is_no_root(world: World, tmp_path: Path) -> None
             federation.load_root(folder / "root.pem")
     two = tmp_path / "two.pem"
     two.write_bytes(world.trust.pem * 2)
-    with pytest.raises(CertificateError, match="one self-signed"):
+    with pytest.raises(CertificateError, match="one PEM block"):
         federation.load_root(two)
+
+
+@pytest.mark.parametrize("where", ["before", "after", "twice", "carriage returns"])
+def test_pem_is_one_block_and_nothing_else(world: World, where: str, tmp_path: Path) -> None:
+    """Certificate, request, root and list; text around them would be shown, and signed, with it."""
+
+    def odd(pem: str) -> str:
+        return {
+            "before": f"approved\n{pem}",
+            "after": f"{pem}approved\n",
+            "twice": pem + pem,
+            "carriage returns": pem.replace("\n", "\r\n"),
+        }[where]
+
+    north = world.north.profile
+    request = read_request(world.north.folder / "request.json")
+    root = tmp_path / "root.pem"
+    root.write_bytes(odd(world.trust.pem.decode()).encode())
+    revoked = odd(world.trust.revoked.pem.decode()).encode()
+    for check in (
+        lambda: federation.verify_chain([odd(north.certificates[0])], world.trust, now=NOW),
+        lambda: authority.verify_request(replace_csr(request, odd(request.csr))),
+        lambda: federation.load_root(root),
+        lambda: revocation.parse(revoked, world.trust.root),
+    ):
+        with pytest.raises(CertificateError, match="beside its one PEM block; get the unedited"):
+            check()
+
+
+def replace_csr(request: Request, csr: str) -> Request:
+    """With any CSR, also one that no request may have in its form."""
+    changed = copy.copy(request)
+    object.__setattr__(changed, "csr", csr)
+    return changed
+
+
+def test_a_requests_fingerprint_covers_both_keys(world: World) -> None:
+    """An exchanged CSR for the same sealing key is well formed: only the telephone tells."""
+    request = read_request(world.north.folder / "request.json")
+    other = request_of("north", ec.generate_private_key(ec.SECP384R1()), request.sealing_key)
+    assert authority.verify_request(other)
+    assert other.sealing_fingerprint == request.sealing_fingerprint
+    assert other.fingerprint != request.fingerprint
+    assert request.fingerprint == canonical.sha256(
+        (world.north.folder / "request.json").read_bytes()
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -262,13 +307,10 @@ def test_openssf_verifies_with_an_admitted_certificate(world: World, tmp_path: P
         signing_certificate=leaf,
         certificate_chain=[root],
     ).sign(organ, tmp_path / "sig")
-    command = [sys.executable, "-m", "model_signing", "verify", "certificate", str(organ)]
-    command += ["--signature", str(tmp_path / "sig"), "--certificate_chain", str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    assert done.returncode == 0, done.stdout + done.stderr
+    arguments = by_certificate(organ, tmp_path / "sig", world)
+    assert public_command(arguments) == 0
     (organ / "file").write_text("y")
-    again = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    assert again.returncode == 1
+    assert public_command(arguments) == 1
 
 
 @pytest.mark.filterwarnings("ignore:'click:DeprecationWarning")  # typer 0.20 under click 8.3
@@ -292,10 +334,14 @@ def test_commands_found_admit_install_and_show(tmp_path: Path) -> None:
         ),
         (identity_app, ["install", str(home), str(out), "--root", str(fed / "root.pem")]),
     ]
+    request = {}
     for app, arguments in steps:
-        result = run.invoke(app, arguments, catch_exceptions=False)
+        result = run.invoke(app, [*arguments, "--json"], catch_exceptions=False)
         assert result.exit_code == 0, result.output
+        request[arguments[0]] = json.loads(result.output).get("request_fingerprint")
     fingerprint = read_request(home / "request.json").sealing_fingerprint
+    shown = run.invoke(identity_app, ["show", str(home), "--json"], catch_exceptions=False)
+    assert request["admit"] == json.loads(shown.output)["request_fingerprint"] is not None
     for place in (home, out):
         shown = run.invoke(identity_app, ["show", str(place), "--json"], catch_exceptions=False)
         facts = json.loads(shown.output)

@@ -17,7 +17,7 @@ import pytest
 from mutators import bytes_edited, deep, json_edited, same, tar_edited
 from pydantic import TypeAdapter, ValidationError
 from second import forms
-from test_trust_world import NOW, World, manifest
+from trust_world import NOW, World, manifest
 
 from not_core import canonical
 from not_core.errors import CertificateError, FormatError
@@ -48,7 +48,8 @@ def test_no_mutant_is_treated_as_it_must_not_be(outcome: dict[str, Any]) -> None
 
 
 def test_memory_stays_under_its_bound(outcome: dict[str, Any]) -> None:
-    assert outcome["peak"] - outcome["before"] < fuzz.GROWTH
+    """A thousand mutants take about 4 MB; what leaked 32 KB each would show."""
+    assert outcome["peak"] - outcome["before"] < 32_000_000 < fuzz.GROWTH
 
 
 def test_mutants_reach_every_layer(outcome: dict[str, Any]) -> None:

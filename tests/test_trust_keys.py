@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from test_trust_world import DAY, NOW, World, key_file
+from trust_world import DAY, NOW, World, key_file
 
 from not_core.errors import CertificateError, FormatError, KeyFileError, OutputExistsError
 from not_core.trust import authority, keys, pkcs8, private_keys

@@ -10,18 +10,20 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from test_trust_world import DAY, NOW, World, key_file, manifest, organ_folder, request_of
+from trust_world import DAY, NOW, World, key_file, manifest, organ_folder, request_of
 
 from not_core.errors import (
     CertificateError,
     KeyFileError,
     RevokedError,
     StaleListError,
+    TooLargeError,
 )
 from not_core.trust import authority, federation, keys, revocation, sealing, signing
 from not_core.trust.federation import Trust
 from not_core.trust.private_keys import read_signing_key
 from not_core.trust.profile import read_request
+from not_core.trust.register import read_register
 from not_core.trust.seen import Seen
 
 ROUGH = ("key-compromise", "privilege-withdrawn")
@@ -40,7 +42,7 @@ def expel(world: World, reason: str, now: int = NOW) -> Trust:
 
 def to_south(world: World, now: int = NOW) -> Path:
     out = world.place / "x.organ"
-    terms = sealing.Terms(addressees=[world.south.profile], exchange="trial")
+    terms = sealing.Audience(addressees=[world.south.profile], exchange="trial")
     sealing.seal(world.organ, world.north, terms, out, now=now)
     return out
 
@@ -61,8 +63,8 @@ def test_nothing_of_a_revoked_site_is_believed(world: World, reason: str, tmp_pa
     assert not (tmp_path / "opened").exists()
     expelled = replace(world.north, trust=trust)
     for terms in (
-        sealing.Terms(addressees=[world.south.profile], exchange="trial"),
-        sealing.Terms(addressees=[world.north.profile], exchange="trial"),
+        sealing.Audience(addressees=[world.south.profile], exchange="trial"),
+        sealing.Audience(addressees=[world.north.profile], exchange="trial"),
     ):
         with pytest.raises(RevokedError):
             sealing.seal(world.organ, expelled, terms, tmp_path / "y.organ", now=NOW + 1)
@@ -112,7 +114,7 @@ def test_an_organ_that_was_seen_opens_under_its_donors_new_keys(world: World) ->
     profile = authority.admit(fed, keys.rotate(world.north.folder), now=later, again=True)
     fresh = keys.install(world.north.folder, profile, world.trust, now=later)
     signing.sign_folder(world.organ, fresh)
-    terms = sealing.Terms(addressees=[world.south.profile], exchange="trial")
+    terms = sealing.Audience(addressees=[world.south.profile], exchange="trial")
     sealing.seal(world.organ, fresh, terms, world.place / "y.organ", now=later)
     path, out = world.place / "y.organ", world.place / "two"
     assert sealing.open_sealed(path, world.south, out, now=later).path == out
@@ -259,6 +261,14 @@ def test_a_list_says_when_the_next_one_comes_and_whose_it_is(world: World) -> No
                 revocation.parse(pem, root)
 
 
+def test_a_list_that_comes_by_message_is_bounded_before_it_is_parsed(world: World) -> None:
+    pem = world.trust.revoked.pem
+    with pytest.raises(CertificateError):
+        revocation.parse(pem.ljust(revocation.LIST_LIMIT, b"\n"), world.trust.root)
+    with pytest.raises(TooLargeError, match=r"8388609 bytes, at most 8388608 .* get the"):
+        revocation.parse(pem.ljust(revocation.LIST_LIMIT + 1, b"\n"), world.trust.root)
+
+
 def test_without_a_list_nothing_is_loaded(world: World) -> None:
     (world.south.folder / "federation.crl").unlink()
     with pytest.raises(StaleListError, match="no revocation list at"):
@@ -281,7 +291,7 @@ def test_rotation_keeps_old_organs_and_old_addresses(world: World, tmp_path: Pat
     organ = organ_folder(tmp_path / "mine", manifest(donor="south", name="mine"))
     signing.sign_folder(organ, world.south)  # with the old key, whose certificate still holds
     assert signing.verify_folder(organ, world.trust, now=NOW).site == "south"
-    terms = sealing.Terms(addressees=[world.north.profile], exchange="trial")
+    terms = sealing.Audience(addressees=[world.north.profile], exchange="trial")
     with pytest.raises(CertificateError, match="sign the folder again"):
         sealing.seal(organ, fresh, terms, tmp_path / "mine.organ", now=NOW)
     signing.sign_folder(organ, fresh)
@@ -306,7 +316,7 @@ def test_a_site_is_admitted_once(world: World) -> None:
     stranger = keys.create(world.place / "impostor", "south")
     with pytest.raises(CertificateError, match="admitted with other keys"):
         authority.admit(fed, stranger, now=NOW)
-    issued = [one.site for one in authority.read_register(fed).issued]
+    issued = [one.site for one in read_register(fed).issued]
     assert issued == ["north", "south", "west", "south"]
 
 
@@ -376,7 +386,7 @@ def test_revoking_nobody_says_so(world: World) -> None:
         authority.revoke(fed, "east", "key-compromise", now=NOW)
     with pytest.raises(CertificateError, match="no certificate to revoke as superseded"):
         authority.revoke(fed, "north", "superseded", now=NOW)
-    assert authority.read_register(fed).list_number == 1
+    assert read_register(fed).list_number == 1
 
 
 def test_a_register_of_another_federation_is_refused(world: World, tmp_path: Path) -> None:
@@ -431,11 +441,11 @@ def test_commands_revoke_rotate_and_take_in_lists(
     assert call("identity", "install", home, new, "--root", root, *opening)[0] == 0
     words = ("federation", "revoke", fed, "clinic", "--reason", "superseded", *opening)
     code, out, _ = call(*words, "--json")
-    assert (code, json.loads(out)["list"], len(json.loads(out)["revoked"])) == (0, 2, 1)
+    assert (code, json.loads(out)["revocation_list"], len(json.loads(out)["revoked"])) == (0, 2, 1)
     code, out, _ = call("federation", "show", fed, "--json")
     states = [one["state"].split()[0] for one in json.loads(out)]
     assert states == ["revoked", "valid"]
     code, out, _ = call("identity", "crl", home, fed / "federation.crl", "--json")
     assert (code, json.loads(out)["revoked"]) == (0, 1)
     code, out, _ = call("federation", "crl", fed, "--days", 3, *opening, "--json")
-    assert json.loads(out)["list"] == 3
+    assert json.loads(out)["revocation_list"] == 3

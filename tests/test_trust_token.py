@@ -1,7 +1,9 @@
 """Keys on a token, by a software token where one is installed; passphrases in a keyring."""
 
+import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import keyring
@@ -9,9 +11,10 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from keyring.backend import KeyringBackend
-from test_trust_signing import public_commands
-from test_trust_world import DAY, NOW, World, manifest, organ_folder
+from trust_world import DAY, NOW, World, manifest, organ_folder, public_commands, terms
 
+from client import commands, home, service
+from client.policy import Policy
 from not_core.errors import KeyFileError
 from not_core.trust import authority, keys, passphrase, sealing, signing
 from not_core.trust.token import TokenKey, _parsed
@@ -70,8 +73,7 @@ def test_a_site_signs_by_a_key_on_a_token(uri: str, tmp_path: Path) -> None:
     organ = organ_folder(tmp_path / "organ", manifest(donor="clinic"))
     signing.sign_folder(organ, clinic)
     assert signing.verify_folder(organ, world.trust, now=NOW).site == "clinic"
-    terms = sealing.Terms(addressees=[world.south.profile], exchange="trial")
-    sealing.seal(organ, clinic, terms, tmp_path / "x.organ", now=NOW)
+    sealing.seal(organ, clinic, terms(world.south), tmp_path / "x.organ", now=NOW)
     opened = sealing.open_sealed(tmp_path / "x.organ", world.south, tmp_path / "opened", now=NOW)
     assert opened.offer.donor == "clinic"
     world.north = clinic  # the public commands take the key of this one
@@ -158,19 +160,99 @@ def test_a_passphrase_may_lie_in_the_systems_keyring(
         keyring.set_keyring(before)
 
 
+def protected_home(place: Path) -> tuple[Path, bytes]:
+    """An admitted site's home whose keys have a passphrase, and that passphrase."""
+    world, folder, words = World(place), place / "home", b"correct horse"
+    facts = {"site": "clinic", "model": "m", "records": "r", "general": "g", "domain": "d"}
+    request = home.create(folder, home.settings(facts), Policy(), passphrase=words)
+    profile = authority.admit(world.place / "federation", request, now=NOW)
+    keys.install(folder / "identity", profile, world.trust, now=NOW, passphrase=words)
+    return folder, words
+
+
 def test_a_home_is_opened_by_the_passphrase_that_the_environment_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder, words = protected_home(tmp_path)
+    monkeypatch.delenv(passphrase.VARIABLE, raising=False)
+    with pytest.raises(KeyFileError, match="encrypted"):
+        home.load(folder)
     secret = tmp_path / "secret"
-    secret.write_text("correct horse\n")
+    secret.write_bytes(words + b"\n")
     monkeypatch.setenv(passphrase.VARIABLE, str(secret))
     secret.chmod(0o644)
     with pytest.raises(KeyFileError, match="0600"):
-        passphrase.given()
+        home.load(folder)
     secret.chmod(0o600)
-    assert passphrase.given() == b"correct horse"
+    assert home.load(folder).identity.site == "clinic"
+    secret.write_text("another\n")
+    with pytest.raises(KeyFileError, match="passphrase"):
+        home.load(folder)
     secret.write_text("\n")
     with pytest.raises(KeyFileError, match="empty line"):
-        passphrase.given()
-    monkeypatch.delenv(passphrase.VARIABLE)
-    assert passphrase.given() is None
+        home.load(folder)
+
+
+def test_the_commands_of_a_protected_home(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., tuple[int, str, str]],
+) -> None:
+    """Looking and deciding need no key; the others say how to give its passphrase."""
+    monkeypatch.delenv(passphrase.VARIABLE, raising=False)
+    folder, words = protected_home(tmp_path)
+    for command in ("status", "pending", "ledger", "reveals", "log"):
+        code, out, err = call(command, folder, "--json", app=commands.app)
+        assert code == 0, err
+        json.loads(out)
+    for command in ("approve", "reject"):
+        code, _, err = call(command, folder, "3f", app=commands.app)
+        assert "0 pending organs begin with 3f" in " ".join(err.split())
+    secret, tls, carried = tmp_path / "secret", tmp_path / "tls.pem", tmp_path / "x.organ"
+    secret.write_bytes(words)
+    secret.chmod(0o600)
+    tls.write_text("certificate")
+    profile = folder / "identity" / "site.profile"
+    for arguments, opened in (
+        (("connect", folder, "localhost:9092", "--certificate", tls), "admission"),
+        (("offer", folder, "3f", "--to", profile, "--out", carried), "0 organs"),
+        (("receive", folder, carried), "carried"),
+    ):
+        code, _, err = call(*arguments, app=commands.app)
+        assert code == 1
+        assert f"--passphrase-file or {passphrase.VARIABLE}" in " ".join(err.split())
+        code, out, err = call(*arguments, "--passphrase-file", secret, app=commands.app)
+        assert "passphrase" not in err
+        assert opened in out + err or code == 1
+
+
+def test_start_hands_on_the_name_of_a_passphrase_never_the_passphrase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, words = protected_home(tmp_path)
+    (folder / "node").mkdir()
+    (folder / "node" / "coordinator").write_text("localhost:9092")
+    site = home.load(folder, passphrase=words)
+    monkeypatch.chdir(tmp_path)
+    for given, named in ((Path("secret"), str(tmp_path / "secret")), (Path("keyring:x"),) * 2):
+        node, work = service.programs(site, 1.0, given)
+        assert passphrase.VARIABLE not in node.environment
+        assert work.environment[passphrase.VARIABLE] == str(named)
+    assert passphrase.VARIABLE not in service.programs(site, 1.0)[1].environment
+
+
+def test_a_home_takes_in_a_list_without_its_keys(
+    tmp_path: Path, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder, _ = protected_home(tmp_path)
+    fed = tmp_path / "federation"
+    old = (fed / "federation.crl").read_bytes()
+    authority.revoke(fed, "south", "privilege-withdrawn", now=NOW)
+    for _ in range(2):  # again does no harm, and is no news
+        code, out, _ = call("crl", folder, fed / "federation.crl", "--json", app=commands.app)
+        assert (code, json.loads(out)["revocation_list"], json.loads(out)["revoked"]) == (0, 2, 1)
+    rows = home.read_home(folder).log.entries()
+    assert [one.what for one in rows if one.event == "installed"] == ["revocation list 2"]
+    (fed / "federation.crl").write_bytes(old)
+    code, _, err = call("crl", folder, fed / "federation.crl", app=commands.app)
+    assert (code, "may hide a revocation" in " ".join(err.split())) == (1, True)

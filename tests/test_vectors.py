@@ -2,10 +2,13 @@
 
 import ast
 import inspect
+import re
 import shutil
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from second import generate, reading
@@ -14,7 +17,7 @@ from second.primitives import RefusedError, SealingKey
 from second.sealed import Files
 from second.world import world
 
-from not_core import canonical, errors
+from not_core import canonical, errors, protocol
 from not_core.errors import NotError
 from not_core.trust import (
     addressees,
@@ -217,3 +220,11 @@ def test_the_coordinator_refuses_what_it_can_see(tmp_path: Path) -> None:
         if facts["expect"] in later | {"ok"}:
             assert found == "ok"
     assert checked > 60
+
+
+@pytest.mark.parametrize("value", [protocol.Enrolment, protocol.Receipt, protocol.Admission])
+def test_the_page_names_every_field_of_what_sites_sign(value: type[Any]) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "format.md").read_text()
+    table = page.split(f"\n**{value.__name__}**")[1].split("\n\n")[1]
+    named = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table.splitlines()[2:]]
+    assert {name for row in named for name in row} == {one.name for one in fields(value)}

@@ -1,8 +1,9 @@
 """``organ federation`` and ``organ identity``: who is admitted, and with which keys."""
 
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,9 @@ from not_core.commands.passphrase import (
 )
 from not_core.commands.program import Json, listing, new_app, report
 from not_core.trust.revocation import REASONS
+
+if TYPE_CHECKING:
+    from not_core.trust.register import Issued
 
 federation_app = new_app(
     "Found a federation and admit sites to it. Run this on a machine apart from the "
@@ -51,8 +55,8 @@ def federation_init(
         {
             "federation": trust.name,
             "folder": str(folder),
-            "root fingerprint": trust.fingerprint,
-            "revocation list due": trust.revoked.due_words,
+            "root_fingerprint": trust.fingerprint,
+            "revocation_list_due": trust.revoked.due_words,
             "next": "give root.pem and federation.crl to every site and to the coordinator; "
             "compare the fingerprint by telephone",
         },
@@ -77,8 +81,8 @@ def federation_admit(
 ) -> None:
     """Admit a site: sign its name, signing key and sealing key into a profile.
 
-    Compare the fingerprint that this prints with the one the site's own 'organ identity show'
-    prints, by telephone, before you hand the profile out.
+    Compare the request fingerprint that this prints with the one that the site's own 'organ
+    identity show' prints, by telephone, before you hand the profile out: it covers both keys.
 
     Example: organ federation admit federation/ request.json --out clinic.profile
     """
@@ -88,16 +92,16 @@ def federation_admit(
 
     atomic.refuse_existing(out)
     words = passphrase_of(folder / authority.ROOT_KEY, passphrase_file)
-    profile = authority.admit(
-        folder, read_request(request), passphrase=words, days=days, again=again
-    )
+    asked = read_request(request)
+    profile = authority.admit(folder, asked, passphrase=words, days=days, again=again)
     write_profile(profile, out)
     report(
         {
             "admitted": profile.site,
             "days": days,
             "profile": str(out),
-            "sealing fingerprint": profile.sealing_fingerprint,
+            "request_fingerprint": asked.fingerprint,
+            "sealing_fingerprint": profile.sealing_fingerprint,
         },
         as_json,
     )
@@ -128,8 +132,8 @@ def federation_revoke(
     report(
         {
             "revoked": [one.serial for one in gone],
-            "list": made.number,
-            "next list due": made.due_words,
+            "revocation_list": made.number,
+            "revocation_list_due": made.due_words,
             "next": "hand federation.crl to the coordinator and to every site",
         },
         as_json,
@@ -153,9 +157,9 @@ def federation_crl(
     made = authority.publish(folder, passphrase=words, days=days)
     report(
         {
-            "list": made.number,
+            "revocation_list": made.number,
             "revoked": len(made.revoked),
-            "next list due": made.due_words,
+            "revocation_list_due": made.due_words,
             "next": "hand federation.crl to the coordinator and to every site",
         },
         as_json,
@@ -170,10 +174,28 @@ def federation_show(folder: Federation, as_json: Json = False) -> None:
     """
     import time
 
-    from not_core.trust import authority
+    from not_core.trust.register import read_register
 
-    register = authority.read_register(folder)
-    listing([one.row(int(time.time())) for one in register.issued], as_json)
+    register, now = read_register(folder), int(time.time())
+    listing([_row(one, now) for one in register.issued], as_json)
+
+
+def _row(issued: "Issued", now: int) -> dict[str, str]:
+    if issued.revoked is not None:
+        state = f"revoked {_day(issued.revoked)} ({issued.reason})"
+    else:
+        state = "valid" if issued.expires >= now else "expired"
+    return {
+        "site": issued.site,
+        "serial": issued.serial,
+        "expires": _day(issued.expires),
+        "state": state,
+        "sealing_fingerprint": issued.profile.sealing_fingerprint,
+    }
+
+
+def _day(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")
 
 
 @identity_app.command("init")
@@ -199,7 +221,8 @@ def identity_init(
         {
             "site": request.site,
             "folder": str(folder),
-            "sealing fingerprint": request.sealing_fingerprint,
+            "request_fingerprint": request.fingerprint,
+            "sealing_fingerprint": request.sealing_fingerprint,
             "next": f"send {folder / keys.REQUEST} to the federation",
         },
         as_json,
@@ -227,7 +250,8 @@ def identity_rotate(
     report(
         {
             "site": request.site,
-            "new sealing fingerprint": request.sealing_fingerprint,
+            "request_fingerprint": request.fingerprint,
+            "sealing_fingerprint": request.sealing_fingerprint,
             "next": f"send {folder / keys.REQUEST} to the federation, which admits it --again",
         },
         as_json,
@@ -283,8 +307,8 @@ def identity_install(
         {
             "site": identity.site,
             "federation": trust.name,
-            "root fingerprint": trust.fingerprint,
-            "revocation list": trust.revoked.number,
+            "root_fingerprint": trust.fingerprint,
+            "revocation_list": trust.revoked.number,
         },
         as_json,
     )
@@ -306,7 +330,14 @@ def identity_crl(
 
     found = revocation.load(revoked, federation.load_trust(folder).root)
     keys.install_list(folder, found)
-    report({"list": found.number, "revoked": len(found.revoked), "due": found.due_words}, as_json)
+    report(
+        {
+            "revocation_list": found.number,
+            "revoked": len(found.revoked),
+            "revocation_list_due": found.due_words,
+        },
+        as_json,
+    )
 
 
 @identity_app.command("show")
@@ -335,4 +366,6 @@ def identity_show(
     else:
         profile = read_profile(place / PROFILE if place.is_dir() else place)
         facts = describe_profile(profile)
+    if (place / REQUEST).exists():
+        facts["request_fingerprint"] = read_request(place / REQUEST).fingerprint
     report(facts, as_json)

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from not_core.trust.passphrase import VARIABLE
+
 PassphraseFile = Annotated[
     Path | None,
     typer.Option(
-        envvar="ORGAN_PASSPHRASE_FILE",
+        envvar=VARIABLE,
         help="File, mode 0600, whose first line encrypts or opens the keys; or keyring:NAME.",
     ),
 ]
@@ -68,3 +70,19 @@ def passphrase_of(key: Path, file: Path | None) -> bytes | None:
         return None  # reading the key then says what is missing
     text: str = typer.prompt("passphrase", hide_input=True, err=True)
     return text.encode()
+
+
+def identity_passphrase(folder: Path, file: Path | None) -> bytes | None:
+    """As ``passphrase_of``, of the keys of an identity folder; None if it is not admitted yet.
+
+    Raises:
+        KeyFileError: As ``passphrase_of``.
+        FormatError: The profile is damaged.
+    """
+    from not_core.trust import keys
+    from not_core.trust.profile import read_profile
+
+    profile = folder / keys.PROFILE
+    if not profile.is_file():
+        return None
+    return passphrase_of(keys.sealing_key_of(folder, read_profile(profile)), file)

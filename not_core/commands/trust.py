@@ -1,18 +1,17 @@
 """``organ sign``, ``verify``, ``seal``, ``rewrap`` and ``open``."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from not_core.commands.passphrase import PassphraseFile, passphrase_of
+from not_core.commands.passphrase import PassphraseFile, identity_passphrase
 from not_core.commands.program import Json, new_place, report
 
 if TYPE_CHECKING:
     from not_core.trust.keys import Identity
     from not_core.trust.offer import SignedOffer
-    from not_core.trust.sealing import Terms
+    from not_core.trust.sealing import Audience
 
 IdentityDir = Annotated[Path, typer.Option(help="Identity folder, made by `organ identity`.")]
 Trust = Annotated[
@@ -112,12 +111,12 @@ def seal(
     from not_core.surgery.organ import claim, read_stored
     from not_core.trust import sealing, signing
 
-    who, terms = _terms(identity, passphrase_file, to, exchange, days, hide)
+    who, audience = _audience(identity, passphrase_file, to, exchange, days, hide)
     read_stored(organ)
     claim(organ, who.site)
     if not (organ / signing.SIGNATURE).exists():
         signing.sign_folder(organ, who)
-    _report_sealed(sealing.seal(organ, who, terms, out), terms, out, as_json)
+    _report_sealed(sealing.seal(organ, who, audience, out), audience, out, as_json)
 
 
 def rewrap(
@@ -138,8 +137,8 @@ def rewrap(
     new_place(out)
     from not_core.trust import sealing
 
-    who, terms = _terms(identity, passphrase_file, to, exchange, days, hide)
-    _report_sealed(sealing.rewrap(sealed, who, terms, out), terms, out, as_json)
+    who, audience = _audience(identity, passphrase_file, to, exchange, days, hide)
+    _report_sealed(sealing.rewrap(sealed, who, audience, out), audience, out, as_json)
 
 
 def open_(
@@ -175,41 +174,41 @@ def open_(
 def _load(folder: Path, passphrase_file: Path | None) -> "Identity":
     from not_core.trust import keys
 
-    profile, words = folder / keys.PROFILE, None
-    if profile.is_file():
-        key = keys.sealing_key_of(folder, keys.read_profile(profile))
-        words = passphrase_of(key, passphrase_file)
-    return keys.load(folder, passphrase=words)
+    return keys.load(folder, passphrase=identity_passphrase(folder, passphrase_file))
 
 
-def _terms(
+def _audience(
     identity: Path,
     passphrase_file: Path | None,
     to: list[Path],
     exchange: str,
     days: int,
     hide: bool,
-) -> "tuple[Identity, Terms]":
+) -> "tuple[Identity, Audience]":
     """Who seals, and for whom; all that can refuse does so before a folder is claimed or signed."""
+    from not_core.errors import FormatError
     from not_core.trust import federation, profile, sealing
+    from not_core.trust.certificates import DAY, check_name
 
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", exchange):
-        raise typer.BadParameter(f"exchange is named by a-z, 0-9 and hyphens, got {exchange}")
+    try:
+        check_name(exchange, "exchange name")
+    except FormatError as error:
+        raise typer.BadParameter(str(error)) from None
     who = _load(identity, passphrase_file)
     addressees = [profile.read_profile(path) for path in to]
     for one in (who.profile, *addressees):
         federation.verify_profile(one, who.trust)
-    return who, sealing.Terms(
-        addressees=addressees, exchange=exchange, lifetime_seconds=days * sealing.DAY, hide=hide
+    return who, sealing.Audience(
+        addressees=addressees, exchange=exchange, lifetime_seconds=days * DAY, hide=hide
     )
 
 
-def _report_sealed(signed: "SignedOffer", terms: "Terms", out: Path, as_json: bool) -> None:
+def _report_sealed(signed: "SignedOffer", audience: "Audience", out: Path, as_json: bool) -> None:
     report(
         {
             "sealed": str(out),
             "organ": signed.offer.organ_digest,
-            "addressees": [one.site for one in terms.addressees],
+            "addressees": [one.site for one in audience.addressees],
             "hidden": signed.offer.hidden is not None,
             "bytes": out.stat().st_size,
         },

@@ -157,8 +157,8 @@ def unwrapped(
                 if tag(key, nonce, fingerprint) == name:
                     return key
     raise NotAddressedError(
-        f"sealed organ is addressed to {len(wraps)} sites, not to {site} with a sealing key that "
-        f"it has; ask {offer.donor} for an offer to this site"
+        f"sealed organ is addressed to others, not to {site} with a sealing key that it has; ask "
+        f"{offer.donor} for an offer to this site"
     )
 
 

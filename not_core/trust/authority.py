@@ -4,27 +4,26 @@ Its folder, 0700, lies apart from the coordinator: ``root.key`` (secret), ``root
 ``federation.crl`` (both for everyone), and ``register.json``, all that it ever issued.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from pydantic import Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import TypeAdapter, ValidationError
 
 from not_core import atomic, canonical
-from not_core.canonical import STRICT, Digest, Line, Name
+from not_core.canonical import Line
 from not_core.errors import CertificateError, FormatError
 from not_core.trust import revocation
 from not_core.trust.certificates import (
     binding,
     certificate_errors,
+    check_one_block,
     check_validity,
     is_p384,
     key_usage,
@@ -34,104 +33,24 @@ from not_core.trust.certificates import (
 from not_core.trust.federation import ROOT, load_root
 from not_core.trust.keyfile import write_secret
 from not_core.trust.private_keys import read_signing_key, signing_key_pem
-from not_core.trust.profile import Pem, Profile, Request, sealing_public_key
+from not_core.trust.profile import Profile, Request, sealing_public_key
+from not_core.trust.register import REGISTER, Issued, Keep, Register, changing
 from not_core.trust.revocation import (
     LIST,
     LIST_DAYS,
-    MILD,
     REASONS,
     Revocation,
     RevocationList,
 )
 
 ROOT_KEY = "root.key"
-REGISTER = "register.json"
 ROOT_DAYS = 3650
 SITE_DAYS = 365
 
 BACKDATE = timedelta(minutes=5)
 """How far a certificate starts before its signing, so that a slightly slow clock accepts it."""
 
-REGISTER_LIMIT = 256 * 1024 * 1024
-
 _LINE: TypeAdapter[str] = TypeAdapter(Line)
-
-Serial = Annotated[str, Field(pattern=r"^[0-9a-f]{1,40}$")]
-Moment = Annotated[int, Field(ge=0)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
-class Issued:
-    """A certificate that was issued, and when and why it was revoked, if it was.
-
-    Attributes:
-        serial: Serial number, in lower-case hexadecimal.
-        site: Whose.
-        certificate: PEM.
-        sealing_key: As in its profile.
-        expires: Seconds since the epoch, UTC.
-        revoked: When, or None.
-        reason: One of ``revocation.REASONS``; empty where it is not revoked.
-    """
-
-    serial: Serial
-    site: Name
-    certificate: Pem
-    sealing_key: str
-    expires: Moment
-    revoked: Moment | None = None
-    reason: str = ""
-
-    @property
-    def profile(self) -> Profile:
-        """The profile that carries it."""
-        return Profile(
-            site=self.site, certificates=(self.certificate,), sealing_key=self.sealing_key
-        )
-
-    def row(self, moment: int) -> dict[str, str]:
-        """For a person to read, at ``moment``."""
-        if self.revoked is not None:
-            state = f"revoked {_day(self.revoked)} ({self.reason})"
-        else:
-            state = "valid" if self.expires >= moment else "expired"
-        return {
-            "site": self.site,
-            "serial": self.serial,
-            "expires": _day(self.expires),
-            "state": state,
-            "sealing fingerprint": self.profile.sealing_fingerprint,
-        }
-
-
-def _day(moment: int) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
-class Register:
-    """All that a federation ever issued, oldest first, and the number of its last list."""
-
-    format: Literal["organ-exchange/register/v1"] = "organ-exchange/register/v1"
-    root: Digest
-    list_number: Moment
-    issued: tuple[Issued, ...] = ()
-
-    def present(self, site: str, moment: int) -> list[Issued]:
-        """A site's certificates that hold at ``moment``, oldest first."""
-        return [
-            one
-            for one in self.issued
-            if one.site == site and one.revoked is None and one.expires >= moment
-        ]
-
-    def to_revoke(self, site: str, reason: str, moment: int) -> list[Issued]:
-        """A site's certificates that a revocation for this reason is about, oldest first."""
-        if REASONS[reason] in MILD:
-            present = self.present(site, moment)
-            return present[:-1] if reason == "superseded" else present
-        worse = {"key-compromise", reason}
-        return [one for one in self.issued if one.site == site and one.reason not in worse]
 
 
 def create_root(
@@ -190,6 +109,9 @@ def admit(
 ) -> Profile:
     """Issue a site's certificate. Whoever calls this has checked by other means who asks.
 
+    To check the sealing key's fingerprint is not enough: with the same sealing key, whoever carries
+    the request can put a signing key of his own into it. ``Request.fingerprint`` covers both.
+
     A site that asks again with the keys it is admitted with gets the profile that it has. To renew
     it, also after it has ended, or for new keys, ``again`` says to issue another certificate. None
     is ever issued for a key that was revoked for key-compromise, whoever asks.
@@ -215,8 +137,7 @@ def admit(
         raise ValueError(f"expected days >= 1, got {days}")
     public_key = verify_request(request)
     moment = seconds(now)
-    with _register(folder) as (register, keep):
-        root, key = _root(folder, passphrase)
+    with _opened(folder, passphrase) as (register, root, key, keep):
         stolen = [one for one in register.issued if one.reason == "key-compromise"]
         if any(any(_shares(one, request, public_key)) for one in stolen):
             raise CertificateError(
@@ -277,8 +198,7 @@ def revoke(
     if reason not in REASONS:
         raise ValueError(f"expected a reason of {', '.join(REASONS)}, got {reason}")
     moment = seconds(now)
-    with _register(folder) as (register, keep):
-        root, key = _root(folder, passphrase)
+    with _opened(folder, passphrase) as (register, root, key, keep):
         found = register.to_revoke(site, reason, moment)
         if not found:
             raise CertificateError(
@@ -314,31 +234,8 @@ def publish(
     Raises:
         KeyFileError: The root key cannot be used.
     """
-    with _register(folder) as (register, keep):
-        root, key = _root(folder, passphrase)
+    with _opened(folder, passphrase) as (register, root, key, keep):
         return _publish(folder, root, key, register, keep, seconds(now), days)
-
-
-def read_register(folder: Path) -> Register:
-    """What the federation has issued.
-
-    Raises:
-        CertificateError: There is no register, or it is another federation's.
-    """
-    path = folder / REGISTER
-    if not path.is_file():
-        raise CertificateError(
-            f"no {REGISTER} in {folder}; expected the folder that 'organ federation init' made"
-        )
-    register = canonical.decode(
-        Register, canonical.read_bounded(path, REGISTER_LIMIT), "register", REGISTER_LIMIT
-    )
-    if register.root != load_root(folder / ROOT).fingerprint(hashes.SHA256()).hex():
-        raise CertificateError(
-            f"{path} belongs to another federation than {ROOT} beside it; restore both from one "
-            "backup"
-        )
-    return register
 
 
 def verify_request(request: Request) -> ec.EllipticCurvePublicKey:
@@ -350,6 +247,7 @@ def verify_request(request: Request) -> ec.EllipticCurvePublicKey:
     sealing_public_key(request.sealing_key, request.site)
     with certificate_errors("request"):
         csr = x509.load_pem_x509_csr(request.csr.encode())
+        check_one_block(csr, request.csr.encode(), "request")
         valid, key, named = csr.is_signature_valid, csr.public_key(), names(csr)
     if not valid or not is_p384(key):
         raise CertificateError(
@@ -364,19 +262,13 @@ def verify_request(request: Request) -> ec.EllipticCurvePublicKey:
     return key
 
 
-Keep = Callable[[Register], None]
-
-
 @contextmanager
-def _register(folder: Path) -> Iterator[tuple[Register, Keep]]:
-    """The register, and how to write it; nobody else reads it to change it meanwhile."""
-
-    def keep(changed: Register) -> None:
-        atomic.write(folder / REGISTER, canonical.encode(changed), mode=0o600)
-
-    read_register(folder)  # says so if there is none
-    with atomic.locked(folder):
-        yield read_register(folder), keep
+def _opened(
+    folder: Path, passphrase: bytes | None
+) -> Iterator[tuple[Register, x509.Certificate, ec.EllipticCurvePrivateKey, Keep]]:
+    """Register, root and its key, and how to write the register; nobody else changes it now."""
+    with changing(folder) as (register, keep):
+        yield register, *_root(folder, passphrase), keep
 
 
 def _root(

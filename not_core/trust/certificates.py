@@ -13,6 +13,7 @@ from typing import TypeGuard
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -24,6 +25,9 @@ from not_core.errors import CertificateError, FormatError
 
 SITE_URN = "urn:organ-exchange:site:"
 SEALING_URN = "urn:organ-exchange:sealing-key:"
+
+DAY = 86_400
+"""Seconds."""
 
 TOLERANCE = 300
 """How far two parties' clocks may differ, in seconds."""
@@ -39,8 +43,6 @@ class Admission:
     site: str
     public_key: ec.EllipticCurvePublicKey
     sealing_fingerprint: str
-    expires: int
-    serial: int
 
 
 def seconds(now: float | None) -> int:
@@ -126,6 +128,20 @@ def certificate_errors(what: str) -> Iterator[None]:
             f"{what} is damaged or of another kind; expected X.509 in PEM as 'organ federation' "
             "and 'organ identity' write it; get an unedited copy"
         ) from None
+
+
+def check_one_block(
+    signed: x509.Certificate | x509.CertificateSigningRequest | x509.CertificateRevocationList,
+    pem: bytes,
+    what: str,
+) -> None:
+    """Check that ``pem`` is what was parsed from it and nothing else: readers skip text around it.
+
+    Raises:
+        CertificateError: It is not.
+    """
+    if signed.public_bytes(serialization.Encoding.PEM) != pem:
+        raise CertificateError(f"{what} holds text beside its one PEM block; get the unedited file")
 
 
 def check_validity(certificate: x509.Certificate, moment: datetime, what: str) -> None:

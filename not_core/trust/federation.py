@@ -23,6 +23,7 @@ from not_core.trust.certificates import (
     Admission,
     ca_policy,
     certificate_errors,
+    check_one_block,
     check_validity,
     common_name,
     is_p384,
@@ -97,14 +98,14 @@ def load_root(path: Path) -> x509.Certificate:
     """
     data = read_public(path, "federation root", PEM_LIMIT)
     with certificate_errors("federation root"):
-        certificates = x509.load_pem_x509_certificates(data)
-        certificate = certificates[0]
+        certificate = x509.load_pem_x509_certificate(data)
+        check_one_block(certificate, data, "federation root")
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
         key = certificate.public_key()
         common_name(certificate.subject)
         certificate.verify_directly_issued_by(certificate)
-    if len(certificates) != 1 or not (constraints.ca and usage.key_cert_sign and is_p384(key)):
+    if not (constraints.ca and usage.key_cert_sign and is_p384(key)):
         raise CertificateError(
             f"{path} is not a federation root; expected one self-signed ECDSA P-384 CA "
             "certificate; ask the federation for root.pem"
@@ -172,11 +173,10 @@ def verify_chain(
     with certificate_errors("certificate"):
         chain = [x509.load_pem_x509_certificate(pem.encode()) for pem in certificates]
         leaf = chain[0]
-        exact = [c.public_bytes(serialization.Encoding.PEM).decode() for c in chain]
+        for certificate, pem in zip(chain, certificates, strict=True):
+            check_one_block(certificate, pem.encode(), "certificate")
         site, sealing_fingerprint = names(leaf)
         key = leaf.public_key()
-    if exact != list(certificates):
-        raise CertificateError("certificate holds text beside its PEM block; get the unedited file")
     if len(chain) != 1:
         raise CertificateError(
             f"chain of {site} holds {len(chain)} certificates, expected one, which the root itself "
@@ -211,8 +211,6 @@ def verify_chain(
         site=site,
         public_key=key,
         sealing_fingerprint=sealing_fingerprint,
-        expires=int(leaf.not_valid_after_utc.timestamp()),
-        serial=leaf.serial_number,
     )
 
 

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 from not_core import atomic
-from not_core.errors import FormatError, KeyFileError
+from not_core.errors import KeyFileError, TooLargeError
 
 SECRET_LIMIT = 64 * 1024
 """Largest key or passphrase file read, in bytes."""
@@ -66,7 +66,7 @@ def read_public(path: Path, what: str, limit: int) -> bytes:
 
     Raises:
         KeyFileError: Missing or unreadable.
-        FormatError: Larger than ``limit``.
+        TooLargeError: Larger than ``limit``.
     """
     try:
         with path.open("rb") as file:
@@ -76,5 +76,5 @@ def read_public(path: Path, what: str, limit: int) -> bytes:
             f"no readable {what} at {path} ({error.strerror}); check the path"
         ) from None
     if len(data) > limit:
-        raise FormatError(f"{what} at {path} is larger than {limit} bytes; get the right file")
+        raise TooLargeError(f"{what} at {path} is larger than {limit} bytes; get the right file")
     return data

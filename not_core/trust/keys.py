@@ -118,6 +118,7 @@ def create(
     Raises:
         OutputExistsError: ``folder`` is taken; keys are never overwritten.
         FormatError: ``site`` is not a valid name.
+        KeyFileError: The key on the token cannot be used.
     """
     check_name(site, "site name")
     with atomic.folder(folder, mode=0o700) as work:
@@ -136,7 +137,8 @@ def rotate(folder: Path, *, passphrase: bytes | None = None, token: str | None =
         token: As in ``create``.
 
     Raises:
-        KeyFileError: No identity folder, or the present keys have another passphrase.
+        KeyFileError: No identity folder, or the present keys have another passphrase, or the key on
+            the token cannot be used.
         FormatError: Its request is damaged.
     """
     _check_folder(folder)

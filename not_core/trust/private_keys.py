@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 from not_core.errors import KeyFileError
 from not_core.trust.certificates import is_p384
 from not_core.trust.keyfile import read_secret
+from not_core.trust.passphrase import VARIABLE
 from not_core.trust.pkcs8 import encrypted_pem
 from not_core.trust.profile import sealing_private_key
 
@@ -108,7 +109,7 @@ def _private(data: bytes, path: Path, what: str, passphrase: bytes | None) -> ob
         need = (
             "is not encrypted; leave the passphrase out"
             if passphrase
-            else "is encrypted; name the file of its passphrase"
+            else f"is encrypted; name the file of its passphrase by --passphrase-file or {VARIABLE}"
         )
         raise KeyFileError(f"{what} at {path} {need}") from None
     except (ValueError, UnsupportedAlgorithm):

@@ -49,6 +49,14 @@ class Request:
     sealing_key: Base64
 
     @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all of it in canonical JSON: compare it by telephone before admitting.
+
+        That of the sealing key alone would let a stranger's signing key through.
+        """
+        return canonical.digest(self)
+
+    @property
     def sealing_fingerprint(self) -> str:
         """SHA-256 of the raw public sealing key, in lower-case hexadecimal.
 

@@ -14,8 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from not_core.errors import CertificateError, StaleListError
-from not_core.trust.certificates import TOLERANCE, certificate_errors
+from not_core.errors import CertificateError, StaleListError, TooLargeError
+from not_core.trust.certificates import DAY, TOLERANCE, certificate_errors, check_one_block
 from not_core.trust.keyfile import read_public
 
 LIST = "federation.crl"
@@ -23,7 +23,7 @@ LIST_LIMIT = 8 * 1024 * 1024
 """Largest revocation list read, in bytes: about 100,000 certificates."""
 
 LIST_DAYS = 30
-GRACE = 7 * 86_400
+GRACE = 7 * DAY
 """How long after its next-update a list still serves, in seconds, unless a policy says less."""
 
 REASONS = {
@@ -102,10 +102,10 @@ class RevocationList:
             StaleListError: It is too old, or of the future.
         """
         if moment > self.due + grace:
-            days = (moment - self.due) / 86_400
+            days = (moment - self.due) / DAY
             raise StaleListError(
                 f"revocation list {self.number} was to be replaced {days:.1f} days ago, "
-                f"{grace / 86_400:g} days of grace are allowed; get the federation's present "
+                f"{grace / DAY:g} days of grace are allowed; get the federation's present "
                 f"{LIST}: until then nobody can tell who was expelled"
             )
         if moment < self.issued - TOLERANCE:
@@ -168,17 +168,22 @@ def build(
 
 
 def parse(pem: bytes, root: x509.Certificate) -> RevocationList:
-    """Read a list that the root has signed.
+    """Read a list that the root has signed, from wherever it came.
 
     Raises:
+        TooLargeError: It has more than ``LIST_LIMIT`` bytes; it is not parsed.
         CertificateError: It is not one.
 
     Source: RFC 5280, sections 5 and 6.3.
     """
+    if len(pem) > LIST_LIMIT:
+        raise TooLargeError(
+            f"revocation list has {len(pem)} bytes, at most {LIST_LIMIT} are read; get the "
+            f"federation's own {LIST}"
+        )
     with certificate_errors("revocation list"):
         crl = x509.load_pem_x509_crl(pem)
-        if crl.public_bytes(serialization.Encoding.PEM) != pem:
-            raise ValueError("text beside the list")
+        check_one_block(crl, pem, "revocation list")
         return _read(crl, root)
 
 
@@ -187,6 +192,7 @@ def load(path: Path, root: x509.Certificate) -> RevocationList:
 
     Raises:
         StaleListError: There is none.
+        TooLargeError: As ``parse``.
         CertificateError: It is not one that the root has signed.
     """
     if not path.is_file():

@@ -26,7 +26,7 @@ from not_core.errors import CertificateError, OfferError, UnsealError
 from not_core.manifest import Manifest
 from not_core.trust import addressees as slots
 from not_core.trust.archive import CHUNK, pack, unpack
-from not_core.trust.certificates import check_name, seconds
+from not_core.trust.certificates import DAY, check_name, seconds
 from not_core.trust.delivery import (
     DeliveryHeader,
     open_file,
@@ -43,6 +43,7 @@ from not_core.trust.seen import Seen
 from not_core.trust.signing import verify_folder
 
 __all__ = [
+    "Audience",
     "DeliveryHeader",
     "OpenedOrgan",
     "open_sealed",
@@ -53,8 +54,6 @@ __all__ = [
     "seal",
     "verify_sealed",
 ]
-
-DAY = 86400
 
 _PROOF = object()
 
@@ -89,7 +88,7 @@ class OpenedOrgan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Audience:
     """For whom, for what and for how long a body is offered.
 
     Attributes:
@@ -106,14 +105,14 @@ class Terms:
 
 
 def seal(
-    organ: Path, identity: Identity, terms: Terms, out: Path, *, now: float | None = None
+    organ: Path, identity: Identity, audience: Audience, out: Path, *, now: float | None = None
 ) -> SignedOffer:
     """Seal a folder that this site has signed.
 
     Args:
         organ: Signed organ folder.
         identity: The donor, who signed it.
-        terms: For whom.
+        audience: For whom.
         out: The ``.organ`` file; it must not exist.
         now: Seconds since the epoch.
 
@@ -130,7 +129,7 @@ def seal(
     """
     atomic.refuse_existing(out)
     moment = seconds(now)
-    readers = _readers(identity, terms, moment)
+    readers = _readers(identity, audience, moment)
     own_key = verify_profile(identity.profile, identity.trust, now=moment)
     organ_signed = verify_folder(organ, identity.trust, now=moment)
     manifest = organ_signed.manifest
@@ -146,7 +145,7 @@ def seal(
         body_sha256 = _encrypt(organ, key, descriptor, body)
         draft = Offer(
             federation=identity.trust.fingerprint,
-            exchange=terms.exchange,
+            exchange=audience.exchange,
             organ_id=manifest.organ_id,
             organ_digest=manifest.digest,
             version=manifest.version,
@@ -157,25 +156,25 @@ def seal(
             addressees=tuple(sorted(readers)),
             wraps_sha256=UNWRAPPED,
             not_before=moment,
-            expires=moment + terms.lifetime_seconds,
+            expires=moment + audience.lifetime_seconds,
             domain=manifest.domain,
             base_weights=manifest.base.weights,
             family=manifest.base.family,
             span=manifest.span,
         )
         body.seek(0)
-        return _write(draft, key, identity, readers, terms, body, work)
+        return _write(draft, key, identity, readers, audience, body, work)
 
 
 def rewrap(
-    sealed: Path, identity: Identity, terms: Terms, out: Path, *, now: float | None = None
+    sealed: Path, identity: Identity, audience: Audience, out: Path, *, now: float | None = None
 ) -> SignedOffer:
     """Offer a sealed body to others, or for longer: a new offer and new wraps, the same body.
 
     Args:
         sealed: A ``.organ`` file of this site's own; its offer may have expired.
         identity: The donor.
-        terms: For whom.
+        audience: For whom.
         out: The new ``.organ`` file; it must not exist.
         now: Seconds since the epoch.
 
@@ -194,7 +193,7 @@ def rewrap(
     """
     atomic.refuse_existing(out)
     moment = seconds(now)
-    readers = _readers(identity, terms, moment)
+    readers = _readers(identity, audience, moment)
     verify_profile(identity.profile, identity.trust, now=moment)
     with open_file(sealed) as file:
         header, signed = verify_file(file, identity.trust, now=moment, lapsed=True)
@@ -206,14 +205,14 @@ def rewrap(
         key = slots.unwrapped(header.wraps, signed.offer, identity.site, identity.sealing_keys)
         draft = replace(
             signed.offer,
-            exchange=terms.exchange,
+            exchange=audience.exchange,
             addressees=tuple(sorted(readers)),
             hidden=None,
             not_before=moment,
-            expires=moment + terms.lifetime_seconds,
+            expires=moment + audience.lifetime_seconds,
         )
         with atomic.file(out) as work:
-            return _write(draft, key, identity, readers, terms, file, work)
+            return _write(draft, key, identity, readers, audience, file, work)
 
 
 def open_sealed(
@@ -315,13 +314,13 @@ def _open(
     return opened
 
 
-def _readers(identity: Identity, terms: Terms, moment: int) -> dict[str, Profile]:
+def _readers(identity: Identity, audience: Audience, moment: int) -> dict[str, Profile]:
     """Who may open, by sealing fingerprint: the addressees, and the donor itself."""
-    if terms.lifetime_seconds < 1:
-        raise ValueError(f"expected lifetime_seconds >= 1, got {terms.lifetime_seconds}")
-    check_name(terms.exchange, "exchange name")
-    slots.check_number(terms.addressees, identity.profile)
-    others = slots.verified(terms.addressees, identity.trust, moment)
+    if audience.lifetime_seconds < 1:
+        raise ValueError(f"expected lifetime_seconds >= 1, got {audience.lifetime_seconds}")
+    check_name(audience.exchange, "exchange name")
+    slots.check_number(audience.addressees, identity.profile)
+    others = slots.verified(audience.addressees, identity.trust, moment)
     return others | {identity.profile.sealing_fingerprint: identity.profile}
 
 
@@ -330,12 +329,12 @@ def _write(
     key: bytes,
     identity: Identity,
     readers: Mapping[str, Profile],
-    terms: Terms,
+    audience: Audience,
     body: IO[bytes],
     out: Path,
 ) -> SignedOffer:
     """Sign an offer of a body, wrap its key for all who may read it, and write all to a file."""
-    nonce = os.urandom(32).hex() if terms.hide else None
+    nonce = os.urandom(32).hex() if audience.hide else None
     named = slots.named(key, nonce, readers)
     names = slots.padded(tuple(named), nonce)
     offer = replace(draft, addressees=names, hidden=nonce, wraps_sha256=UNWRAPPED)

@@ -59,14 +59,12 @@ class SignedOrgan:
     """An organ folder whose signature and chain have been verified.
 
     Attributes:
-        path: The folder.
         manifest: Of the organ.
         site: Who signed it.
         public_key: With which key.
         statement: SHA-256 of what was signed, which covers every file but the signatures.
     """
 
-    path: Path
     manifest: Manifest
     site: str
     public_key: ec.EllipticCurvePublicKey
@@ -201,7 +199,6 @@ def verify_folder(
             "only its own organs, refuse this one"
         )
     return SignedOrgan(
-        path=folder,
         manifest=manifest,
         site=admission.site,
         public_key=admission.public_key,

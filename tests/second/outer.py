@@ -8,7 +8,7 @@ from typing import Any
 from second import primitives
 from second.federation import DAY, NOW, twin
 from second.primitives import base64_of, canonical
-from second.sealed import MAGIC, framed, parts, signed_folder, tar
+from second.sealed import MAGIC, Draft, framed, parts, signed_folder, tar
 from second.world import Case, World, organ, stray
 
 
@@ -38,6 +38,20 @@ def valid(w: World) -> Iterator[Case]:
         comment="no slot of west's",
         file="hidden",
         opens_as="west",
+    )
+    others = [primitives.seeded(f"addressee {number} of 512").hex() for number in range(510)]
+
+    def named_too(offer: dict[str, Any]) -> None:
+        offer["addressees"] = sorted([*offer["addressees"], *others])
+
+    def wraps_of_others(made: dict[str, bytes], _: Draft) -> None:
+        made |= {one: primitives.seeded(f"wrap for {one}", 1168) for one in others}
+
+    yield Case(
+        name="512-addressees",
+        expect="ok",
+        comment="as many as there may be, 510 of them nobody: the longest payload of an offer",
+        data=w.draft("512", to=to, in_offer=named_too, in_wraps=wraps_of_others).sealed(),
     )
     again = w.draft(
         "rewrapped",

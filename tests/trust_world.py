@@ -5,15 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from model_signing._cli import main as model_signing
 
 from not_core import canonical
 from not_core.manifest import BaseFacts, Manifest, NoPrivacy, Span
-from not_core.trust import authority, keys, signing
+from not_core.trust import authority, keys, sealing, signing
 from not_core.trust.certificates import binding
+from not_core.trust.delivery import DeliveryHeader, read_header, write_header
 from not_core.trust.federation import load_trust
 from not_core.trust.profile import Request
 
@@ -92,6 +95,50 @@ class World:
         return keys.install(home, profile, self.trust, now=start)
 
 
-def test_the_organ_of_these_tests_is_signed_by_its_donor(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    assert signing.verify_folder(world.organ, world.trust, now=NOW).site == "north"
+def terms(*to: keys.Identity, **more: Any) -> sealing.Audience:
+    return sealing.Audience(addressees=[one.profile for one in to], **{"exchange": "trial", **more})
+
+
+def parts(path: Path) -> tuple[DeliveryHeader, bytes]:
+    """Header and body of a sealed file."""
+    with path.open("rb") as file:
+        return read_header(file), file.read()
+
+
+def joined(path: Path, header: DeliveryHeader, body: bytes) -> Path:
+    with path.open("wb") as file:
+        write_header(header, file)
+        file.write(body)
+    return path
+
+
+def by_key(organ: Path, signer: keys.Identity, place: Path) -> list[str]:
+    """Arguments by which OpenSSF's command verifies a folder with a signer's public key."""
+    key = place / "signer.pub"
+    key.write_bytes(
+        signer.signing_key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    signature = str(organ / signing.KEY_SIGNATURE)
+    return ["verify", "key", str(organ), "--signature", signature, "--public_key", str(key)]
+
+
+def by_certificate(organ: Path, signature: Path, world: World) -> list[str]:
+    """Arguments by which OpenSSF's command verifies a folder with the federation's root."""
+    root = str(world.place / "federation" / "root.pem")
+    command = ["verify", "certificate", str(organ), "--signature", str(signature)]
+    return [*command, "--certificate_chain", root]
+
+
+def public_command(arguments: list[str]) -> int:
+    """Exit code of OpenSSF's command line, in this process."""
+    return CliRunner().invoke(model_signing, arguments).exit_code
+
+
+def public_commands(organ: Path, world: World, place: Path) -> tuple[int, int]:
+    """OpenSSF's own command line: with the donor's public key, and with the federation's root."""
+    return (
+        public_command(by_key(organ, world.north, place)),
+        public_command(by_certificate(organ, organ / signing.SIGNATURE, world)),
+    )
