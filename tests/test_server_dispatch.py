@@ -1,0 +1,91 @@
+"""What a coordinator does with a reply that it cannot use."""
+
+import logging
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from not_core.errors import OfferError
+from not_core.protocol import Packet, Refusal, pack
+from server import dispatch
+
+
+def test_what_was_wrong_with_a_reply_is_in_the_coordinators_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "Message", lambda *_, **__: None)  # Flower's wants a run
+    reply = SimpleNamespace(
+        metadata=SimpleNamespace(reply_to_message_id="1"),
+        has_error=lambda: False,
+        content=pack(Refusal(code="policy")),
+    )
+    grid = SimpleNamespace(push_messages=lambda _: ["1"], pull_messages=lambda _: [reply])
+
+    def then(packet: Packet) -> None:
+        raise OfferError("offer is for another exchange")
+
+    codes: list[str] = []
+    sender = dispatch.Dispatch(cast(Any, grid), "spring")
+    sender.post(7, "query", Refusal(code="x"), seconds=9, then=then, failed=codes.append)
+    with caplog.at_level(logging.WARNING):
+        sender.run()
+    assert codes == ["offer"]
+    assert "a reply to spring: offer: offer is for another exchange" in caplog.text
+
+
+class Grid:
+    """A node that is away, or dies over a request, so many times before it answers."""
+
+    def __init__(self, refused: int, died: int) -> None:
+        self.refused, self.died, self.pushed = refused, died, 0
+
+    def push_messages(self, messages: object) -> list[str]:
+        self.pushed += 1
+        return [""] if self.pushed <= self.refused else [str(self.pushed)]
+
+    def pull_messages(self, identifiers: list[str]) -> list[Any]:
+        return [
+            SimpleNamespace(
+                metadata=SimpleNamespace(reply_to_message_id=one),
+                has_error=lambda one=one: int(one) <= self.refused + self.died,
+                error=SimpleNamespace(reason="node unavailable"),
+                content=pack(Refusal(code="policy")),
+            )
+            for one in identifiers
+        ]
+
+
+@pytest.mark.parametrize(
+    ("refused", "died", "patience", "pushed", "outcome"),
+    [
+        (0, 0, 0.0, 1, "answered"),
+        (1, 0, 0.0, 1, "unreachable"),
+        (0, 1, 0.0, 1, "unreachable"),
+        (2, 2, 60.0, 5, "answered"),
+        (0, 10**9, 0.05, None, "unreachable"),
+    ],
+)
+def test_a_node_that_is_away_is_asked_again_for_a_while(
+    refused: int,
+    died: int,
+    patience: float,
+    pushed: int | None,
+    outcome: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "Message", lambda *_, **__: None)
+    monkeypatch.setattr(dispatch, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.001)
+    grid = Grid(refused, died)
+    said: list[str] = []
+    sender = dispatch.Dispatch(cast(Any, grid), "spring", patience=patience)
+    sender.post(
+        *(7, "query", Refusal(code="x")),
+        seconds=9,
+        then=lambda packet: said.append("answered"),
+        failed=said.append,
+    )
+    sender.run()
+    assert said == [outcome]
+    assert grid.pushed == pushed if pushed else grid.pushed > 2
