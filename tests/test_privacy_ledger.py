@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_processes import STEP, digests, ledger, reserve_at_once, reserve_forever, toy
@@ -405,10 +406,14 @@ def test_organ_ledger_lists_charges_and_totals(
 def test_organ_site_ledger_is_witnessed_by_the_sites_log(call: Call, tmp_path: Path) -> None:
     site = client.commands.app
     code, _, err = call("ledger", tmp_path, app=site)
+    assert (code, "make a home with organ-site init" in err) == (1, True)
+    settings = {name: "x" for name in ("site", "model", "records", "general", "domain")}
+    (tmp_path / "site.toml").write_text(tomli_w.dumps(settings))
+    (tmp_path / "policy.toml").write_text("epsilon = 50.0\n")
+    code, _, err = call("ledger", tmp_path, app=site)
     assert (code, "expected a site's home" in err) == (1, True)
     log = Log(tmp_path / LOG)
     log.append("created", what="home")
-    (tmp_path / "policy.toml").write_text("epsilon = 50.0\n")
     code, out, _ = call("ledger", tmp_path, "--json", app=site)
     assert (code, json.loads(out)["charges"]) == (0, [])
     reserve(Ledger(tmp_path / LEDGER, log, toy), "a", 1)
