@@ -13,7 +13,6 @@ The node's key only lets the node in. What the site says is signed with the site
 import json
 import re
 import secrets
-import socket
 import time
 from pathlib import Path
 
@@ -25,14 +24,13 @@ from not_core import atomic, canonical
 from not_core.errors import HomeError
 from not_core.protocol import ADMISSION_TYPE, Admission
 from not_core.service.flower import CLIENT, command
-from not_core.service.supervisor import Program, answers
+from not_core.service.supervisor import LOOPBACK, Program, answers, free_port
 from not_core.trust.keyfile import write_secret
 from not_core.trust.passphrase import KEYRING, VARIABLE
 from not_core.trust.statement import sign_statement
 
 NODE = "node"
 APP = "client.app:app"
-LOOPBACK = "127.0.0.1"
 STALL_SECONDS = 180.0
 """Longest that a node may do nothing; the slowest transfer of one piece takes less."""
 
@@ -98,7 +96,7 @@ def programs(site: Site, pause: float, passphrase_file: Path | None = None) -> l
             f"{site.folder} knows no coordinator; run 'organ-site connect' with its address and "
             "certificate"
         )
-    port = _free_port()
+    port = free_port()
     beat = site.folder / "run" / "supernode.beat"
     environment = {"FLWR_HOME": str(site.folder / "work" / "flower")}
     opens = {} if passphrase_file is None else {VARIABLE: _named(passphrase_file)}
@@ -142,9 +140,3 @@ def _named(passphrase_file: Path) -> str:
     """A passphrase's file for a process that may run in another folder."""
     named = str(passphrase_file)
     return named if named.startswith(KEYRING) else str(passphrase_file.resolve())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])

@@ -23,7 +23,7 @@ from not_core.errors import CertificateError
 from not_core.protocol import Admission
 from not_core.service import tls
 from not_core.service.flower import SERVER, command
-from not_core.service.supervisor import Program, answers, python
+from not_core.service.supervisor import LOOPBACK, Program, answers, python
 from not_core.settings import read
 from not_core.trust.keyfile import write_secret
 from not_core.trust.statement import claimed_payload
@@ -33,7 +33,6 @@ from server.home import Coordinator
 
 SETTINGS = "service.toml"
 APP = "server.app:app"
-LOOPBACK = "127.0.0.1"
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 

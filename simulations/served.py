@@ -5,7 +5,6 @@ The same homes as in ``exchange``; what institutions install runs, over TLS on l
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from client import home as site_home
 from client import service as site_service
 from not_core.errors import ExchangeError
 from not_core.service import supervisor
+from not_core.service.supervisor import LOOPBACK, free_port
 from server import home as coordinator_home
 from server import keeper, service
 from server.control import COMPLETED
@@ -54,8 +54,8 @@ class Deployment:
         self.coordinator = scenario.coordinator
         self.sites = {one.name: scenario.home(one.name) for one in scenario.federation.sites}
         if not (self.coordinator / service.SETTINGS).is_file():
-            ports = {"port": _free_port(), "flower_port": _free_port()}
-            made = service.Service(host=service.LOOPBACK, listen=service.LOOPBACK, **ports)
+            ports = {"port": free_port(), "flower_port": free_port()}
+            made = service.Service(host=LOOPBACK, listen=LOOPBACK, **ports)
             service.create(self.coordinator, made)
         self.service = service.load(self.coordinator)
         self.address = f"{self.service.host}:{self.service.port}"
@@ -87,7 +87,7 @@ class Deployment:
         """
 
         def answers() -> bool:
-            return supervisor.answers(service.LOOPBACK, self.service.port)
+            return supervisor.answers(LOOPBACK, self.service.port)
 
         until(answers, START_SECONDS, f"gateway of {self.coordinator}")
 
@@ -160,9 +160,3 @@ def until(reached: Callable[[], Any], seconds: float, what: str) -> Any:
             raise ExchangeError(f"{what}: waited {seconds:g} seconds; see the logs")
         time.sleep(0.2)
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((service.LOOPBACK, 0))
-        return int(probe.getsockname()[1])

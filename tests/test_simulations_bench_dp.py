@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(make_model(tmp_path_factory.mktemp("private") / "m", "llama", 6, width=16))
 
 
-@pytest.mark.parametrize("way", bench_dp.CLIPPINGS)
+@pytest.mark.parametrize("way", get_args(Clipping))
 def test_loras_clipped_sum_is_that_of_a_loop_over_units(way: Clipping, model: str) -> None:
     recipe = Recipe(tokens=1, rank=4, precision="float32", threads=1)
     lora = replace(CONTESTANTS["lora"], rank=4)

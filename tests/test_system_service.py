@@ -144,7 +144,7 @@ def test_a_node_that_nobody_admitted_and_a_wrong_coordinator_are_refused(
             *("--superlink", deployment.address, "--max-retries", "1"),
             *("--root-certificates", str(certificate)),
             *("--auth-supernode-private-key", str(key)),
-            *("--isolation", "process", "--port", str(site_service._free_port())),
+            *("--isolation", "process", "--port", str(supervisor.free_port())),
         )
         node = command("supernode", str(tmp_path / "beat"), "1", *arguments)
         done = subprocess.run(node, capture_output=True, timeout=60)  # noqa: S603

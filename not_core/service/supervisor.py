@@ -23,6 +23,7 @@ from typing import IO, Any
 from not_core import atomic
 from not_core.errors import ServiceError
 
+LOOPBACK = "127.0.0.1"
 LOCK, STATUS = "lock", "status.json"
 POLL_SECONDS = 0.2
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
@@ -227,6 +228,13 @@ def answers(host: str, port: int) -> bool:
     with suppress(OSError), socket.create_connection((host, port), timeout=1):
         return True
     return False
+
+
+def free_port() -> int:
+    """A port on loopback that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
 
 
 def python(module: str, *arguments: str) -> tuple[str, ...]:
