@@ -63,11 +63,14 @@ def main(home: Path) -> None:
     """Look after a coordinator's exchanges until told to stop."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     coordinator, control = load(home), service.control_of(home)
+    known = 0
     while True:
         try:
-            # Loaded anew: the operator may have taken in another revocation list.
-            for site in service.expel(replace(coordinator, trust=load_trust(home))):
-                _log.warning("%s is no longer believed; its node is taken back", site)
+            trust = load_trust(home)  # anew: the operator may have taken in another list
+            if trust.revoked.number != known:
+                for site in service.expel(replace(coordinator, trust=trust)):
+                    _log.warning("%s is revoked; its node is taken back", site)
+                known = trust.revoked.number
             look(coordinator, control, time.time())
         except ServiceError as error:
             _log.warning("%s", error)

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from not_core import atomic, canonical
 from not_core.canonical import STRICT
-from not_core.errors import CertificateError
+from not_core.errors import CertificateError, RevokedError
 from not_core.protocol import Admission
 from not_core.service import tls
 from not_core.service.flower import SERVER, command
@@ -119,7 +119,9 @@ def admit(coordinator: Coordinator, envelope: bytes) -> tuple[str, int]:
 
 
 def expel(coordinator: Coordinator) -> list[str]:
-    """Take back the nodes of sites whose word is no longer believed; the sites.
+    """Take back the nodes of sites that the federation has revoked; the sites.
+
+    A certificate that has only run out, or a list that is late, loses nobody its node.
 
     Raises:
         ServiceError: Flower does not run, or refuses.
@@ -128,10 +130,12 @@ def expel(coordinator: Coordinator) -> list[str]:
     for site, (node, envelope) in coordinator.catalogue.nodes().items():
         try:
             claims.admission(envelope, coordinator.trust)
-        except CertificateError:
+        except RevokedError:
             control_of(coordinator.folder).unregister(node)
             coordinator.catalogue.expelled(site)
             gone.append(site)
+        except CertificateError:
+            continue
     return gone
 
 
