@@ -17,8 +17,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import donor, member, recipient
-from client.home import Site, load
-from not_core import canonical, protocol
+from client.home import Site, load, settings_of
+from not_core import atomic, canonical, protocol
 from not_core.errors import HomeError, NotError
 from not_core.privacy.ledger import LOG
 from not_core.trust.log import Log
@@ -103,12 +103,16 @@ def _content(
     exchange = ""
     try:
         home = find_home(context)
-        site = load(home)
-        packet = protocol.unpack(message.content)
-        request = protocol.read(packet, cls)
-        exchange = getattr(request, "exchange", "")
-        value, body = handler(site, request, packet.body)
-        return _leave(site.log, value, body, exchange)
+        settings_of(home)
+        # One after the other: a node that was started again may ask while the work that it asked
+        # for before it died still runs.
+        with atomic.locked(home):
+            site = load(home)
+            packet = protocol.unpack(message.content)
+            request = protocol.read(packet, cls)
+            exchange = getattr(request, "exchange", "")
+            value, body = handler(site, request, packet.body)
+            return _leave(site.log, value, body, exchange)
     except NotError as error:
         _note(home, f"{cls.__name__}: {error.code}: {error}")
         return _refuse(home, error.code, exchange)

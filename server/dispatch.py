@@ -3,6 +3,11 @@
 Each reply starts its own continuation, so one slow or dead site holds up nobody else. Every
 message has a time limit. A request whose node is away, or died over it, is sent again for a while:
 sites answer again what they have answered.
+
+Flower delivers a message at most once and drops a reply that it cannot pass on, so a request may be
+lost without a word when a process dies. Hence one that stays without an answer is asked again, at
+growing intervals; the first answer counts. A node takes one request after the other, so one that is
+at work sees a repeated request only afterwards.
 """
 
 import logging
@@ -18,6 +23,8 @@ from not_core.protocol import Packet, pack, unpack
 
 POLL_SECONDS = 0.2
 AGAIN_SECONDS = 2.0
+FIRST_REPEAT_SECONDS, LONGEST_REPEAT_SECONDS = 30.0, 600.0
+"""How long a request stays without an answer before it is repeated; doubled each time."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +50,8 @@ class _Request:
     deadline: float = 0.0
     again_until: float | None = None
     again_at: float = 0.0
+    repeat_at: float = 0.0
+    repeat_seconds: float = 0.0
 
 
 class Dispatch:
@@ -52,7 +61,8 @@ class Dispatch:
         grid: Flower's.
         group: Name that ties the messages of one exchange together.
         seen: Told of every reply, errors included, before it is acted upon.
-        patience: Seconds for which a request is sent again after its node was first found away.
+        patience: Seconds for which a request is sent again after its node was first found away;
+            0 sends nothing twice.
     """
 
     def __init__(
@@ -95,14 +105,30 @@ class Dispatch:
                     one.failed("unreachable")
             for reply in self._grid.pull_messages(list(self._waiting)):
                 self._handle(reply)
-            now = time.monotonic()
-            late = [key for key, one in self._waiting.items() if one.deadline < now]
-            for key in late:
-                self._waiting.pop(key).failed("timeout")
+            self._look(time.monotonic())
             if self._waiting or self._lost:
                 time.sleep(POLL_SECONDS)
 
+    def _look(self, now: float) -> None:
+        """Give up what is late, and repeat what may have been lost."""
+        for one in {id(one): one for one in self._waiting.values()}.values():
+            if one.deadline < now:
+                self._settle(one)
+                one.failed("timeout")
+            elif self._patience and one.repeat_at < now:
+                one.repeat_seconds = min(2 * one.repeat_seconds, LONGEST_REPEAT_SECONDS)
+                one.repeat_at = now + one.repeat_seconds
+                self._push(one)  # where that fails, an earlier one is still under way
+
     def _send(self, one: _Request) -> None:
+        if not self._push(one):  # the node has left, or the message was refused
+            self._away(one)
+            return
+        now = time.monotonic()
+        one.deadline, one.repeat_seconds = now + one.seconds, FIRST_REPEAT_SECONDS
+        one.repeat_at = now + one.repeat_seconds
+
+    def _push(self, one: _Request) -> bool:
         message = Message(
             pack(one.value, one.body),
             dst_node_id=one.node,
@@ -111,12 +137,14 @@ class Dispatch:
             ttl=one.seconds,
         )
         pushed = [identifier for identifier in self._grid.push_messages([message]) if identifier]
-        if not pushed:  # the node has left, or the message was refused
-            self._away(one)
-            return
-        self.sent_bytes += len(one.body)
-        one.deadline = time.monotonic() + one.seconds
-        self._waiting[pushed[0]] = one
+        for identifier in pushed:
+            self.sent_bytes += len(one.body)
+            self._waiting[identifier] = one
+        return bool(pushed)
+
+    def _settle(self, one: _Request) -> None:
+        """Wait for none of a request's messages any more."""
+        self._waiting = {key: other for key, other in self._waiting.items() if other is not one}
 
     def _away(self, one: _Request) -> None:
         now = time.monotonic()
@@ -127,9 +155,10 @@ class Dispatch:
 
     def _handle(self, reply: Message) -> None:
         # A failed node's reply comes from another source: only the identifier ties it to its ask.
-        one = self._waiting.pop(reply.metadata.reply_to_message_id, None)
+        one = self._waiting.get(reply.metadata.reply_to_message_id)
         if one is None:
             return
+        self._settle(one)
         if reply.has_error():
             # Flower puts an exception's text here; whoever keeps messages wants to see it.
             self._seen(Packet("Error", str(reply.error.reason).encode(), b""))

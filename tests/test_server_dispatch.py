@@ -89,3 +89,54 @@ def test_a_node_that_is_away_is_asked_again_for_a_while(
     sender.run()
     assert said == [outcome]
     assert grid.pushed == pushed if pushed else grid.pushed > 2
+
+
+def test_a_request_that_was_lost_is_repeated_and_the_first_answer_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "Message", lambda *_, **__: None)
+    monkeypatch.setattr(dispatch, "FIRST_REPEAT_SECONDS", 0.01)
+    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.001)
+    answered: list[str] = []
+
+    class Losing(Grid):
+        """Loses the first two without a word; then answers what it is asked, the lost ones too."""
+
+        def pull_messages(self, identifiers: list[str]) -> list[Any]:
+            return super().pull_messages(identifiers) if self.pushed > 2 else []
+
+    grid = Losing(refused=0, died=0)
+    sender = dispatch.Dispatch(cast(Any, grid), "spring", patience=60.0)
+    sender.post(
+        *(7, "query", Refusal(code="x")),
+        body=b"12345678",
+        seconds=9,
+        then=lambda packet: answered.append(packet.kind),
+        failed=answered.append,
+    )
+    sender.run()
+    assert answered == ["Refusal"]
+    assert grid.pushed == 3
+    assert sender.sent_bytes == 3 * 8
+
+
+@pytest.mark.parametrize("patience", [0.0, 60.0])
+def test_a_request_that_nobody_answers_runs_out_of_time_once(
+    patience: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "Message", lambda *_, **__: None)
+    monkeypatch.setattr(dispatch, "FIRST_REPEAT_SECONDS", 0.01)
+    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.001)
+    grid = Grid(refused=0, died=0)
+    monkeypatch.setattr(grid, "pull_messages", lambda identifiers: [])
+    said: list[str] = []
+    sender = dispatch.Dispatch(cast(Any, grid), "spring", patience=patience)
+    sender.post(
+        *(7, "query", Refusal(code="x")),
+        seconds=0.2,
+        then=lambda packet: said.append("answered"),
+        failed=said.append,
+    )
+    sender.run()
+    assert said == ["timeout"]
+    assert (grid.pushed > 2) == bool(patience)

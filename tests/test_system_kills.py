@@ -93,7 +93,11 @@ def check(deployment: Deployment, exchange: str) -> None:
 
 
 def killed_exchange(
-    deployment: Deployment, name: str, seed: int, victims: Sequence[tuple[str, str]]
+    deployment: Deployment,
+    name: str,
+    seed: int,
+    victims: Sequence[tuple[str, str]],
+    pause: float = 8,
 ) -> list[str]:
     """Run an exchange of new organs and kill one process after the other while it lasts."""
     dice = random.Random(seed)
@@ -106,7 +110,7 @@ def killed_exchange(
 
     try:
         for victim, where in victims:
-            time.sleep(dice.uniform(0.5, 8))
+            time.sleep(dice.uniform(0.5, pause))
             while state() == RUNNING:
                 if kill(deployment, victim, where):
                     done.append(f"{victim} of {where}")
@@ -136,9 +140,15 @@ def test_ten_deaths_of_each(served: Deployment, victim: str, where: str) -> None
     done: list[str] = []
     for attempt in range(10):
         name = f"killed-{victim}-{where}-{attempt}"
-        done += killed_exchange(
-            served, name, 100 + attempt, lambda: (victim, where), 10 - len(done)
-        )
+        done += killed_exchange(served, name, 100 + attempt, [(victim, where)] * 3)
         if len(done) >= 10:
             break
     assert len(done) >= 10
+
+
+@pytest.mark.exhaustive
+def test_what_dies_while_nobody_can_be_told_is_done_again(served: Deployment) -> None:
+    """Flower drops a failed task's reply where its SuperLink is away."""
+    for seed in range(200, 203):
+        victims = [("superlink", "coordinator"), ("task", "hospital"), ("task", "clinic")]
+        killed_exchange(served, f"untold-{seed}", seed, victims, pause=2)
