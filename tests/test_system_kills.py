@@ -59,8 +59,11 @@ def kill(deployment: Deployment, victim: str, where: str) -> bool:
             for process in working:
                 psutil.Process(process).kill()
             return bool(working)
-        psutil.Process(supervisor.status(home)[victim]["pid"]).kill()
-    except (KeyError, TypeError, ProcessLookupError, psutil.NoSuchProcess):
+        process = supervisor.status(home).get(victim, {}).get("pid")
+        if process is None:
+            return False
+        psutil.Process(process).kill()
+    except psutil.NoSuchProcess:
         return False
     return True
 
