@@ -4,8 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench-speed bench-memory bench-seal bench-quality bench-clinic \
-	bench-dp readme vectors fetch fuzz mutants clean
+.PHONY: demo test check bench-speed bench-memory bench-seal bench-served bench-quality \
+	bench-clinic bench-dp readme vectors fetch fuzz mutants clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -35,6 +35,9 @@ bench-memory: $(READY)
 
 bench-seal: $(READY)
 	$(BIN)/organ-simulate bench-seal --out docs/results/seal $(FLAGS)
+
+bench-served: $(READY) fetch
+	$(BIN)/organ-simulate bench-served --out docs/results/served $(FLAGS)
 
 bench-quality: $(READY) fetch
 	$(BIN)/organ-simulate compare --out docs/results/quality $(FLAGS)

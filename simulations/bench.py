@@ -316,16 +316,21 @@ def spread(values: Sequence[float], digits: int = 0) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def peak_bytes() -> int:
-    """Most memory that this process has had resident since its program was started.
+def peak_bytes(process: int | str = "self") -> int:
+    """Most memory that a process has had resident since its program was started.
 
     ``ru_maxrss``, taken where the system tells no better, outlives ``exec`` on Linux: a child
     would be told the peak of the parent that started it.
+
+    Raises:
+        OSError: The process is gone, or the system does not tell of others.
     """
     try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
         return int(dict(line.split(":", 1) for line in lines)["VmHWM"].removesuffix("kB")) * 1024
-    except (OSError, KeyError):
+    except (OSError, KeyError) as error:
+        if process != "self":
+            raise OSError(f"no memory is known of process {process}") from error
         unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

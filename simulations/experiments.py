@@ -19,6 +19,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("bench-speed")(bench_speed)
     app.command("bench-memory")(bench_memory)
     app.command("bench-seal")(bench_seal)
+    app.command("bench-served")(bench_served)
     app.command()(compose)
     app.command()(positions)
     app.command()(transfer)
@@ -88,6 +89,29 @@ def bench_seal(
     from simulations.bench_seal import measure
 
     report(measure(out, size, runs, say), as_json)
+
+
+def bench_served(
+    out: Annotated[
+        Path, typer.Option(help="Folder for bench-served.json and, meanwhile, 20 GB of files.")
+    ],
+    megabytes: Annotated[int, typer.Option(min=1, help="About so large an organ.")] = 2000,
+    as_json: Json = False,
+) -> None:
+    """Pass a large organ from site to site by real servers: every process's memory, and seconds.
+
+    Exit code 1 when a process that does not need the model took more than 700 MB.
+
+    Example: organ-simulate bench-served --out docs/results/served
+    """
+    from simulations.bench_served import measure, shown
+    from simulations.model import base_model
+
+    result = measure(out, megabytes, Path(base_model(None, say)), say)
+    if as_json:
+        report(result, as_json)
+    else:
+        typer.echo(shown(result))
 
 
 def compose(

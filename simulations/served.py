@@ -47,10 +47,11 @@ class Deployment:
 
     Args:
         scenario: As ``simulations.exchange.prepare`` left it.
+        site_app: ``module:attribute`` of what answers at sites; for measurements.
     """
 
-    def __init__(self, scenario: Scenario) -> None:
-        self.scenario = scenario
+    def __init__(self, scenario: Scenario, site_app: str = site_service.APP) -> None:
+        self.scenario, self._site_app = scenario, site_app
         self.coordinator = scenario.coordinator
         self.sites = {one.name: scenario.home(one.name) for one in scenario.federation.sites}
         if not (self.coordinator / service.SETTINGS).is_file():
@@ -102,6 +103,8 @@ class Deployment:
             environment: Added to this process's own.
         """
         module, options = "client", ["--pause", str(PAUSE)]
+        if home != self.coordinator:
+            statement = f"client.service.APP = {self._site_app!r}; {statement}"
         if home == self.coordinator:
             module, options = "server", []
         code = f"import {module}.service; {statement}; from {module}.commands import main; main()"
