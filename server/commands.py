@@ -38,6 +38,9 @@ def init(
     flower_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of Flower, on loopback.")
     ] = 9091,
+    monitor_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of /healthz and /metrics, on loopback.")
+    ] = 9093,
     as_json: Json = False,
 ) -> None:
     """Make a home that admits the sites of one federation.
@@ -54,7 +57,13 @@ def init(
     if host is not None:
         from server import service
 
-        settings = service.Service(host=host, listen=listen, port=port, flower_port=flower_port)
+        settings = service.Service(
+            host=host,
+            listen=listen,
+            port=port,
+            flower_port=flower_port,
+            monitor_port=monitor_port,
+        )
         service.create(home, settings)
         made |= {"address": f"{host}:{port}", "certificate": str(home / "tls.pem")}
     report(made, as_json)
@@ -64,16 +73,21 @@ def init(
 def start(home: Home) -> None:
     """Serve until told to stop: Flower on loopback, and the gateway for sites.
 
+    http://127.0.0.1:9093/healthz says whether all is well, /metrics has figures for Prometheus.
+
     Example: organ-coordinator start ~/coordinator
     """
+    from not_core.service import monitor
     from not_core.service.supervisor import Supervisor
     from server import service
+    from server.health import monitored
     from server.home import load
 
     load(home).catalogue.close()
     settings = service.load(home)
     programs = service.programs(home.resolve(), settings)
-    Supervisor(home, programs).run(say)
+    with monitor.answering(monitored(home, settings), settings.monitor_port):
+        Supervisor(home, programs).run(say)
 
 
 @app.command()

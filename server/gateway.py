@@ -183,6 +183,7 @@ def serve(home: Path) -> None:
         port=service.port,
         ssl_certfile=str(home / "tls.pem"),
         ssl_keyfile=str(home / "tls.key"),
+        ws="none",
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,

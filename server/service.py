@@ -45,12 +45,14 @@ class Service:
         listen: Address that the gateway listens on.
         port: Port of the gateway, for sites.
         flower_port: Port of Flower's SuperLink, on loopback.
+        monitor_port: Port of ``/healthz`` and ``/metrics``, on loopback.
     """
 
     host: str
     listen: str = "0.0.0.0"  # noqa: S104 - sites come from elsewhere
     port: Port = 9092
     flower_port: Port = 9091
+    monitor_port: Port = 9093
 
     @property
     def flower(self) -> str:

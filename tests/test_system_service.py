@@ -18,6 +18,7 @@ from flwr.common.serde import fab_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.supercore.fab import Fab
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from prometheus_client.parser import text_string_to_metric_families
 
 from client import service as site_service
 from not_core import canonical
@@ -216,6 +217,29 @@ def test_a_hostile_coordinator_runs_no_code_at_a_site_and_is_told_nothing(
         else:
             assert (answer, text) == ("error", "see the site's own log")
     assert [answer for _, answer, _ in replies].count("SignedEnrolment") == 3
+
+
+def test_a_monitor_says_that_all_is_well(
+    exchanged: tuple[Deployment, simulation.Scenario],
+) -> None:
+    deployment, _ = exchanged
+    with httpx.Client(base_url=f"http://127.0.0.1:{deployment.service.monitor_port}") as client:
+        health = client.get("/healthz")
+        assert (health.status_code, set(health.json().values())) == (200, {"ok"})
+        figures = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(client.get("/metrics").text)
+            for sample in family.samples
+        }
+    assert figures["organ_sites",] == 3
+    assert figures["organ_organs",] == 2
+    assert figures["organ_exchanges", "completed"] >= 1
+    verdicts = [value for name, value in figures.items() if name[0] == "organ_receipts"]
+    assert sum(verdicts) == 6
+    for program in ("superlink", "superexec", "keeper", "gateway"):
+        assert figures["organ_process_starts", program] >= 1
+        assert figures["organ_process_resident_bytes", program] > 20e6
+        assert figures["organ_process_open_files", program] > 3
 
 
 def test_one_home_is_served_once(exchanged: tuple[Deployment, simulation.Scenario]) -> None:

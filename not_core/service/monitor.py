@@ -1,0 +1,153 @@
+"""What operators' own watching asks a service: ``/healthz``, and ``/metrics`` for Prometheus.
+
+It listens on loopback only. Nothing here tells of a record or of an organ's tensors.
+"""
+
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from not_core.errors import NotError, ServiceError
+from not_core.service import supervisor
+from not_core.service.supervisor import LOOPBACK
+
+WELL = "ok"
+
+Check = Callable[[], str]
+"""Says ``WELL``, or what is wrong; a ``NotError`` that it raises says so, too."""
+
+Figures = Callable[[], Iterable[Metric]]
+
+
+def gauge(name: str, words: str, values: Mapping[str, float], label: str = "name") -> Metric:
+    """A figure of several things, by a label."""
+    family = GaugeMetricFamily(f"organ_{name}", words, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def number(name: str, words: str, value: float) -> Metric:
+    """One figure."""
+    return GaugeMetricFamily(f"organ_{name}", words, value=value)
+
+
+def app(home: Path, checks: Mapping[str, Check], figures: Figures) -> Starlette:
+    """What answers, as an ASGI application.
+
+    Args:
+        home: Of the service.
+        checks: Besides that all its processes run.
+        figures: Besides those of its processes.
+    """
+    everything = {"processes": lambda: _processes(home), **checks}
+
+    class Figured(Collector):
+        def collect(self) -> Iterator[Metric]:
+            found = {name: _said(check) for name, check in everything.items()}
+            well = {name: float(said == WELL) for name, said in found.items()}
+            yield gauge("healthy", "Whether a check finds all well.", well, "check")
+            yield from _figures(home)
+            yield from figures()
+
+    registry = CollectorRegistry()
+    registry.register(Figured())
+
+    def healthz(request: Request) -> Response:
+        found = {name: _said(check) for name, check in everything.items()}
+        well = all(said == WELL for said in found.values())
+        return JSONResponse(found, status_code=200 if well else 503)
+
+    def metrics(request: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    return Starlette(routes=[Route("/healthz", healthz), Route("/metrics", metrics)])
+
+
+@contextmanager
+def answering(app: Starlette, port: int) -> Iterator[None]:
+    """Answer on a port of loopback meanwhile.
+
+    Raises:
+        ServiceError: The port is taken.
+    """
+    try:
+        listener = socket.create_server((LOOPBACK, port))
+    except OSError as error:
+        raise ServiceError(
+            f"the monitor cannot listen on port {port} ({error.strerror}); choose another "
+            "monitor_port"
+        ) from None
+    config = uvicorn.Config(
+        app, ws="none", log_level="warning", access_log=False, server_header=False
+    )
+    server = uvicorn.Server(config)
+    with listener:
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _said(check: Check) -> str:
+    try:
+        return check()
+    except NotError as error:
+        return f"{error.code}: {error}"
+
+
+def _processes(home: Path) -> str:
+    rows = supervisor.status(home)
+    away = sorted(name for name, row in rows.items() if row["pid"] is None)
+    if not rows:
+        return "nothing runs"
+    return f"not running: {', '.join(away)}" if away else WELL
+
+
+def _figures(home: Path) -> Iterator[Metric]:
+    rows = supervisor.status(home)
+    yield gauge(
+        "process_starts", "How often each process was started.", _each(rows, _starts), "process"
+    )
+    yield gauge("process_resident_bytes", "Memory, in bytes.", _each(rows, _resident), "process")
+    yield gauge("process_open_files", "Open files.", _each(rows, _open_files), "process")
+
+
+def _each(
+    rows: Mapping[str, dict[str, int]], figure: Callable[[dict[str, int]], float]
+) -> dict[str, float]:
+    found = {}
+    for name, row in rows.items():
+        try:
+            found[name] = figure(row)
+        except OSError:  # it has just ended, or this system does not tell
+            continue
+    return found
+
+
+def _starts(row: dict[str, int]) -> float:
+    return row["starts"]
+
+
+def _resident(row: dict[str, int]) -> float:
+    lines = Path(f"/proc/{row['pid']}/status").read_text(encoding="ascii").splitlines()
+    return 1024.0 * int(dict(line.split(":", 1) for line in lines)["VmRSS"].removesuffix("kB"))
+
+
+def _open_files(row: dict[str, int]) -> float:
+    return float(len(list(Path(f"/proc/{row['pid']}/fd").iterdir())))
