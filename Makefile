@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: demo test check bench-speed bench-memory bench-seal bench-served bench-quality \
-	bench-clinic bench-dp readme vectors fetch fuzz mutants clean
+	bench-clinic bench-dp readme vectors fetch fuzz mutants soak clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -38,6 +38,9 @@ bench-seal: $(READY)
 
 bench-served: $(READY) fetch
 	$(BIN)/organ-simulate bench-served --out docs/results/served $(FLAGS)
+
+soak: $(READY) fetch
+	$(BIN)/organ-simulate soak --out docs/results/soak $(FLAGS)
 
 bench-quality: $(READY) fetch
 	$(BIN)/organ-simulate compare --out docs/results/quality $(FLAGS)

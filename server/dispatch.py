@@ -23,7 +23,7 @@ from not_core.protocol import Packet, pack, unpack
 
 POLL_SECONDS = 0.2
 AGAIN_SECONDS = 2.0
-FIRST_REPEAT_SECONDS, LONGEST_REPEAT_SECONDS = 30.0, 600.0
+FIRST_REPEAT_SECONDS, LONGEST_REPEAT_SECONDS = 60.0, 600.0
 """How long a request stays without an answer before it is repeated; doubled each time."""
 
 _log = logging.getLogger(__name__)

@@ -50,13 +50,17 @@ def look(coordinator: Coordinator, control: Control, now: float) -> None:
             _log.warning("exchange %s: run %d", one.name, one.runs + 1)
 
 
+def ended(coordinator: Coordinator, name: str) -> str:
+    """How an exchange ended; empty while it runs."""
+    state = next(one.state for one in coordinator.catalogue.begun() if one.name == name)
+    return "" if state == RUNNING else state
+
+
 def waited(coordinator: Coordinator, name: str) -> str:
     """Wait for an exchange to end; how it did."""
-    while True:
-        state = next(one.state for one in coordinator.catalogue.begun() if one.name == name)
-        if state != RUNNING:
-            return state
+    while not (state := ended(coordinator, name)):
         time.sleep(POLL_SECONDS)
+    return state
 
 
 def main(home: Path) -> None:

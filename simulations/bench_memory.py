@@ -108,6 +108,29 @@ def generate(folder: Path, shape: dict[str, Any]) -> None:
         config.save_pretrained(work)
 
 
+def square(folder: Path, layer_bytes: float, layers: int, tokenizer: Path) -> None:
+    """Write a llama of random weights, with another model's tokenizer.
+
+    Args:
+        folder: To be made.
+        layer_bytes: About so large is each layer.
+        layers: How many.
+        tokenizer: Folder of that model.
+    """
+    heads = max(1, round((layer_bytes / 32) ** 0.5 / 64))  # a layer has 16 width^2 of bfloat16
+    shape = SHAPE | {
+        "vocab_size": json.loads((tokenizer / CONFIG).read_bytes())["vocab_size"],
+        "hidden_size": 64 * heads,
+        "intermediate_size": 4 * 64 * heads,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+    }
+    generate(folder, shape)
+    for file in tokenizer.glob("*token*"):
+        shutil.copy(file, folder / file.name)
+
+
 def cut(host: Path, organ: Path, made: Path) -> str | None:
     """Cut an organ to disk; digests of the base are known."""
     from not_core.manifest import Span

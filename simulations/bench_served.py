@@ -148,7 +148,7 @@ def measure(
     place.mkdir()
     try:
         say(f"generating a base with layers of {megabytes} MB")
-        _base(place / "base", megabytes, tokenizer)
+        bench_memory.square(place / "base", 1e6 * megabytes, 2, tokenizer)
         result = _pass(_scenario(place), say)
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -162,23 +162,6 @@ def measure(
     if over:
         raise ExchangeError(f"{', '.join(over)} took more than {BOUND_MB} MB")
     return result
-
-
-def _base(folder: Path, megabytes: int, tokenizer: Path) -> None:
-    heads = max(1, round((megabytes * 1e6 / 32) ** 0.5 / 64))  # 16 width^2 bfloat16 a layer
-    width = 64 * heads
-    vocabulary = json.loads((tokenizer / "config.json").read_bytes())["vocab_size"]
-    shape = bench_memory.SHAPE | {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": 2,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-    }
-    bench_memory.generate(folder, shape)
-    for file in tokenizer.glob("*token*"):
-        shutil.copy(file, folder / file.name)
 
 
 def _scenario(place: Path) -> exchange.Scenario:

@@ -20,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("bench-memory")(bench_memory)
     app.command("bench-seal")(bench_seal)
     app.command("bench-served")(bench_served)
+    app.command()(soak)
     app.command()(compose)
     app.command()(positions)
     app.command()(transfer)
@@ -112,6 +113,27 @@ def bench_served(
         report(result, as_json)
     else:
         typer.echo(shown(result))
+
+
+def soak(
+    out: Annotated[Path, typer.Option(help="Folder for soak.json and, meanwhile, the homes.")],
+    exchanges: Annotated[int, typer.Option(min=4, help="How many.")] = 200,
+    as_json: Json = False,
+) -> None:
+    """Run many exchanges of small organs by the same servers: memory and open files must be flat.
+
+    About an hour on two cores; a run that was cut off goes on. Exit code 1 when a process grew.
+
+    Example: organ-simulate soak --out docs/results/soak
+    """
+    from simulations import soak as servers
+    from simulations.model import base_model
+
+    result = servers.soak(out, exchanges, Path(base_model(None, say)), say)
+    if as_json:
+        report(result, as_json)
+    else:
+        typer.echo(servers.shown(result))
 
 
 def compose(

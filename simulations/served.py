@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from client import home as site_home
 from client import service as site_service
@@ -22,6 +22,8 @@ from server import home as coordinator_home
 from server import keeper, service
 from server.control import COMPLETED
 from simulations.exchange import Scenario
+
+Reached = TypeVar("Reached")
 
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
@@ -142,16 +144,20 @@ class Deployment:
         coordinator.catalogue.begin(name, config)
         coordinator.catalogue.close()
 
-    def waited(self, name: str) -> str:
-        """Wait for an exchange to end; how it did."""
+    def waited(self, name: str, seconds: float = float("inf")) -> str:
+        """Wait for an exchange to end; how it did.
+
+        Raises:
+            ExchangeError: It has not ended in that time.
+        """
         coordinator = coordinator_home.load(self.coordinator)
         try:
-            return keeper.waited(coordinator, name)
+            return until(lambda: keeper.ended(coordinator, name), seconds, f"exchange {name}")
         finally:
             coordinator.catalogue.close()
 
 
-def until(reached: Callable[[], Any], seconds: float, what: str) -> Any:
+def until(reached: Callable[[], Reached], seconds: float, what: str) -> Reached:
     """Wait for something to be so, and return it.
 
     Raises:

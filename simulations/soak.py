@@ -1,0 +1,192 @@
+"""Many exchanges of small organs by the same servers: whether memory and open files stay flat.
+
+A federation of three donors on a generated model of four small layers. Each exchange trains new
+organs. What is looked at, after each, is every process that is kept running and what it has started
+and keeps.
+"""
+
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from not_core import atomic
+from not_core.errors import ExchangeError
+from not_core.manifest import Span
+from not_core.protocol import Terms
+from not_core.service import supervisor
+from server.control import COMPLETED
+from simulations import bench_memory, exchange
+from simulations.served import Deployment
+from simulations.sites import load_sites
+from simulations.tables import table, word
+
+LAYER_BYTES = 200_000
+TOKENS = 512
+EXCHANGE_SECONDS = 600.0
+MOST_GROWTH = 1.10
+"""Largest median of the last quarter of the exchanges, as a multiple of the second quarter's."""
+MORE_FILES = 4
+"""Open files that a process may have more then."""
+SITE = """
+[[site]]
+name = "{name}"
+domain = "noise"
+donates = true
+held_out = 20
+records = {{ builtin = "abstracts", share = 60 }}
+"""
+
+
+def soak(out: Path, exchanges: int, tokenizer: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run exchanges one after the other; what was run is kept, and not run again.
+
+    Args:
+        out: Folder for ``soak.json``, ``soak.md`` and, until all are done, the homes.
+        exchanges: How many in all.
+        tokenizer: Model folder whose tokenizer the base gets.
+        say: Told what is being done.
+
+    Returns:
+        Exchanges, seconds of one, and for each process its memory and open files.
+
+    Raises:
+        ExchangeError: An exchange failed or took too long, or memory or open files grew.
+    """
+    place, rows = out / "files", out / "soak.jsonl"
+    if not (place / "base").is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        rows.unlink(missing_ok=True)
+        bench_memory.square(place / "base", LAYER_BYTES, 4, tokenizer)
+    scenario = _scenario(place)
+    exchange.prepare(scenario, say)
+    deployment = Deployment(scenario)
+    with deployment.serving(), rows.open("a+", encoding="utf-8") as file:
+        file.seek(0)
+        done = [json.loads(line) for line in file]
+        run = 1 + max((row["run"] for row in done), default=0)
+        for number in range(len(done), exchanges):
+            started = time.monotonic()
+            deployment.begin(f"soak-{number}", seed=number)
+            state = deployment.waited(f"soak-{number}", EXCHANGE_SECONDS)
+            if state != COMPLETED:
+                raise ExchangeError(f"exchange {number} is {state}; see logs in {place}")
+            seconds = round(time.monotonic() - started, 1)
+            row = {"run": run, "seconds": seconds, "processes": _look(deployment)}
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            done.append(row)
+            say(f"exchange {number + 1} of {exchanges}: {seconds} s")
+    result = judged(done)
+    atomic.write(out / "soak.json", (json.dumps(result, indent=2) + "\n").encode())
+    atomic.write(out / "soak.md", shown(result).encode())
+    shutil.rmtree(place)
+    grown = [f"{one['who']}: {one['what']}" for one in result["processes"] if not one["flat"]]
+    if grown:
+        raise ExchangeError(f"grew over {exchanges} exchanges: {', '.join(grown)}")
+    return result
+
+
+def _scenario(place: Path) -> exchange.Scenario:
+    sites = place / "sites.toml"
+    text = "".join(SITE.format(name=name) for name in ("east", "north", "west"))
+    sites.write_text(f'exchange = "soak"\n{text}', encoding="utf-8")
+    span = Span(start=1, stop=3)
+    return exchange.Scenario(
+        federation=load_sites(sites, None, 0),
+        model=str(place / "base"),
+        terms=Terms(span=span, rank=None, tokens=TOKENS, learning_rate=1e-3, seed=0),
+        mode="replace",
+        homes=place / "homes",
+        # Nobody learns about records here: one donor's organs may be tried as often as it likes.
+        donors=replace(exchange.OPEN, most_trials=10**6),
+    )
+
+
+def _look(deployment: Deployment) -> list[dict[str, Any]]:
+    """Memory and open files of every process, and of the server that it forks tasks from."""
+    found = []
+    for who, home in {"coordinator": deployment.coordinator, **deployment.sites}.items():
+        for what, row in supervisor.status(home).items():
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(row["pid"])
+                family = {what: process}
+                for child in process.children():
+                    if "forkserver" in " ".join(child.cmdline()):
+                        family[f"{what}: its server"] = child
+                for name, one in family.items():
+                    figures = {"rss": one.memory_info().rss, "files": one.num_fds()}
+                    found.append({"who": who, "what": name, "pid": one.pid, **figures})
+    return found
+
+
+def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Compare the last quarter of the exchanges with the second, process by process.
+
+    Args:
+        rows: One for each exchange, in order.
+    """
+    quarter = max(1, len(rows) // 4)
+    early, late = rows[quarter : 2 * quarter] or rows, rows[-quarter:]
+    processes = []
+    for who, what in dict.fromkeys(
+        (one["who"], one["what"]) for row in rows for one in row["processes"]
+    ):
+        figures = {}
+        for name in ("rss", "files"):
+            values = [
+                statistics.median(
+                    one[name]
+                    for row in part
+                    for one in row["processes"]
+                    if (one["who"], one["what"]) == (who, what)
+                )
+                for part in (rows[:1], early, late)
+            ]
+            figures[name] = values
+        memory = [round(value / 1e6, 1) for value in figures["rss"]]
+        files = [round(value) for value in figures["files"]]
+        processes.append(
+            {
+                "who": who,
+                "what": what,
+                "first_mb": memory[0],
+                "second_quarter_mb": memory[1],
+                "last_quarter_mb": memory[2],
+                "second_quarter_files": files[1],
+                "last_quarter_files": files[2],
+                "flat": memory[2] <= MOST_GROWTH * memory[1] and files[2] <= files[1] + MORE_FILES,
+            }
+        )
+    seconds = [row["seconds"] for row in rows]
+    return {
+        "exchanges": len(rows),
+        "runs": max(row["run"] for row in rows),
+        "seconds_second_quarter": statistics.median(row["seconds"] for row in early),
+        "seconds_last_quarter": statistics.median(row["seconds"] for row in late),
+        "seconds": round(sum(seconds)),
+        "processes": processes,
+    }
+
+
+def shown(result: dict[str, Any]) -> str:
+    """What was found, in Markdown."""
+    names = [name for name in result["processes"][0] if name != "flat"]
+    rows = (
+        [word(one[name]) for name in names] + ["yes" if one["flat"] else "no"]
+        for one in result["processes"]
+    )
+    return (
+        f"{result['exchanges']} exchanges among three sites in {result['seconds']:,} s, by servers "
+        f"that were started {result['runs']} times. One took {result['seconds_second_quarter']} s "
+        f"(median) in the second quarter, {result['seconds_last_quarter']} s in the last.\n\n"
+        + table([*(name.replace("_", " ") for name in names), "flat"], rows)
+    )
