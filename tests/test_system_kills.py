@@ -69,7 +69,7 @@ def check(deployment: Deployment, exchange: str) -> None:
     """An exchange has ended and all that it should have brought is there, once and whole."""
     coordinator = coordinator_home.load(deployment.coordinator)
     try:
-        donations = coordinator.catalogue.donations(exchange)
+        organs_there = coordinator.catalogue.organs(exchange)
         receipts = coordinator.catalogue.receipts(exchange)
         facts = coordinator.catalogue.last_run(exchange)
     finally:
