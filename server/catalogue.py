@@ -13,7 +13,7 @@ from sqlalchemy import URL, delete, func, select
 from sqlalchemy.orm import Session
 
 from not_core import canonical
-from not_core.errors import ExchangeError, ExchangeQuotaError, SiteQuotaError
+from not_core.errors import CatalogueError, ExchangeError, ExchangeQuotaError, SiteQuotaError
 from not_core.protocol import Donation, Enrolment, Receipt
 from not_core.trust.offer import Offer
 from server import database, tables
@@ -85,7 +85,11 @@ class Catalogue:
 
     def __init__(self, url: URL) -> None:
         self._engine = database.connect(url)
-        database.check(self._engine)
+        try:
+            database.check(self._engine)
+        except CatalogueError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let go of the database."""
@@ -225,9 +229,9 @@ class Catalogue:
     def stored(self) -> dict[str, int]:
         """Bytes in the bank by organ, of all its bodies."""
         with self._reading() as session:
-            size = func.sum(tables.Body.size)
-            rows = select(tables.Body.organ, size).filter_by(banked=True)
-            return {organ: int(n) for organ, n in session.execute(rows.group_by("organ"))}
+            rows = select(tables.Body.organ, func.sum(tables.Body.size)).where(tables.Body.banked)
+            sums = session.execute(rows.group_by(tables.Body.organ))
+            return {organ: int(size) for organ, size in sums}
 
     def receipts(self, exchange: str) -> list[Receipt]:
         """Receipts of an exchange, by organ and recipient."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, LargeBinary, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Double, LargeBinary, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -86,4 +86,4 @@ class Exchange(Base):
     state: Mapped[str]
     run: Mapped[str]
     runs: Mapped[int]
-    since: Mapped[float]
+    since: Mapped[float] = mapped_column(Double)

@@ -64,6 +64,6 @@ def upgrade() -> None:
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("run", sa.String(), nullable=False),
         sa.Column("runs", sa.Integer(), nullable=False),
-        sa.Column("since", sa.Float(), nullable=False),
+        sa.Column("since", sa.Double(), nullable=False),
         if_not_exists=True,
     )
