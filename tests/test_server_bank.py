@@ -146,6 +146,7 @@ def test_credentials_come_from_the_environment_and_no_message_shows_them(
     ):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
+            patch.setenv("AWS_MAX_ATTEMPTS", "1")
             S3FileSystem.clear_instance_cache()
             with pytest.raises(BankError, match="the bank's store failed to") as caught:
                 open_bank(server.url + "/other", tmp_path).put(body, path)
