@@ -209,6 +209,30 @@ class ServiceError(NotError):
     code = "service"
 
 
+class CatalogueError(NotError):
+    """The coordinator's database cannot be used, or is of another version than this program."""
+
+    code = "catalogue"
+
+
+class BankError(NotError):
+    """The coordinator's store of sealed bodies cannot be used, or what it holds is damaged."""
+
+    code = "bank"
+
+
+class SiteQuotaError(NotError):
+    """A site would have more bytes at the coordinator than its operator keeps for one."""
+
+    code = "site-quota"
+
+
+class ExchangeQuotaError(NotError):
+    """An exchange would have more organs than the coordinator's operator allows."""
+
+    code = "exchange-quota"
+
+
 class LedgerError(NotError):
     """A privacy budget does not allow a run, or its ledger is not the one that its log knows."""
 

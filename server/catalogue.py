@@ -9,74 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import JSON, LargeBinary, UniqueConstraint, create_engine, select
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import URL, delete, func, select
+from sqlalchemy.orm import Session
 
 from not_core import canonical
-from not_core.errors import ExchangeError
+from not_core.errors import CatalogueError, ExchangeError, ExchangeQuotaError, SiteQuotaError
 from not_core.protocol import Donation, Enrolment, Receipt
+from not_core.trust.offer import Offer
+from server import database, tables
 
 RUNNING = "running"
 """State of an exchange that has not ended."""
-
-
-class _Base(DeclarativeBase):
-    pass
-
-
-class _Site(_Base):
-    __tablename__ = "sites"
-    __table_args__ = (UniqueConstraint("exchange", "site"),)
-    id: Mapped[int] = mapped_column(primary_key=True)
-    exchange: Mapped[str]
-    site: Mapped[str]
-    enrolment: Mapped[bytes] = mapped_column(LargeBinary)
-
-
-class _Organ(_Base):
-    __tablename__ = "organs"
-    __table_args__ = (UniqueConstraint("exchange", "digest"),)
-    id: Mapped[int] = mapped_column(primary_key=True)
-    exchange: Mapped[str]
-    digest: Mapped[str]
-    donor: Mapped[str]
-    donation: Mapped[bytes] = mapped_column(LargeBinary)
-
-
-class _Receipt(_Base):
-    __tablename__ = "receipts"
-    __table_args__ = (UniqueConstraint("exchange", "organ", "recipient", "mode"),)
-    id: Mapped[int] = mapped_column(primary_key=True)
-    exchange: Mapped[str]
-    organ: Mapped[str]
-    recipient: Mapped[str]
-    mode: Mapped[str]
-    envelope: Mapped[bytes] = mapped_column(LargeBinary)
-    receipt: Mapped[bytes] = mapped_column(LargeBinary)
-
-
-class _Run(_Base):
-    __tablename__ = "runs"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    exchange: Mapped[str]
-    facts: Mapped[dict[str, Any]] = mapped_column(JSON)
-
-
-class _Node(_Base):
-    __tablename__ = "nodes"
-    site: Mapped[str] = mapped_column(primary_key=True)
-    node: Mapped[str]  # 64 bits without a sign, which no database's integers hold
-    admission: Mapped[bytes] = mapped_column(LargeBinary)
-
-
-class _Exchange(_Base):
-    __tablename__ = "exchanges"
-    name: Mapped[str] = mapped_column(primary_key=True)
-    config: Mapped[dict[str, Any]] = mapped_column(JSON)
-    state: Mapped[str]
-    run: Mapped[str]
-    runs: Mapped[int]
-    since: Mapped[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +43,53 @@ class Begun:
     since: float
 
 
-class Catalogue:
-    """The catalogue at a database URL; tables are made when they are not there.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An organ that was offered in an exchange.
 
-    Args:
-        url: An SQLAlchemy URL.
+    Attributes:
+        organ: Its digest.
+        donor: Who gave it.
+        donation: What its donor said of it.
+        header: What stands before its body; None where that must be fetched anew.
     """
 
-    def __init__(self, url: str) -> None:
-        self._engine = create_engine(url)
-        _Base.metadata.create_all(self._engine)
+    organ: str
+    donor: str
+    donation: Donation
+    header: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """What the coordinator keeps at most.
+
+    Attributes:
+        site_bytes: Of sealed bodies, of one site.
+        exchange_organs: Organs of one exchange.
+    """
+
+    site_bytes: int
+    exchange_organs: int
+
+
+class Catalogue:
+    """The catalogue in a database.
+
+    Args:
+        url: Of the database, made or brought up to date by ``database.upgrade``.
+
+    Raises:
+        CatalogueError: There is none of this program's version.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self._engine = database.connect(url)
+        try:
+            database.check(self._engine)
+        except CatalogueError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let go of the database."""
@@ -117,124 +97,211 @@ class Catalogue:
 
     def enrolled(self, exchange: str, enrolment: Enrolment) -> None:
         """Remember a site; its latest enrolment in an exchange is the one that counts."""
-        with self._session() as session:
+        with self._writing() as session:
             row = session.scalar(
-                select(_Site).filter_by(exchange=exchange, site=enrolment.profile.site)
+                select(tables.Site).filter_by(exchange=exchange, site=enrolment.profile.site)
             )
-            row = row or _Site(exchange=exchange, site=enrolment.profile.site)
+            row = row or tables.Site(exchange=exchange, site=enrolment.profile.site)
             row.enrolment = canonical.encode(enrolment)
             session.add(row)
 
-    def offered(self, exchange: str, digest: str, donor: str, donation: Donation) -> None:
-        """Remember an offered organ."""
-        with self._session() as session:
-            row = session.scalar(select(_Organ).filter_by(exchange=exchange, digest=digest))
-            row = row or _Organ(exchange=exchange, digest=digest, donor=donor)
-            row.donation = canonical.encode(donation)
+    def reserve(self, exchange: str, offer: Offer, donation: Donation, quotas: Quotas) -> None:
+        """Keep room for an offered organ, once, before a byte of it is fetched.
+
+        Raises:
+            SiteQuotaError: Its donor would have too many bytes here.
+            ExchangeQuotaError: The exchange would have too many organs.
+        """
+        with self._writing() as session:
+            if _organ(session, exchange, offer.organ_digest) is None:
+                all_of_it = select(func.count()).select_from(tables.Organ)
+                count = session.scalar(all_of_it.filter_by(exchange=exchange)) or 0
+                if count >= quotas.exchange_organs:
+                    raise ExchangeQuotaError(
+                        f"exchange {exchange} has {count} organs, at most {quotas.exchange_organs} "
+                        "are taken; raise most_organs in coordinator.toml, or begin another one"
+                    )
+                session.add(
+                    tables.Organ(
+                        exchange=exchange,
+                        digest=offer.organ_digest,
+                        donor=offer.donor,
+                        donation=canonical.encode(donation),
+                    )
+                )
+            if session.get(tables.Body, (offer.body_sha256, offer.donor)) is not None:
+                return
+            sizes = select(func.sum(tables.Body.size)).filter_by(donor=offer.donor)
+            size = int(session.scalar(sizes) or 0) + offer.body_bytes
+            if size > quotas.site_bytes:
+                raise SiteQuotaError(
+                    f"{offer.donor} would have {size} bytes here, at most {quotas.site_bytes} are "
+                    "kept; raise most_site_bytes in coordinator.toml, or free some by "
+                    "organ-coordinator forget"
+                )
+            session.add(
+                tables.Body(
+                    digest=offer.body_sha256,
+                    donor=offer.donor,
+                    organ=offer.organ_digest,
+                    size=offer.body_bytes,
+                    banked=False,
+                )
+            )
+
+    def banked(self, offer: Offer) -> bool:
+        """Whether its donor has brought the body that it offers; another's does not count."""
+        with self._reading() as session:
+            row = session.get(tables.Body, (offer.body_sha256, offer.donor))
+            return row is not None and row.banked
+
+    def release(self, exchange: str, offer: Offer) -> None:
+        """Give up the room of an organ that is not what was offered."""
+        with self._writing() as session:
+            body = session.get(tables.Body, (offer.body_sha256, offer.donor))
+            row = _organ(session, exchange, offer.organ_digest)
+            if body is not None and not body.banked:
+                session.delete(body)
+            if row is not None and row.header is None:
+                session.delete(row)
+
+    def offered(self, exchange: str, offer: Offer, donation: Donation, header: bytes) -> None:
+        """Note an organ whose body is in the bank, instead of an earlier offer in the exchange."""
+        with self._writing() as session:
+            row = _organ(session, exchange, offer.organ_digest)
+            row = row or tables.Organ(exchange=exchange, digest=offer.organ_digest)
+            row.donor, row.donation, row.header = offer.donor, canonical.encode(donation), header
             session.add(row)
+            session.get_one(tables.Body, (offer.body_sha256, offer.donor)).banked = True
+
+    def forget(self, organ: str) -> list[str]:
+        """Forget an organ in all exchanges, but for its receipts.
+
+        Returns:
+            Its bodies, for which there is no more room kept.
+        """
+        with self._writing() as session:
+            session.execute(delete(tables.Organ).filter_by(digest=organ))
+            bodies = set(session.scalars(select(tables.Body.digest).filter_by(organ=organ)))
+            session.execute(delete(tables.Body).filter_by(organ=organ))
+            # Who has passed the same bytes off as another organ's keeps them.
+            left = select(tables.Body.digest).where(tables.Body.digest.in_(bodies))
+            return sorted(bodies - set(session.scalars(left)))
 
     def received(self, receipt: Receipt, envelope: bytes) -> None:
         """Remember a signed receipt; the latest for an organ, recipient and mode counts."""
-        with self._session() as session:
+        with self._writing() as session:
             key = {
                 "exchange": receipt.exchange,
                 "organ": receipt.organ,
                 "recipient": receipt.recipient,
                 "mode": receipt.mode,
             }
-            row = session.scalar(select(_Receipt).filter_by(**key)) or _Receipt(**key)
+            row = session.scalar(select(tables.Receipt).filter_by(**key)) or tables.Receipt(**key)
             row.envelope, row.receipt = envelope, canonical.encode(receipt)
             session.add(row)
 
     def ran(self, exchange: str, facts: dict[str, Any]) -> None:
         """Remember the failures, bytes and seconds of a run."""
-        with self._session() as session:
-            session.add(_Run(exchange=exchange, facts=json.loads(json.dumps(facts))))
+        with self._writing() as session:
+            session.add(tables.Run(exchange=exchange, facts=json.loads(json.dumps(facts))))
 
     def enrolments(self, exchange: str) -> list[Enrolment]:
         """Sites of an exchange, by name."""
-        with self._session() as session:
-            rows = session.scalars(select(_Site).filter_by(exchange=exchange).order_by(_Site.site))
+        with self._reading() as session:
+            rows = session.scalars(
+                select(tables.Site).filter_by(exchange=exchange).order_by(tables.Site.site)
+            )
             return [canonical.decode(Enrolment, row.enrolment, "enrolment") for row in rows]
+
+    def organs(self, exchange: str) -> list[Kept]:
+        """Organs of an exchange, by donor."""
+        with self._reading() as session:
+            rows = session.scalars(
+                select(tables.Organ).filter_by(exchange=exchange).order_by(tables.Organ.donor)
+            )
+            return [Kept(row.digest, row.donor, _donation(row), row.header) for row in rows]
 
     def donations(self, exchange: str) -> list[tuple[str, str, Donation]]:
         """Digest, donor and donation of each organ of an exchange, by donor."""
-        with self._session() as session:
-            rows = session.scalars(
-                select(_Organ).filter_by(exchange=exchange).order_by(_Organ.donor)
-            )
-            return [
-                (row.digest, row.donor, canonical.decode(Donation, row.donation, "donation"))
-                for row in rows
-            ]
+        return [(one.organ, one.donor, one.donation) for one in self.organs(exchange)]
+
+    def stored(self) -> dict[str, int]:
+        """Bytes in the bank by organ, of all its bodies."""
+        with self._reading() as session:
+            rows = select(tables.Body.organ, func.sum(tables.Body.size)).where(tables.Body.banked)
+            sums = session.execute(rows.group_by(tables.Body.organ))
+            return {organ: int(size) for organ, size in sums}
 
     def receipts(self, exchange: str) -> list[Receipt]:
         """Receipts of an exchange, by organ and recipient."""
-        with self._session() as session:
+        with self._reading() as session:
             rows = session.scalars(
-                select(_Receipt)
+                select(tables.Receipt)
                 .filter_by(exchange=exchange)
-                .order_by(_Receipt.organ, _Receipt.recipient)
+                .order_by(tables.Receipt.organ, tables.Receipt.recipient)
             )
             return [canonical.decode(Receipt, row.receipt, "receipt") for row in rows]
 
     def last_run(self, exchange: str) -> dict[str, Any] | None:
         """Facts of the latest run of an exchange."""
-        with self._session() as session:
+        with self._reading() as session:
             row = session.scalar(
-                select(_Run).filter_by(exchange=exchange).order_by(_Run.id.desc()).limit(1)
+                select(tables.Run)
+                .filter_by(exchange=exchange)
+                .order_by(tables.Run.id.desc())
+                .limit(1)
             )
             return None if row is None else dict(row.facts)
 
     def nodes(self) -> dict[str, tuple[int, bytes]]:
         """By site: its node's id, and the envelope that it was admitted with."""
-        with self._session() as session:
-            rows = session.scalars(select(_Node).order_by(_Node.site))
+        with self._reading() as session:
+            rows = session.scalars(select(tables.Node).order_by(tables.Node.site))
             return {row.site: (int(row.node), row.admission) for row in rows}
 
     def admitted(self, site: str, node: int, admission: bytes) -> None:
         """Remember a site's node, instead of an earlier one."""
-        with self._session() as session:
-            session.merge(_Node(site=site, node=str(node), admission=admission))
+        with self._writing() as session:
+            session.merge(tables.Node(site=site, node=str(node), admission=admission))
 
     def expelled(self, site: str) -> None:
         """Forget a site's node."""
-        with self._session() as session:
-            session.delete(session.get_one(_Node, site))
+        with self._writing() as session:
+            session.delete(session.get_one(tables.Node, site))
 
     def begin(self, name: str, config: dict[str, Any]) -> None:
-        """Ask for an exchange, or for one that has ended to go on.
+        """Ask for an exchange, or for one that has ended to go on, with as many sites as there are.
 
         Raises:
             ExchangeError: One of that name is something else.
         """
-        with self._session() as session:
-            row = session.get(_Exchange, name)
-            if row is None:
-                row = _Exchange(name=name, config=config)
-            elif row.config != config:
+        with self._writing() as session:
+            row = session.get(tables.Exchange, name) or tables.Exchange(name=name, config=config)
+            if row.config | {"sites": 0} != config | {"sites": 0}:
                 raise ExchangeError(
                     f"exchange {name} was begun with other terms; choose another name"
                 )
+            row.config = config
             if row.state != RUNNING:  # new, or ended
                 row.state, row.run, row.runs, row.since = RUNNING, "0", 0, 0.0
             session.add(row)
 
     def running(self, name: str, run: int, since: float) -> None:
         """Note that an exchange has another run."""
-        with self._session() as session:
-            row = session.get_one(_Exchange, name)
+        with self._writing() as session:
+            row = session.get_one(tables.Exchange, name)
             row.run, row.runs, row.since = str(run), row.runs + 1, since
 
     def ended(self, name: str, state: str) -> None:
         """Note how an exchange ended."""
-        with self._session() as session:
-            session.get_one(_Exchange, name).state = state
+        with self._writing() as session:
+            session.get_one(tables.Exchange, name).state = state
 
     def begun(self) -> list[Begun]:
         """All exchanges that were asked for, by name."""
-        with self._session() as session:
-            rows = session.scalars(select(_Exchange).order_by(_Exchange.name))
+        with self._reading() as session:
+            rows = session.scalars(select(tables.Exchange).order_by(tables.Exchange.name))
             return [
                 Begun(row.name, dict(row.config), row.state, int(row.run), row.runs, row.since)
                 for row in rows
@@ -245,11 +312,26 @@ class Catalogue:
         return [one for one in self.begun() if one.state == RUNNING]
 
     def exchanges(self) -> list[str]:
-        """Names of all exchanges."""
-        with self._session() as session:
-            return sorted(set(session.scalars(select(_Site.exchange))))
+        """Names of all exchanges that sites or organs are known of."""
+        with self._reading() as session:
+            names = select(tables.Site.exchange).union(select(tables.Organ.exchange))
+            return sorted(session.scalars(names))
 
     @contextmanager
-    def _session(self) -> Iterator[Session]:
-        with Session(self._engine) as session, session.begin():
+    def _reading(self) -> Iterator[Session]:
+        with database.reported(self._engine), Session(self._engine) as session:
             yield session
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        with database.reported(self._engine), Session(self._engine) as session, session.begin():
+            database.lock(session.connection())
+            yield session
+
+
+def _organ(session: Session, exchange: str, digest: str) -> tables.Organ | None:
+    return session.scalar(select(tables.Organ).filter_by(exchange=exchange, digest=digest))
+
+
+def _donation(row: tables.Organ) -> Donation:
+    return canonical.decode(Donation, row.donation, "donation")

@@ -3,13 +3,14 @@
 Functions of values, without state: the exchange decides what to ask, this decides what to believe.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
+from io import BytesIO
 from typing import TypeVar
 
 from not_core import canonical
-from not_core.errors import FormatError, OfferError, RefusedError, SignatureError
+from not_core.errors import BodyError, FormatError, OfferError, RefusedError, SignatureError
 from not_core.protocol import (
     ADMISSION_TYPE,
     ENROLMENT_TYPE,
@@ -24,8 +25,7 @@ from not_core.protocol import (
     TransplantRequest,
     read,
 )
-from not_core.trust import sealing
-from not_core.trust.delivery import HEADER_LIMIT
+from not_core.trust.delivery import HEADER_LIMIT, verify_header
 from not_core.trust.federation import Trust, verify_profile
 from not_core.trust.offer import Offer, verify_offer
 from not_core.trust.profile import Profile
@@ -93,28 +93,56 @@ def offer(donation: Donation, donor: Profile, trust: Trust, exchange: str, large
         NotError: Not signed by the donor, for another exchange, or too large.
     """
     made = verify_offer(donation.offer.encode(), donor, trust, exchange=exchange).offer
-    if donation.sealed_bytes > min(largest, made.body_bytes + 2 * HEADER_LIMIT):
+    most = min(largest, made.body_bytes + 2 * HEADER_LIMIT)
+    if not made.body_bytes < donation.sealed_bytes <= most:
         raise OfferError(
             f"sealed organ of {made.donor} would have {donation.sealed_bytes} bytes, its offer and "
-            f"this exchange allow {min(largest, made.body_bytes + 2 * HEADER_LIMIT)}; ask "
-            f"{made.donor} for a smaller one"
+            f"this exchange allow {made.body_bytes + 1} to {most}; ask {made.donor} for another"
         )
     return made
 
 
-def sealed(path: Path, donation: Donation, trust: Trust) -> None:
-    """Check a sealed file as far as it can be checked closed.
+def header(data: bytes, donation: Donation, trust: Trust, exchange: str) -> Offer:
+    """Read the header of a sealed organ.
+
+    Args:
+        data: All that stands before the body.
+        donation: What its donor said of it.
+        trust: What is believed.
+        exchange: The exchange it must be for.
+
+    Returns:
+        Its offer.
 
     Raises:
-        NotError: It is not the file that was announced and offered.
+        NotError: It does not verify, or is not the header that was announced.
     """
-    if canonical.sha256_file(path) != donation.sealed_sha256:
-        raise OfferError(
-            "sealed organ has other bytes than its donor announced; get it from the donor again"
-        )
-    if sealing.verify_sealed(path, trust).envelope != donation.offer.encode():
+    file = BytesIO(data)
+    signed = verify_header(file, trust, exchange=exchange)[1]
+    if signed.envelope != donation.offer.encode() or file.read(1):
         raise OfferError(
             "sealed organ holds another offer than its donor announced; get it from the donor again"
+        )
+    return signed.offer
+
+
+def sealed(header: bytes, body: Iterable[bytes], donation: Donation, offer: Offer) -> None:
+    """Check that a verified header and a body make the sealed organ that was announced.
+
+    Raises:
+        BodyError: The body is not the one that the header's offer describes.
+        OfferError: Together they are not what the donor announced.
+    """
+    whole, alone, size = hashlib.sha256(header), hashlib.sha256(), 0
+    for piece in body:
+        whole.update(piece)
+        alone.update(piece)
+        size += len(piece)
+    if (size, alone.hexdigest()) != (offer.body_bytes, offer.body_sha256):
+        raise BodyError("body is not the one that its offer describes; get an undamaged copy")
+    if whole.hexdigest() != donation.sealed_sha256:
+        raise OfferError(
+            "sealed organ has other bytes than its donor announced; get it from the donor again"
         )
 
 

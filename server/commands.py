@@ -41,30 +41,46 @@ def init(
     monitor_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of /healthz and /metrics, on loopback.")
     ] = 9093,
+    catalogue: Annotated[
+        str, typer.Option(metavar="URL", help="A database; SQLite in the home if none is named.")
+    ] = "",
+    password_file: Annotated[
+        Path | None, typer.Option(help="With the database's password, mode 0600.")
+    ] = None,
+    bank: Annotated[
+        str, typer.Option(metavar="PLACE", help="Folder or URL for sealed organs.")
+    ] = "bank",
     as_json: Json = False,
 ) -> None:
     """Make a home that admits the sites of one federation.
 
-    With --host it can be served: its address and tls.pem are then what sites are given.
+    With --host it can be served: its address and tls.pem are then what sites are given. Catalogue
+    and bank can be elsewhere: postgresql://user@host/name, s3://bucket/folder. Passwords and keys
+    come from files or the environment (PGPASSWORD, AWS_ACCESS_KEY_ID), never from these URLs.
 
     Example: organ-coordinator init ~/coordinator --root root.pem --host organs.example.org
     """
     new_place(home)
     from server import home as homes
 
-    homes.create(home, root)
+    settings = homes.Settings(
+        catalogue=catalogue,
+        password_file="" if password_file is None else str(password_file.resolve()),
+        bank=homes.placed(bank),
+    )
+    homes.create(home, root, settings)
     made = {"home": str(home)}
     if host is not None:
         from server import service
 
-        settings = service.Service(
+        served = service.Service(
             host=host,
             listen=listen,
             port=port,
             flower_port=flower_port,
             monitor_port=monitor_port,
         )
-        service.create(home, settings)
+        service.create(home, served)
         made |= {"address": f"{host}:{port}", "certificate": str(home / "tls.pem")}
     report(made, as_json)
 
@@ -73,6 +89,7 @@ def init(
 def start(home: Home) -> None:
     """Serve until told to stop: Flower on loopback, and the gateway for sites.
 
+    A home that an earlier version made is brought up to date first.
     http://127.0.0.1:9093/healthz says whether all is well, /metrics has figures for Prometheus.
 
     Example: organ-coordinator start ~/coordinator
@@ -81,10 +98,10 @@ def start(home: Home) -> None:
     from not_core.service.supervisor import Supervisor
     from server import service
     from server.health import monitored
-    from server.home import load
+    from server.upgrade import upgrade
 
-    load(home).catalogue.close()
     settings = service.load(home)
+    upgrade(home)
     programs = service.programs(home.resolve(), settings)
     with monitor.answering(monitored(home, settings), settings.monitor_port):
         Supervisor(home, programs).run(say)
@@ -164,8 +181,9 @@ def exchange(
 ) -> None:
     """Ask for an exchange among the sites that are connected; 'start' carries it out.
 
-    What dies on the way goes on by itself. Whoever asks again for one that has ended gets what is
-    missing.
+    What dies on the way goes on by itself. Whoever asks again for one that has ended, with as many
+    sites as there are by now, gets what is missing: a site that came later gets the organs whose
+    donors are there, from the bank, under a new offer. So does another exchange on the same terms.
 
     Example: organ-coordinator exchange ~/coordinator spring --sites 3 --span 10:13 --tokens 16384
     """
@@ -224,33 +242,41 @@ def crl(
 
 @app.command()
 def organs(home: Home, as_json: Json = False) -> None:
-    """List the sealed organs of each exchange, as their donors describe them.
+    """List the sealed organs of all exchanges, as their donors describe them.
+
+    'stored' says how many bytes of an organ are in the bank, and is 0 while it is on its way.
 
     Example: organ-coordinator organs ~/coordinator
     """
-    from not_core.trust.offer import peek_offer
+    from server.holdings import holdings
     from server.home import load
 
     coordinator = load(home)
-    rows = []
-    for exchange in coordinator.catalogue.exchanges():
-        for digest, donor, donation in coordinator.catalogue.donations(exchange):
-            offer = peek_offer(donation.offer.encode())
-            rows.append(
-                {
-                    "exchange": exchange,
-                    "organ": digest,
-                    "donor": donor,
-                    "id": offer.organ_id,
-                    "domain": offer.domain,
-                    "span": str(offer.span),
-                    "sealed_bytes": donation.sealed_bytes,
-                    "privacy": donation.privacy,
-                    "stored": coordinator.banked(digest).is_file(),
-                }
-            )
-    coordinator.catalogue.close()
-    listing(rows, as_json)
+    try:
+        found = holdings(coordinator)
+    finally:
+        coordinator.catalogue.close()
+    listing([one.row for one in found], as_json)
+
+
+@app.command()
+def forget(
+    home: Home,
+    organ: Annotated[str, typer.Argument(help="Digest of the organ, or its first digits.")],
+    as_json: Json = False,
+) -> None:
+    """Remove an organ from catalogue and bank; its receipts stay, and its donor can give it again.
+
+    Example: organ-coordinator forget ~/coordinator 3f5a90
+    """
+    from server.holdings import forget as forgotten
+    from server.home import load
+
+    coordinator = load(home)
+    try:
+        report({"forgotten": forgotten(coordinator, organ)}, as_json)
+    finally:
+        coordinator.catalogue.close()
 
 
 @app.command()

@@ -13,19 +13,12 @@ from typing import Literal, TypeVar
 from flwr.serverapp import Grid
 
 from not_core import atomic, canonical
-from not_core.errors import (
-    ExchangeError,
-    FormatError,
-    NotError,
-    OfferError,
-)
+from not_core.errors import BankError, ExchangeError, FormatError, NotError, OfferError
 from not_core.protocol import (
     DELIVER,
     DONATE,
     ENROL,
     REVOKE,
-    SEGMENT,
-    SEGMENT_BYTES,
     TRANSPLANT,
     Delivered,
     DeliverRequest,
@@ -36,8 +29,6 @@ from not_core.protocol import (
     Packet,
     Revoked,
     RevokeRequest,
-    Segment,
-    SegmentRequest,
     SignedEnrolment,
     Terms,
     TransplantRequest,
@@ -45,6 +36,7 @@ from not_core.protocol import (
 )
 from not_core.trust.offer import Offer
 from server import claims
+from server.collection import Collection, Sealed
 from server.dispatch import UNANSWERED, Dispatch
 from server.home import Coordinator
 
@@ -118,8 +110,11 @@ class Exchange:
         self._grid, self._home, self._settings, self._notify = grid, coordinator, settings, notify
         self._dispatch = Dispatch(grid, settings.exchange, self._seen, settings.patience_seconds)
         self._sites: dict[str, _Site] = {}
+        self._collection = Collection(
+            self._dispatch, coordinator, settings.exchange, settings.wire_seconds
+        )
         self._offers: dict[str, Offer] = {}
-        self._donations: dict[str, Donation] = {}
+        self._sealed: dict[str, Sealed] = {}
         self._failures: list[dict[str, str]] = []
         self._started = time.monotonic()
         self._ended: dict[str, float] = {}
@@ -143,6 +138,9 @@ class Exchange:
             )
         for donor in donors:
             self._donate(donor)
+        for name in {one.donor for one in self._home.catalogue.organs(self._settings.exchange)}:
+            if name not in {donor.name for donor in donors}:
+                self._stand_in(name)
         self._dispatch.run()
         self._home.catalogue.ran(
             self._settings.exchange,
@@ -151,11 +149,7 @@ class Exchange:
                 "bytes": {
                     "uploaded": self._dispatch.received_bytes,
                     "delivered": self._dispatch.sent_bytes,
-                    "stored": sum(
-                        self._home.banked(organ).stat().st_size
-                        for organ in self._offers
-                        if self._home.banked(organ).is_file()
-                    ),
+                    "stored": sum(one.donation.sealed_bytes for one in self._sealed.values()),
                 },
                 "seconds": self._seconds(),
             },
@@ -251,11 +245,16 @@ class Exchange:
             organ = offer.organ_digest
             if organ in self._offers:
                 raise OfferError("an offer of an organ that another site has offered")
-            self._offers[organ], self._donations[organ] = offer, donation
-            self._home.catalogue.offered(self._settings.exchange, organ, donor.name, donation)
+            self._offers[organ] = offer
             self._notify(Event(donor.name, "donate"))
             self._mark("donate")
-            self._collect(donor, organ)
+            self._collection.fetch(
+                donor.node, offer, donation, self._banked, lambda code: failed("segment", code)
+            )
+
+        def failed(step: str, code: str) -> None:
+            self._fail(donor.name, step, code)
+            self._stand_in(donor.name)
 
         self._dispatch.post(
             donor.node,
@@ -263,86 +262,45 @@ class Exchange:
             request,
             seconds=self._settings.step_seconds,
             then=then,
-            failed=lambda code: self._fail(donor.name, "donate", code),
+            failed=lambda code: failed("donate", code),
         )
 
-    def _collect(self, donor: _Site, organ: str) -> None:
-        """Fetch a sealed organ segment by segment; what has arrived before is not fetched again."""
-        donation, bank = self._donations[organ], self._home.banked(organ)
-        if bank.is_file() and canonical.sha256_file(bank) == donation.sealed_sha256:
-            self._banked(donor, organ)
-            return
-        part = self._home.incoming(donation.sealed_sha256)
-        held = part.stat().st_size if part.is_file() else 0
-        if held >= donation.sealed_bytes:
-            part.unlink()
-            held = 0
+    def _stand_in(self, donor: str) -> None:
+        """Offer what a donor gave in an earlier run, to those whom it then addressed.
 
-        def then(packet: Packet) -> None:
-            segment = claims.reply(packet, Segment)
-            if (
-                segment.organ != organ
-                or segment.offset != held
-                or len(packet.body) != min(SEGMENT_BYTES, donation.sealed_bytes - held)
-            ):
-                raise FormatError("other bytes than were asked for")
-            with part.open("ab") as file:
-                file.write(packet.body)
-            if held + len(packet.body) < donation.sealed_bytes:
-                self._collect(donor, organ)
-            else:
-                self._bank(donor, organ)
-                self._banked(donor, organ)
-
-        self._dispatch.post(
-            donor.node,
-            SEGMENT,
-            SegmentRequest(
-                exchange=self._settings.exchange,
-                organ=organ,
-                offset=held,
-                length=min(SEGMENT_BYTES, donation.sealed_bytes - held),
-            ),
-            seconds=self._settings.wire_seconds,
-            then=then,
-            failed=lambda code: self._fail(donor.name, "segment", code),
-        )
-
-    def _bank(self, donor: _Site, organ: str) -> None:
-        """Check a sealed organ as far as it can be checked closed, and put it into the bank.
-
-        Raises:
-            NotError: It is not what was offered.
+        Whoever came later needs a new offer, which only the donor can make.
         """
-        donation = self._donations[organ]
-        part = self._home.incoming(donation.sealed_sha256)
-        try:
-            claims.sealed(part, donation, self._home.trust)
-        except NotError:
-            part.unlink()
-            raise
-        part.rename(self._home.banked(organ))
-        self._notify(Event(donor.name, "collect"))
+        for kept in self._home.catalogue.organs(self._settings.exchange):
+            if kept.donor != donor or kept.organ in self._sealed:
+                continue
+            try:
+                sealed = self._collection.kept(kept)
+            except NotError as error:
+                self._fail(donor, "bank", error.code)
+                continue
+            if sealed is not None:
+                self._offers[kept.organ] = sealed.offer
+                self._banked(sealed)
 
-    def _banked(self, donor: _Site, organ: str) -> None:
+    def _banked(self, sealed: Sealed) -> None:
         """A sealed organ is in the bank: deliver it to its addressees; its donor tries it too.
 
         Hidden addressees are nobody's business: then all get it.
         """
-        offer = self._offers[organ]
+        offer, organ = sealed.offer, sealed.offer.organ_digest
+        self._sealed[organ] = sealed
+        self._notify(Event(offer.donor, "collect"))
         wanted = set(offer.addressees)
         for site in self._sites.values():
-            if site is donor:
+            if site.name == offer.donor:
                 site.inbox.append(organ)
                 self._try(site)
             elif offer.hidden or site.enrolment.profile.sealing_fingerprint in wanted:
                 self._deliver(site, organ, 0)
 
     def _deliver(self, site: _Site, organ: str, offset: int) -> None:
-        donation = self._donations[organ]
-        with self._home.banked(organ).open("rb") as file:
-            file.seek(offset)
-            body = file.read(SEGMENT_BYTES)
+        sealed = self._sealed[organ]
+        donation = sealed.donation
 
         def settled(code: str | None) -> None:
             if code is None:
@@ -362,6 +320,11 @@ class Exchange:
             else:
                 raise FormatError("a recipient that holds no more than before")
 
+        try:
+            body = sealed.read(self._home.bank, offset)
+        except BankError as error:
+            settled(error.code)
+            return
         self._dispatch.post(
             site.node,
             DELIVER,

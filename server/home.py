@@ -1,63 +1,156 @@
-"""The coordinator's home folder: root certificate, catalogue, organ bank, incoming parts.
+"""The coordinator's home folder: root certificate, settings, catalogue, bank, incoming parts.
 
     root.pem, federation.crl  the federation, to refuse strangers and the expelled; public
-    catalogue.db   sites, offers, receipts, steps       bank/      sealed organs by digest
-    incoming/      sealed organs still on their way
+    coordinator.toml          where catalogue and bank are, and how much is kept
+    catalogue.db   sites, offers with their headers, receipts, steps; here, or in another database
+    bank/          sealed bodies by digest; here, or in another store
+    incoming/      sealed bodies still on their way
 No key lies here: nothing in this home can open what is stored in it.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict
+from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 
+import tomli_w
+from pydantic.dataclasses import dataclass
+from sqlalchemy import URL
+
 from not_core import atomic
-from not_core.errors import HomeError
+from not_core.canonical import STRICT
+from not_core.errors import CatalogueError, HomeError
+from not_core.manifest import Positive
+from not_core.settings import read
 from not_core.trust.federation import ROOT, Trust, load_trust
+from not_core.trust.keyfile import read_secret
+from not_core.trust.offer import Offer
 from not_core.trust.revocation import LIST
-from server.catalogue import Catalogue
+from server import database
+from server.bank import Bank, is_url, open_bank
+from server.catalogue import Catalogue, Quotas
+
+SETTINGS = "coordinator.toml"
+CATALOGUE, BANK, INCOMING = "catalogue.db", "bank", "incoming"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Settings:
+    """Where a coordinator keeps what it keeps, and how much; the content of ``coordinator.toml``.
+
+    Attributes:
+        catalogue: URL of its database, without a password; empty for SQLite in the home.
+        password_file: File with the database's password, mode 0600; empty for none.
+        bank: Folder, or URL that fsspec knows, for sealed bodies.
+        most_site_bytes: Of sealed bodies that are kept of one site.
+        most_organs: In one exchange.
+    """
+
+    catalogue: str = ""
+    password_file: str = ""
+    bank: str = BANK
+    most_site_bytes: Positive = 256 * 2**30
+    most_organs: Positive = 1000
+
+    @property
+    def quotas(self) -> Quotas:
+        """What the catalogue holds sites and exchanges to."""
+        return Quotas(site_bytes=self.most_site_bytes, exchange_organs=self.most_organs)
+
+
+@plain_dataclass(frozen=True, slots=True)
 class Coordinator:
     """A coordinator that is ready to run exchanges."""
 
     folder: Path
     trust: Trust
     catalogue: Catalogue
+    bank: Bank
+    settings: Settings
 
-    def banked(self, organ: str) -> Path:
-        """Place of a sealed organ."""
-        return self.folder / "bank" / f"{organ}.organ"
-
-    def incoming(self, sealed: str) -> Path:
-        """Place of a sealed file that is still on its way, by its digest: organs are resealed."""
-        return self.folder / "incoming" / f"{sealed}.part"
+    def incoming(self, exchange: str, offer: Offer) -> Path:
+        """Place of a body on its way: each exchange fetches for itself, from whoever offers it."""
+        return self.folder / INCOMING / f"{exchange}.{offer.donor}.{offer.body_sha256}.part"
 
 
-def create(folder: Path, root: Path) -> None:
+def create(folder: Path, root: Path, settings: Settings | None = None) -> None:
     """Make a home that trusts the federation of ``root``.
 
     Raises:
         OutputExistsError: ``folder`` is taken.
         CertificateError: ``root`` is no root certificate.
         StaleListError: There is no revocation list beside it.
+        CatalogueError: The catalogue cannot be made or used.
+        BankError: The bank cannot be used.
+        KeyFileError: There is no such file with a password.
     """
-    trusted = load_trust(root)
+    trusted, chosen = load_trust(root), settings or Settings()
     with atomic.folder(folder, mode=0o700) as work:
         (work / ROOT).write_bytes(trusted.pem)
         (work / LIST).write_bytes(trusted.revoked.pem)
-        (work / "bank").mkdir(mode=0o700)
-        (work / "incoming").mkdir(mode=0o700)
-        Catalogue(f"sqlite:///{work / 'catalogue.db'}").close()
+        (work / SETTINGS).write_text(tomli_w.dumps(asdict(chosen)), encoding="utf-8")
+        (work / INCOMING).mkdir(mode=0o700)
+        open_bank(chosen.bank, work).size("0" * 64)
+        engine = database.connect(_address(work, chosen))
+        try:
+            database.upgrade(engine)
+        finally:
+            engine.dispose()
 
 
 def load(folder: Path) -> Coordinator:
     """Load a coordinator's home.
 
     Raises:
-        HomeError: Not a coordinator's home.
+        HomeError: Not a coordinator's home, or its settings are not valid.
+        CatalogueError: The catalogue cannot be used, or is of another version.
+        BankError: The bank cannot be used.
+        KeyFileError: There is no such file with the catalogue's password.
     """
-    if not (folder / "catalogue.db").is_file():
-        raise HomeError(f"no catalogue in {folder}; make a home with organ-coordinator init")
-    return Coordinator(
-        folder, load_trust(folder), Catalogue(f"sqlite:///{folder / 'catalogue.db'}")
-    )
+    settings = settings_of(folder)
+    bank, trust = open_bank(settings.bank, folder), load_trust(folder)
+    return Coordinator(folder, trust, Catalogue(catalogue_of(folder)), bank, settings)
+
+
+def placed(bank: str) -> str:
+    """A bank's place as settings hold it: a folder outside of the home by its whole path."""
+    return bank if bank == BANK or is_url(bank) else str(Path(bank).resolve())
+
+
+def settings_of(folder: Path) -> Settings:
+    """Read a home's settings; a home of an earlier version has none.
+
+    Raises:
+        HomeError: Not a coordinator's home, or they are not valid.
+    """
+    if not (folder / ROOT).is_file() or not (folder / INCOMING).is_dir():
+        raise HomeError(f"no coordinator in {folder}; make a home with organ-coordinator init")
+    if not (folder / SETTINGS).is_file():
+        return Settings()
+    return read(folder / SETTINGS, Settings, "organ-coordinator init")
+
+
+def catalogue_of(folder: Path) -> URL:
+    """Where a home's catalogue is, with what it takes to use it.
+
+    Raises:
+        HomeError: As ``settings_of``, or its catalogue is gone.
+        CatalogueError: Its address is not valid.
+        KeyFileError: There is no such file with its password.
+    """
+    settings = settings_of(folder)
+    if not settings.catalogue and not (folder / CATALOGUE).is_file():
+        raise HomeError(f"no catalogue in {folder}; put back its newest copy")
+    return _address(folder, settings)
+
+
+def _address(folder: Path, settings: Settings) -> URL:
+    if not settings.catalogue:
+        return URL.create("sqlite+pysqlite", database=str(folder / CATALOGUE))
+    url = database.address(settings.catalogue)
+    if not settings.password_file:
+        return url
+    try:
+        password = read_secret(Path(settings.password_file), "catalogue's password").decode()
+    except UnicodeDecodeError:
+        raise CatalogueError("the catalogue's password is not UTF-8; write it anew") from None
+    return url.set(password=password.rstrip("\r\n"))

@@ -57,6 +57,7 @@ def by_hand(
     dead: frozenset[str] = frozenset(),
     gone: frozenset[str] = frozenset(),
     wire_seconds: float = 30,
+    exchange: str = "trial",
     on_request: Callable[[Message], Message | None] = lambda message: message,
     on_reply: Callable[[Message], Message | None] = lambda message: message,
 ) -> LocalGrid:
@@ -67,7 +68,7 @@ def by_hand(
     grid.gone = {node for node, home in homes.items() if home.name in gone}
     coordinator = coordinator_home.load(scenario.coordinator)
     settings = Settings(
-        exchange="trial",
+        exchange=exchange,
         sites=len(homes),
         terms=scenario.terms,
         mode=scenario.mode,

@@ -483,8 +483,9 @@ def test_an_insert_exchange_reaches_verdicts(
     assert len(facts["evaluations"]) == 6
 
 
+@pytest.mark.parametrize(("part", "code"), [("header", "wraps"), ("body", "body")])
 def test_bytes_tampered_with_on_the_way_in_are_refused_by_the_coordinator(
-    make_scenario: Callable[[str], simulation.Scenario],
+    part: str, code: str, make_scenario: Callable[[str], simulation.Scenario]
 ) -> None:
     scenario = make_scenario("homes")
     simulation.prepare(scenario)
@@ -493,14 +494,15 @@ def test_bytes_tampered_with_on_the_way_in_are_refused_by_the_coordinator(
         packet = protocol.unpack(message.content)
         if packet.kind == "Segment" and message.metadata.src_node_id == 1:
             body = bytearray(packet.body)
-            body[len(body) // 2] ^= 1
             value = protocol.read(packet, protocol.Segment)
+            if (value.offset == 0) == (part == "header"):
+                body[len(body) // 2] ^= 1
             message.content = protocol.pack(value, bytes(body))
         return message
 
     by_hand(scenario, on_reply=flip)
     facts = gather(scenario)
-    assert {"site": "hospital", "step": "segment", "code": "offer"} in facts["failures"]
+    assert {"site": "hospital", "step": "segment", "code": code} in facts["failures"]
     assert {e["donor"] for e in facts["evaluations"]} == {"court"}
     assert len(list((scenario.coordinator / "bank").iterdir())) == 1
     assert not list((scenario.coordinator / "incoming").iterdir())

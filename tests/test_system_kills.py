@@ -13,8 +13,9 @@ from conftest import federation_of_three
 from client import home as site_home
 from not_core.service import supervisor
 from not_core.surgery import organ as organs
-from not_core.trust import sealing
+from server import claims
 from server import home as coordinator_home
+from server.bank import chunks
 from server.catalogue import RUNNING
 from simulations import exchange as simulation
 from simulations.served import Deployment, until
@@ -72,22 +73,21 @@ def check(deployment: Deployment, exchange: str) -> None:
     """An exchange has ended and all that it should have brought is there, once and whole."""
     coordinator = coordinator_home.load(deployment.coordinator)
     try:
-        donations = coordinator.catalogue.donations(exchange)
+        organs_there = coordinator.catalogue.organs(exchange)
         receipts = coordinator.catalogue.receipts(exchange)
         facts = coordinator.catalogue.last_run(exchange)
     finally:
         coordinator.catalogue.close()
     assert facts is not None
     assert facts["failures"] == []
-    assert sorted(donor for _, donor, _ in donations) == ["court", "hospital"]
+    assert sorted(one.donor for one in organs_there) == ["court", "hospital"]
     assert len({(one.organ, one.recipient) for one in receipts}) == len(receipts) == 6
-    for digest, donor, donation in donations:
-        sealed = coordinator.banked(digest)
-        assert sealed.stat().st_size == donation.sealed_bytes
-        signed = sealing.verify_sealed(sealed, coordinator.trust, exchange=exchange)
-        assert signed.offer.organ_digest == digest
-        made = deployment.sites[donor] / "organs" / "made" / digest
-        assert organs.read_stored(made).manifest.digest == digest
+    for one in organs_there:
+        assert one.header is not None
+        offer = claims.header(one.header, one.donation, coordinator.trust, exchange)
+        claims.sealed(one.header, chunks(coordinator.bank, offer.body_sha256), one.donation, offer)
+        made = deployment.sites[one.donor] / "organs" / "made" / one.organ
+        assert organs.read_stored(made).manifest.digest == one.organ == offer.organ_digest
     for home in deployment.sites.values():
         site = site_home.load(home)
         site.log.verify()

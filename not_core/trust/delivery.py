@@ -151,6 +151,36 @@ def verify_file(
 
     ``lapsed`` is ``verify_offer``'s.
     """
+    header, signed = verify_header(file, trust, now=now, exchange=exchange, lapsed=lapsed)
+    offer = signed.offer
+    start = file.tell()
+    size = os.fstat(file.fileno()).st_size - start
+    if size < offer.body_bytes:
+        raise TruncatedError(
+            f"body has {size} bytes, its offer says {offer.body_bytes}; get an undamaged copy"
+        )
+    if size > offer.body_bytes:
+        raise BodyError(
+            f"body has {size} bytes, its offer says {offer.body_bytes}; get an undamaged copy"
+        )
+    if hashlib.file_digest(file, "sha256").hexdigest() != offer.body_sha256:
+        raise BodyError("body is not the one that its offer describes; get an undamaged copy")
+    file.seek(start)
+    return header, signed
+
+
+def verify_header(
+    file: BinaryIO,
+    trust: Trust,
+    *,
+    now: float | None = None,
+    exchange: str | None = None,
+    lapsed: bool = False,
+) -> tuple[DeliveryHeader, SignedOffer]:
+    """Do what ``verify_sealed`` does before the body, at which it leaves ``file``.
+
+    ``lapsed`` is ``verify_offer``'s.
+    """
     header = read_header(file)
     signed = verify_offer(
         header.envelope, header.profile, trust, now=now, exchange=exchange, lapsed=lapsed
@@ -168,17 +198,4 @@ def verify_file(
     for wrap in header.wraps.values():
         if len(unbase64(wrap, "wrapped key")) != WRAP_BYTES:
             raise FormatError(f"a wrapped key does not have {WRAP_BYTES} bytes; refuse it")
-    start = file.tell()
-    size = os.fstat(file.fileno()).st_size - start
-    if size < offer.body_bytes:
-        raise TruncatedError(
-            f"body has {size} bytes, its offer says {offer.body_bytes}; get an undamaged copy"
-        )
-    if size > offer.body_bytes:
-        raise BodyError(
-            f"body has {size} bytes, its offer says {offer.body_bytes}; get an undamaged copy"
-        )
-    if hashlib.file_digest(file, "sha256").hexdigest() != offer.body_sha256:
-        raise BodyError("body is not the one that its offer describes; get an undamaged copy")
-    file.seek(start)
     return header, signed

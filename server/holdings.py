@@ -1,0 +1,90 @@
+"""What a coordinator holds: each organ once, with the exchanges that it was offered in."""
+
+from dataclasses import dataclass
+
+from not_core.errors import ExchangeError
+from not_core.trust.offer import Offer, peek_offer
+from server.home import Coordinator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """An organ at the coordinator.
+
+    Attributes:
+        offer: The last of its offers.
+        privacy: What its donor says of it.
+        exchanges: Names, in order.
+        stored: Bytes of it in the bank; 0 while it is on its way.
+        verdicts: How many receipts accept it, and how many there are.
+    """
+
+    offer: Offer
+    privacy: str
+    exchanges: tuple[str, ...]
+    stored: int
+    verdicts: tuple[int, int]
+
+    @property
+    def row(self) -> dict[str, str | int]:
+        """As it is listed."""
+        return {
+            "organ": self.offer.organ_digest,
+            "donor": self.offer.donor,
+            "id": self.offer.organ_id,
+            "domain": self.offer.domain,
+            "span": str(self.offer.span),
+            "privacy": self.privacy,
+            "stored": self.stored,
+            "exchanges": ", ".join(self.exchanges),
+            "accepted": f"{self.verdicts[0]} of {self.verdicts[1]}",
+        }
+
+
+def holdings(coordinator: Coordinator) -> list[Holding]:
+    """All organs of all exchanges, by donor."""
+    catalogue = coordinator.catalogue
+    stored = catalogue.stored()
+    found: dict[str, Holding] = {}
+    for exchange in catalogue.exchanges():
+        receipts = catalogue.receipts(exchange)
+        for organ, _, donation in catalogue.donations(exchange):
+            offer, before = peek_offer(donation.offer.encode()), found.get(organ)
+            verdicts = [one.verdict for one in receipts if one.organ == organ]
+            counted = (verdicts.count("accepted"), len(verdicts))
+            if before is not None:
+                counted = (before.verdicts[0] + counted[0], before.verdicts[1] + counted[1])
+            found[organ] = Holding(
+                offer=offer,
+                privacy=donation.privacy,
+                exchanges=(*(before.exchanges if before else ()), exchange),
+                stored=stored.get(organ, 0),
+                verdicts=counted,
+            )
+    return sorted(found.values(), key=lambda one: (one.offer.donor, one.offer.version))
+
+
+def forget(coordinator: Coordinator, start: str) -> str:
+    """Remove an organ from catalogue and bank.
+
+    Args:
+        coordinator: Whose.
+        start: The first digits of its digest, of no other's.
+
+    Returns:
+        Its digest.
+
+    Raises:
+        ExchangeError: No such organ, or several.
+        BankError: The bank cannot be used.
+    """
+    digests = [one.offer.organ_digest for one in holdings(coordinator)]
+    matching = [digest for digest in digests if digest.startswith(start)]
+    if len(matching) != 1:
+        raise ExchangeError(
+            f"{len(matching)} organs begin with these digits, expected one; "
+            "see organ-coordinator organs"
+        )
+    for body in coordinator.catalogue.forget(matching[0]):
+        coordinator.bank.remove(body)
+    return matching[0]
