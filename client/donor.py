@@ -1,4 +1,4 @@
-"""A site as donor: train an organ, sign and seal it, hand out its bytes."""
+"""A site as donor: train an organ; sign and seal it once it may leave; hand out its bytes."""
 
 import json
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from client import progress
 from client.home import Home, Site, informed
-from client.policy import check_donation
+from client.policy import check_donation, check_release
 from client.training import prepare
 from not_core import atomic, canonical
 from not_core.errors import CertificateError, FormatError, NotError, OrganError, PolicyError
@@ -66,7 +66,7 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     for profile in request.addressees:
         verify_profile(profile, site.trust)
     folder = _made(site, made.organ)
-    check_release(site, made.organ)
+    check_release(site.policy, site.log, made.organ)
     terms = sealing.Audience(addressees=request.addressees, exchange=request.exchange)
     signed, sealed = seal(site, made.organ, terms)
     digest = canonical.sha256_file(sealed)
@@ -80,18 +80,6 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
         privacy=organs.read_manifest(folder).privacy.words,
     )
     return donation, b""
-
-
-def check_release(site: Site, organ: str) -> None:
-    """Check that the operator, or the policy for all organs, lets an organ leave.
-
-    Raises:
-        PolicyError: Nobody has.
-    """
-    if site.policy.release_organs == "ask" and not site.log.has("approved", organ):
-        raise PolicyError(
-            f"organ {organ} waits for approval; run organ-site approve HOME {organ[:12]}"
-        )
 
 
 def segment(site: Site, request: SegmentRequest, body: bytes) -> tuple[Segment, bytes]:
@@ -127,32 +115,36 @@ def pending(site: Home) -> list[Manifest]:
 
 @dataclass(frozen=True, slots=True)
 class OwnOrgan:
-    """An organ that this site trained and signed itself."""
+    """An organ that this site trained itself; it is signed when it leaves, and not before."""
 
     path: Path
     manifest: Manifest
 
 
 def own_organ(site: Site, digest: str) -> OwnOrgan | None:
-    """An organ that this site made itself, verified as any other; None if it made no such organ."""
+    """An organ that this site made itself; None if it made no such organ.
+
+    Raises:
+        OrganError: Its folder holds another.
+    """
     folder = _made(site, digest)
     if not folder.is_dir():
         return None
-    signed = _signed(site, folder)
-    if signed.site != site.settings.site:
-        raise OrganError(f"an organ of {signed.site} among this site's own; remove {folder}")
-    return OwnOrgan(folder, signed.manifest)
+    manifest = organs.read_manifest(folder)
+    if manifest.digest != digest or manifest.donor != site.settings.site:
+        raise OrganError(f"{folder} does not hold this site's organ of that name; remove it")
+    return OwnOrgan(folder, manifest)
 
 
-def _signed(site: Site, folder: Path) -> signing.SignedOrgan:
-    """Verify an organ of this site's own; signed anew if the site has other keys since."""
-    with suppress(CertificateError):
-        found = signing.verify_folder(folder, site.trust)
-        if found.public_key == site.identity.signing_key.public_key():
-            return found
+def _sign(site: Site, folder: Path) -> None:
+    """Sign an organ of this site's own, unless it is signed with the site's present key."""
+    if (folder / signing.SIGNATURE).is_file():
+        with suppress(CertificateError):
+            found = signing.verify_folder(folder, site.trust)
+            if found.public_key == site.identity.signing_key.public_key():
+                return
     organs.read_stored(folder)
     signing.sign_folder(folder, site.identity)
-    return signing.verify_folder(folder, site.trust)
 
 
 def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, Path]:
@@ -170,6 +162,7 @@ def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, 
     own = own_organ(site, organ)
     if own is None:
         raise OrganError(f"this site has made no organ {organ}; see organ-site log")
+    _sign(site, own.path)
     out = _sealed(site, terms.exchange, organ)
     readers = (site.identity.profile, *terms.addressees)
     if out.is_file():
@@ -255,10 +248,9 @@ def _keep(
     )
     folder = _made(site, manifest.digest)
     if not folder.is_dir():
-        # Written and signed beside its place, so that a folder of this name is always whole.
+        # Written beside its place, so that a folder of this name is always whole.
         with atomic.folder(folder, mode=0o700) as work:
             organs.fill(work, trained.tensors, manifest)
-            signing.sign_folder(work, site.identity)
     return manifest
 
 

@@ -1,6 +1,7 @@
-"""A site's processes: Flower's node, which asks the coordinator for work, and what does it.
+"""A site's processes: its signing agent; Flower's node, which asks for work; and what does it.
 
-All connections go out; nothing listens but on loopback. What a node is served with lies in
+All connections go out; nothing listens but on loopback and on the agent's socket. Only the agent is
+given what opens the keys. What a node is served with lies in
 
     node/key           private key of the node, OpenSSH form, for Flower alone
     node/admission     what the coordinator's operator is given: the node's key, signed by the site
@@ -19,14 +20,22 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from client import signing_wire
 from client.home import Site
+from client.signing_agent import check_path
 from not_core import atomic, canonical
 from not_core.errors import HomeError
 from not_core.protocol import ADMISSION_TYPE, Admission
 from not_core.service.flower import CLIENT, command
-from not_core.service.supervisor import LOOPBACK, Program, answers, free_port
+from not_core.service.supervisor import (
+    LOOPBACK,
+    Program,
+    answers,
+    free_port,
+    listens,
+    python,
+)
 from not_core.trust.keyfile import write_secret
-from not_core.trust.passphrase import KEYRING, VARIABLE
 from not_core.trust.statement import sign_statement
 
 NODE = "node"
@@ -79,29 +88,36 @@ def node_key() -> tuple[bytes, bytes]:
     return private, public
 
 
-def programs(site: Site, pause: float, passphrase_file: Path | None = None) -> list[Program]:
+def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program]:
     """What to keep running, in order.
 
     Args:
-        site: Has a node.
+        home: Of a site that has a node.
         pause: Seconds between two looks for messages at the coordinator.
-        passphrase_file: Of the site's keys, or ``keyring:NAME``; what does the work reads it.
+        passphrase: Of the site's keys, for the signing agent alone; None where they have none.
 
     Raises:
-        HomeError: The site has no node, or knows no coordinator.
+        HomeError: The site has no node, or a path that is too long for a socket.
     """
-    node = site.folder / NODE
+    home = home.resolve()
+    node, agent = home / NODE, signing_wire.socket_of(home)
     if not node.is_dir():
         raise HomeError(
-            f"{site.folder} knows no coordinator; run 'organ-site connect' with its address and "
+            f"{home} knows no coordinator; run 'organ-site connect' with its address and "
             "certificate"
         )
+    check_path(agent)
     port = free_port()
-    beat = site.folder / "run" / "supernode.beat"
-    environment = {"FLWR_HOME": str(site.folder / "work" / "flower")}
-    opens = {} if passphrase_file is None else {VARIABLE: _named(passphrase_file)}
+    beat = home / "run" / "supernode.beat"
+    environment = {"FLWR_HOME": str(home / "work" / "flower")}
     secret = ("--superexec-auth-secret-file", str(node / "secret"))
     return [
+        Program(
+            name="signing-agent",
+            command=python("client.signing_agent", str(home)),
+            secret=passphrase,
+            ready=lambda: listens(agent),
+        ),
         Program(
             name="supernode",
             command=command(
@@ -110,7 +126,7 @@ def programs(site: Site, pause: float, passphrase_file: Path | None = None) -> l
                 *("--superlink", (node / "coordinator").read_text(encoding="utf-8")),
                 *("--root-certificates", str(node / "coordinator.pem")),
                 *("--auth-supernode-private-key", str(node / "key")),
-                *("--node-config", f"home={json.dumps(str(site.folder.resolve()))}"),
+                *("--node-config", f"home={json.dumps(str(home))}"),
                 *("--isolation", "process", "--host", LOOPBACK, "--port", str(port)),
                 *secret,
             ),
@@ -126,7 +142,7 @@ def programs(site: Site, pause: float, passphrase_file: Path | None = None) -> l
                 *("--runtime-api-address", f"{LOOPBACK}:{port}", "--insecure"),
                 *secret,
             ),
-            environment=environment | opens,
+            environment=environment | {signing_wire.VARIABLE: str(agent)},
         ),
     ]
 
@@ -134,9 +150,3 @@ def programs(site: Site, pause: float, passphrase_file: Path | None = None) -> l
 def still(beat: Path) -> bool:
     """Whether a node has stopped to look for messages, although it runs."""
     return beat.is_file() and time.time() - beat.stat().st_mtime > STALL_SECONDS
-
-
-def _named(passphrase_file: Path) -> str:
-    """A passphrase's file for a process that may run in another folder."""
-    named = str(passphrase_file)
-    return named if named.startswith(KEYRING) else str(passphrase_file.resolve())
