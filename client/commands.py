@@ -358,7 +358,8 @@ def reveals(home: Home, as_json: Json = False) -> None:
     from client.home import policy_of
 
     policy = policy_of(home)
-    listing([asdict(one) for one in fields.listed(policy)], as_json)
+    rows = [asdict(one) for one in fields.listed(policy)]
+    listing([{name: row[name] for name in row if name != "now"} for row in rows], as_json)
 
 
 def _spent(site: "homes.Home") -> dict[str, float]:

@@ -25,7 +25,7 @@ from types import FrameType
 
 from client import signing_rules
 from client.home import IDENTITY, Site, load, settings_of
-from client.signing_wire import REQUEST_LIMIT, Answer, Ask, Open, Sign, socket_of, text
+from client.signing_wire import REQUEST_LIMIT, VARIABLE, Answer, Ask, Open, Sign, socket_of, text
 from not_core import canonical
 from not_core.errors import FormatError, HomeError, NotError, TooLargeError, UnsealError
 from not_core.service.supervisor import end_with_parent, keep_memory_private
@@ -153,6 +153,8 @@ def _converse(agent: Agent, connection: socket.socket) -> None:
     try:
         with _within(READ_SECONDS), connection.makefile("rb") as file:
             data = file.read(REQUEST_LIMIT + 1)
+        if not data:
+            return  # somebody looked whether it listens
         if len(data) > REQUEST_LIMIT:
             raise TooLargeError(f"request has more than {REQUEST_LIMIT} bytes")
     except FormatError as error:
@@ -197,6 +199,7 @@ def main(home: Path) -> None:
     keep_memory_private()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     signal.signal(signal.SIGALRM, _too_long)
+    os.environ.pop(VARIABLE, None)  # it asks nobody: it is the one that is asked
     words = sys.stdin.buffer.read() or None
     end_with_parent()
     serve(Agent(home, words), socket_of(home))

@@ -18,6 +18,7 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -309,6 +310,17 @@ def _admitted(folder: Path) -> Profile:
             "run 'organ identity install' with the answer"
         )
     return read_profile(folder / PROFILE)
+
+
+def valid_until(profile: Profile) -> datetime:
+    """The last moment of a profile's certificate, UTC.
+
+    Raises:
+        CertificateError: It is damaged.
+    """
+    with certificate_errors("certificate in the profile"):
+        leaf = x509.load_pem_x509_certificate(profile.certificates[0].encode())
+        return leaf.not_valid_after_utc
 
 
 def _certified(profile: Profile) -> ec.EllipticCurvePublicKey:
