@@ -14,6 +14,7 @@ from client.signing_wire import SOCKET, VARIABLE
 from not_core.errors import KeyFileError
 from not_core.service import supervisor
 from not_core.trust import keys, passphrase
+from server import home as coordinator_home
 from simulations import exchange as simulation
 from simulations.served import Deployment, until
 
@@ -77,6 +78,11 @@ def test_an_exchange_ends_although_agents_are_killed_and_no_task_has_a_key(
             f"another agent of {name}",
         )
     assert served.waited("trial") == "completed"
+    coordinator = coordinator_home.load(served.coordinator)
+    facts = coordinator.catalogue.last_run("trial")
+    coordinator.catalogue.close()
+    assert facts is not None
+    assert facts["failures"] == []
 
     monkeypatch.delenv(passphrase.VARIABLE)
     for name, home in served.sites.items():
