@@ -42,8 +42,6 @@ app = new_app(
     "    organ-site start HOME\n\n"
 )
 
-serving.add_to(app)
-
 Mode = Literal["replace", "insert"]
 Digest = Annotated[str, typer.Argument(help="Organ digest, or its first characters.")]
 
@@ -360,6 +358,9 @@ def reveals(home: Home, as_json: Json = False) -> None:
     policy = policy_of(home)
     rows = [asdict(one) for one in fields.listed(policy)]
     listing([{name: row[name] for name in row if name != "now"} for row in rows], as_json)
+
+
+serving.add_to(app)
 
 
 def _spent(site: "homes.Home") -> dict[str, float]:

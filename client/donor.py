@@ -11,9 +11,16 @@ from client.home import Home, Site, informed
 from client.policy import check_donation, check_release
 from client.training import prepare
 from not_core import atomic, canonical
-from not_core.errors import CertificateError, FormatError, NotError, OrganError, PolicyError
+from not_core.errors import (
+    CertificateError,
+    FormatError,
+    NotError,
+    OrganError,
+    PolicyError,
+    SignatureError,
+)
 from not_core.learning.training import TrainedOrgan
-from not_core.manifest import TENSORS, DifferentialPrivacy, Manifest
+from not_core.manifest import CARD, TENSORS, DifferentialPrivacy, Manifest
 from not_core.privacy.statement import check as check_statement
 from not_core.protocol import (
     DonateRequest,
@@ -23,6 +30,7 @@ from not_core.protocol import (
     Terms,
 )
 from not_core.surgery import organ as organs
+from not_core.surgery.card import card
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.trust import sealing, signing
 from not_core.trust.addressees import check_number
@@ -136,15 +144,18 @@ def own_organ(site: Site, digest: str) -> OwnOrgan | None:
     return OwnOrgan(folder, manifest)
 
 
-def _sign(site: Site, folder: Path) -> None:
-    """Sign an organ of this site's own, unless it is signed with the site's present key."""
-    if (folder / signing.SIGNATURE).is_file():
-        with suppress(CertificateError):
-            found = signing.verify_folder(folder, site.trust)
-            if found.public_key == site.identity.signing_key.public_key():
-                return
-    organs.read_stored(folder)
-    signing.sign_folder(folder, site.identity)
+def _sign(site: Site, own: OwnOrgan) -> None:
+    """Sign an organ of this site's own, unless it is signed with the site's present key.
+
+    Whatever signature is there otherwise: the organ's digest fixes all that is signed.
+    """
+    with suppress(CertificateError, SignatureError, OrganError):
+        found = signing.verify_folder(own.path, site.trust)
+        if found.public_key == site.identity.signing_key.public_key():
+            return
+    organs.read_stored(own.path)
+    atomic.write(own.path / CARD, card(own.manifest).encode())
+    signing.sign_folder(own.path, site.identity)
 
 
 def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, Path]:
@@ -162,7 +173,7 @@ def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, 
     own = own_organ(site, organ)
     if own is None:
         raise OrganError(f"this site has made no organ {organ}; see organ-site log")
-    _sign(site, own.path)
+    _sign(site, own)
     out = _sealed(site, terms.exchange, organ)
     readers = (site.identity.profile, *terms.addressees)
     if out.is_file():

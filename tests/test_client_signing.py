@@ -195,6 +195,12 @@ def test_an_organ_is_signed_and_offered_once_its_operator_has_approved_it(
     donor.seal(site, digest, again)  # opened and wrapped anew, by the agent
     assert [one.what for one in served.log.entries()][-1] == "offer"
 
+    folder = served.folder(served.organ)
+    (folder / signing.KEY_SIGNATURE).unlink()  # as if who signed had died between the two
+    (folder / "README.md").write_text("as an earlier version wrote it")
+    donor.seal(site, digest, again)
+    assert signing.verify_folder(folder, site.trust).manifest == served.organ
+
 
 def test_another_organs_files_or_card_are_not_signed(served: Members) -> None:
     facts = served.made(base=replace(manifest().base, weights="cd" * 32))

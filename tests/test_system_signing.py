@@ -31,7 +31,7 @@ def served(
         make = federation_of_three(place, models["llama"], monkeypatch)
         scenario = make("served")
         # Long enough to be killed in.
-        terms = replace(scenario.terms, tokens=24_000)
+        terms = replace(scenario.terms, tokens=24_000, learning_rate=2e-3)
         scenario = replace(scenario, terms=terms, donors=replace(scenario.donors, most_passes=50.0))
         simulation.prepare(scenario)
         file = place / "passphrase"
