@@ -1,7 +1,6 @@
 """A served exchange whose sites have passphrases: tasks hold no key, and agents may die."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -30,9 +29,6 @@ def served(
         monkeypatch.setattr("not_core.trust.pkcs8.SCRYPT_N", 2)
         make = federation_of_three(place, models["llama"], monkeypatch)
         scenario = make("served")
-        # Long enough to be killed in.
-        terms = replace(scenario.terms, tokens=24_000, learning_rate=2e-3)
-        scenario = replace(scenario, terms=terms, donors=replace(scenario.donors, most_passes=50.0))
         simulation.prepare(scenario)
         file = place / "passphrase"
         file.write_bytes(WORDS)
