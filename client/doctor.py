@@ -96,9 +96,7 @@ def _settings(home: Path) -> str:
 
 def _keys(home: Path, passphrase: bytes | None) -> str:
     who = keys.load(home / IDENTITY, passphrase=passphrase)
-    return (
-        f"open; {len(who.sealing_keys)} sealing keys, the latest {who.profile.sealing_fingerprint}"
-    )
+    return f"open; sealing key {who.profile.sealing_fingerprint}, {len(who.sealing_keys)} in all"
 
 
 def _certificate(home: Path) -> str:

@@ -1,6 +1,7 @@
 """A served exchange whose sites have passphrases: tasks hold no key, and agents may die."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -51,18 +52,22 @@ def test_an_exchange_ends_although_agents_are_killed_and_no_task_has_a_key(
     hospital = served.sites["hospital"]
     served.begin("trial")
 
-    def tasks() -> list[psutil.Process]:
+    def tasks() -> list[dict[str, str]]:
+        """Environments of the processes that work on a message, or wait for one."""
         superexec = pid(hospital, "superexec")
-        if superexec is None:
-            return []
-        found = psutil.Process(superexec).children(recursive=True)
-        return [one for one in found if one.ppid() != superexec]
+        found = psutil.Process(superexec).children(recursive=True) if superexec else []
+        environments = []
+        for one in found:
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if one.ppid() != superexec:
+                    environments.append(one.environ())
+        return environments
 
-    working = until(tasks, 240, "a task of hospital")
-    with_tasks = [psutil.Process(pid(hospital, one)) for one in ("superexec", "supernode")]
-    for process in (*with_tasks, *working):
-        assert passphrase.VARIABLE not in process.environ()
-    assert with_tasks[0].environ()[VARIABLE] == str(hospital.resolve() / SOCKET)
+    served_by = [psutil.Process(until(lambda: pid(hospital, "superexec"), 120, "superexec"))]
+    served_by.append(psutil.Process(pid(hospital, "supernode")))
+    for environment in (*until(tasks, 240, "a task"), *(one.environ() for one in served_by)):
+        assert passphrase.VARIABLE not in environment
+    assert served_by[0].environ()[VARIABLE] == str(hospital.resolve() / SOCKET)
 
     for name in ("hospital", "clinic"):
         home = served.sites[name]
