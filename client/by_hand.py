@@ -7,7 +7,7 @@ from typing import Literal
 
 from client import donor, recipient
 from client.home import Site
-from client.policy import check_addressees
+from client.policy import check_addressees, check_release
 from not_core import atomic, canonical
 from not_core.protocol import (
     SEGMENT_BYTES,
@@ -45,7 +45,7 @@ def offer(
     for profile in addressees:
         verify_profile(profile, site.trust)
     check_addressees(site.policy, addressees)
-    donor.check_release(site, organ)
+    check_release(site.policy, site.log, organ)
     terms = sealing.Audience(addressees=addressees, exchange=exchange, lifetime_seconds=days * DAY)
     signed, sealed = donor.seal(site, organ, terms)
     site.log.append(

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from client import serving
+from client.serving import Home, unlocked
 from not_core.commands import private as options
 from not_core.commands.budget import Delta, Epsilon, show
 from not_core.commands.passphrase import (
     PassphraseFile,
     SigningKey,
     Unprotected,
-    identity_passphrase,
     new_passphrase,
     passphrase_of,
 )
@@ -24,7 +25,6 @@ from not_core.commands.program import (
     new_place,
     report,
     run,
-    say,
 )
 from not_core.commands.trust import BY_HAND, Exchange, Lifetime, SealedOut, To
 from not_core.errors import OrganError
@@ -37,10 +37,11 @@ app = new_app(
     "    organ-site init HOME --site clinic --model MODEL --records records.jsonl ...\n\n"
     "    (the federation admits HOME/identity/request.json and returns clinic.profile)\n\n"
     "    organ-site join HOME clinic.profile --root root.pem\n\n"
-    "Flower's SuperNode then runs this site's code with --node-config 'home=\"HOME\"'."
+    "    organ-site connect HOME organs.example.org:9092 --certificate tls.pem\n\n"
+    "    organ-site doctor HOME        what is missing, and what to do\n\n"
+    "    organ-site start HOME\n\n"
 )
 
-Home = Annotated[Path, typer.Argument(help="The site's home folder.")]
 Mode = Literal["replace", "insert"]
 Digest = Annotated[str, typer.Argument(help="Organ digest, or its first characters.")]
 
@@ -174,64 +175,6 @@ def crl(
 
 
 @app.command()
-def connect(
-    home: Home,
-    coordinator: Annotated[str, typer.Argument(help="The coordinator's address, HOST:PORT.")],
-    certificate: Annotated[
-        Path, typer.Option(help="The coordinator's tls.pem; by another way than the network.")
-    ],
-    passphrase_file: PassphraseFile = None,
-    as_json: Json = False,
-) -> None:
-    """Prepare to be served: make a node's key, and a file for the coordinator's operator.
-
-    Example: organ-site connect ~/clinic organs.example.org:9092 --certificate tls.pem
-    """
-    from client import service
-
-    admission = service.create(_unlocked(home, passphrase_file), coordinator, certificate)
-    report({"coordinator": coordinator, "hand over": str(admission)}, as_json)
-
-
-@app.command()
-def start(
-    home: Home,
-    pause: Annotated[
-        float, typer.Option(min=0.1, max=60, help="Seconds between two looks for messages.")
-    ] = 3.0,
-    passphrase_file: PassphraseFile = None,
-) -> None:
-    """Serve until told to stop: ask the coordinator for work, and do what the policy lets.
-
-    Only connections that go out are made, and only code that is installed here runs. Nobody is
-    asked for a passphrase: each process reads it from its file again.
-
-    Example: organ-site start ~/clinic
-    """
-    from client import service
-    from client.home import IDENTITY, load
-    from not_core.service.supervisor import Supervisor
-
-    words = identity_passphrase(home / IDENTITY, passphrase_file) if passphrase_file else None
-    programs = service.programs(
-        load(home, passphrase=words), pause, passphrase_file if words else None
-    )
-    Supervisor(home, programs).run(say)
-
-
-@app.command()
-def stop(home: Home, as_json: Json = False) -> None:
-    """Stop what 'start' runs; what is unfinished goes on when it starts again.
-
-    Example: organ-site stop ~/clinic
-    """
-    from not_core.service import supervisor
-
-    supervisor.stop(home)
-    report({"stopped": str(home)}, as_json)
-
-
-@app.command()
 def status(home: Home, as_json: Json = False) -> None:
     """Say who this site is, what it is doing, what it has spent, and what waits for approval.
 
@@ -323,7 +266,7 @@ def offer(
     from client import by_hand, donor
     from not_core.trust.profile import read_profile
 
-    site = _unlocked(home, passphrase_file)
+    site = unlocked(home, passphrase_file)
     whole = _only(donor.made_organs(home), organ, f"organs of {home}")
     addressees = [read_profile(path) for path in to]
     signed = by_hand.offer(site, whole, addressees, exchange, days, out)
@@ -349,7 +292,7 @@ def receive(
     from client import by_hand
     from not_core import atomic, canonical
 
-    found, envelope = by_hand.receive(_unlocked(home, passphrase_file), sealed, mode)
+    found, envelope = by_hand.receive(unlocked(home, passphrase_file), sealed, mode)
     if receipt is not None:
         atomic.write(receipt, envelope)
     report(canonical.plain(canonical.encode(found), "receipt"), as_json)
@@ -413,16 +356,11 @@ def reveals(home: Home, as_json: Json = False) -> None:
     from client.home import policy_of
 
     policy = policy_of(home)
-    listing([asdict(one) for one in fields.listed(policy)], as_json)
+    rows = [asdict(one) for one in fields.listed(policy)]
+    listing([{name: row[name] for name in row if name != "now"} for row in rows], as_json)
 
 
-def _unlocked(home: Path, passphrase_file: Path | None) -> "homes.Site":
-    """A site with its keys; asks for their passphrase if it must."""
-    from client import home as homes
-
-    homes.read_home(home)
-    words = identity_passphrase(home / homes.IDENTITY, passphrase_file)
-    return homes.load(home, passphrase=words)
+serving.add_to(app)
 
 
 def _spent(site: "homes.Home") -> dict[str, float]:

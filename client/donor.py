@@ -1,4 +1,4 @@
-"""A site as donor: train an organ, sign and seal it, hand out its bytes."""
+"""A site as donor: train an organ; sign and seal it once it may leave; hand out its bytes."""
 
 import json
 import time
@@ -8,12 +8,19 @@ from pathlib import Path
 
 from client import progress
 from client.home import Home, Site, informed
-from client.policy import check_donation
+from client.policy import check_donation, check_release
 from client.training import prepare
 from not_core import atomic, canonical
-from not_core.errors import CertificateError, FormatError, NotError, OrganError, PolicyError
+from not_core.errors import (
+    CertificateError,
+    FormatError,
+    NotError,
+    OrganError,
+    PolicyError,
+    SignatureError,
+)
 from not_core.learning.training import TrainedOrgan
-from not_core.manifest import TENSORS, DifferentialPrivacy, Manifest
+from not_core.manifest import CARD, TENSORS, DifferentialPrivacy, Manifest
 from not_core.privacy.statement import check as check_statement
 from not_core.protocol import (
     DonateRequest,
@@ -23,6 +30,7 @@ from not_core.protocol import (
     Terms,
 )
 from not_core.surgery import organ as organs
+from not_core.surgery.card import card
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.trust import sealing, signing
 from not_core.trust.addressees import check_number
@@ -66,7 +74,7 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     for profile in request.addressees:
         verify_profile(profile, site.trust)
     folder = _made(site, made.organ)
-    check_release(site, made.organ)
+    check_release(site.policy, site.log, made.organ)
     terms = sealing.Audience(addressees=request.addressees, exchange=request.exchange)
     signed, sealed = seal(site, made.organ, terms)
     digest = canonical.sha256_file(sealed)
@@ -80,18 +88,6 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
         privacy=organs.read_manifest(folder).privacy.words,
     )
     return donation, b""
-
-
-def check_release(site: Site, organ: str) -> None:
-    """Check that the operator, or the policy for all organs, lets an organ leave.
-
-    Raises:
-        PolicyError: Nobody has.
-    """
-    if site.policy.release_organs == "ask" and not site.log.has("approved", organ):
-        raise PolicyError(
-            f"organ {organ} waits for approval; run organ-site approve HOME {organ[:12]}"
-        )
 
 
 def segment(site: Site, request: SegmentRequest, body: bytes) -> tuple[Segment, bytes]:
@@ -127,32 +123,39 @@ def pending(site: Home) -> list[Manifest]:
 
 @dataclass(frozen=True, slots=True)
 class OwnOrgan:
-    """An organ that this site trained and signed itself."""
+    """An organ that this site trained itself; it is signed when it leaves, and not before."""
 
     path: Path
     manifest: Manifest
 
 
 def own_organ(site: Site, digest: str) -> OwnOrgan | None:
-    """An organ that this site made itself, verified as any other; None if it made no such organ."""
+    """An organ that this site made itself; None if it made no such organ.
+
+    Raises:
+        OrganError: Its folder holds another.
+    """
     folder = _made(site, digest)
     if not folder.is_dir():
         return None
-    signed = _signed(site, folder)
-    if signed.site != site.settings.site:
-        raise OrganError(f"an organ of {signed.site} among this site's own; remove {folder}")
-    return OwnOrgan(folder, signed.manifest)
+    manifest = organs.read_manifest(folder)
+    if manifest.digest != digest or manifest.donor != site.settings.site:
+        raise OrganError(f"{folder} does not hold this site's organ of that name; remove it")
+    return OwnOrgan(folder, manifest)
 
 
-def _signed(site: Site, folder: Path) -> signing.SignedOrgan:
-    """Verify an organ of this site's own; signed anew if the site has other keys since."""
-    with suppress(CertificateError):
-        found = signing.verify_folder(folder, site.trust)
+def _sign(site: Site, own: OwnOrgan) -> None:
+    """Sign an organ of this site's own, unless it is signed with the site's present key.
+
+    Whatever signature is there otherwise: the organ's digest fixes all that is signed.
+    """
+    with suppress(CertificateError, SignatureError, OrganError):
+        found = signing.verify_folder(own.path, site.trust)
         if found.public_key == site.identity.signing_key.public_key():
-            return found
-    organs.read_stored(folder)
-    signing.sign_folder(folder, site.identity)
-    return signing.verify_folder(folder, site.trust)
+            return
+    organs.read_stored(own.path)
+    atomic.write(own.path / CARD, card(own.manifest).encode())
+    signing.sign_folder(own.path, site.identity)
 
 
 def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, Path]:
@@ -170,6 +173,7 @@ def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, 
     own = own_organ(site, organ)
     if own is None:
         raise OrganError(f"this site has made no organ {organ}; see organ-site log")
+    _sign(site, own)
     out = _sealed(site, terms.exchange, organ)
     readers = (site.identity.profile, *terms.addressees)
     if out.is_file():
@@ -255,10 +259,9 @@ def _keep(
     )
     folder = _made(site, manifest.digest)
     if not folder.is_dir():
-        # Written and signed beside its place, so that a folder of this name is always whole.
+        # Written beside its place, so that a folder of this name is always whole.
         with atomic.folder(folder, mode=0o700) as work:
             organs.fill(work, trained.tensors, manifest)
-            signing.sign_folder(work, site.identity)
     return manifest
 
 

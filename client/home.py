@@ -8,6 +8,7 @@ receipts/EXCHANGE   signed receipts         work/      scratch, emptied at will
 ledger.db      what each unit of the records was in; its heads are in log.db
 """
 
+import os
 import shutil
 import time
 from dataclasses import asdict, replace
@@ -19,6 +20,7 @@ import tomli_w
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from client import represented, signing_wire
 from client.policy import Policy
 from not_core import atomic
 from not_core.canonical import STRICT, Line, Name
@@ -162,6 +164,8 @@ def read_home(folder: Path) -> Home:
 def load(folder: Path, *, passphrase: bytes | None = None) -> Site:
     """Load the home of an admitted site.
 
+    Where the environment names a signing agent no key is read: the agent uses the keys.
+
     Args:
         folder: The home.
         passphrase: Of the keys; None for what the environment names, if they need one.
@@ -174,8 +178,12 @@ def load(folder: Path, *, passphrase: bytes | None = None) -> Site:
     """
     settings, policy = settings_of(folder)
     _sweep(folder)
-    words = given() if passphrase is None else passphrase
-    identity = keys.load(folder / IDENTITY, passphrase=words)
+    agent = os.environ.get(signing_wire.VARIABLE)
+    if agent:
+        identity = represented.load(folder / IDENTITY, Path(agent))
+    else:
+        words = given() if passphrase is None else passphrase
+        identity = keys.load(folder / IDENTITY, passphrase=words)
     grace = round(policy.revocation_grace_days * DAY)
     identity = replace(identity, trust=replace(identity.trust, grace=grace))
     if identity.site != settings.site:

@@ -19,6 +19,7 @@ from not_core.manifest import (
 )
 from not_core.privacy.charge import Bound
 from not_core.protocol import DeliverRequest, DonateRequest
+from not_core.trust.log import Log
 from not_core.trust.profile import Profile
 
 MOST_FILES = 1000
@@ -128,6 +129,18 @@ def check_addressees(policy: Policy, addressees: Sequence[Profile]) -> None:
         raise PolicyError(
             f"addressee {min(others)} is not one that the policy names; add it to addressees in "
             "policy.toml to let organs go there"
+        )
+
+
+def check_release(policy: Policy, log: Log, organ: str) -> None:
+    """Check that the operator, or the policy for all organs, lets an organ leave.
+
+    Raises:
+        PolicyError: Nobody has.
+    """
+    if policy.release_organs == "ask" and not log.has("approved", organ):
+        raise PolicyError(
+            f"organ {organ} waits for approval; run organ-site approve HOME {organ[:12]}"
         )
 
 

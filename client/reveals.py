@@ -151,6 +151,7 @@ class Revealed:
         reader: Who can read it; what goes to the coordinator, other sites may get to see.
         says: What it tells.
         rounding: What is left of a measurement.
+        now: What it would say now, as far as that is known before an exchange; else empty.
     """
 
     value: str
@@ -158,15 +159,21 @@ class Revealed:
     reader: str
     says: str
     rounding: str
+    now: str = ""
 
 
-def listed(policy: Policy) -> list[Revealed]:
-    """Every field that leaves a site with this policy."""
-    return list(_listed(policy))
+Known = Mapping[type[Any], Mapping[str, object]]
+"""Of values that leave, what some of their fields would say."""
 
 
-def _listed(policy: Policy) -> Iterator[Revealed]:
+def listed(policy: Policy, known: Known | None = None) -> list[Revealed]:
+    """Every field that leaves a site with this policy; with what is known of what it would say."""
+    return list(_listed(policy, known or {}))
+
+
+def _listed(policy: Policy, known: Known) -> Iterator[Revealed]:
     for value, words in WORDS.items():
+        says_now = known.get(value, {})
         for one in fields(value):
             measured = value is Receipt and one.name in DIGITS
             yield Revealed(
@@ -175,6 +182,7 @@ def _listed(policy: Policy) -> Iterator[Revealed]:
                 reader=ADDRESSEES if value is Manifest else COORDINATOR,
                 says=words[one.name],
                 rounding=_rounding(DIGITS[one.name], policy) if measured else "",
+                now=str(says_now.get(one.name, "")),
             )
 
 

@@ -1,6 +1,7 @@
-"""A site's processes: Flower's node, which asks the coordinator for work, and what does it.
+"""A site's processes: its signing agent; Flower's node, which asks for work; and what does it.
 
-All connections go out; nothing listens but on loopback. What a node is served with lies in
+All connections go out; nothing listens but on loopback and on the agent's socket. Only the agent is
+given what opens the keys. What a node is served with lies in
 
     node/key           private key of the node, OpenSSH form, for Flower alone
     node/admission     what the coordinator's operator is given: the node's key, signed by the site
@@ -19,89 +20,119 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from client import signing_wire
 from client.home import Site
+from client.signing_agent import check_path
 from not_core import atomic, canonical
-from not_core.errors import HomeError
+from not_core.errors import HomeError, KeyFileError
 from not_core.protocol import ADMISSION_TYPE, Admission
 from not_core.service.flower import CLIENT, command
-from not_core.service.supervisor import LOOPBACK, Program, answers, free_port
-from not_core.trust.keyfile import write_secret
-from not_core.trust.passphrase import KEYRING, VARIABLE
+from not_core.service.supervisor import (
+    LOOPBACK,
+    Program,
+    answers,
+    free_port,
+    listens,
+    python,
+)
+from not_core.trust.keyfile import read_public, read_secret, write_secret
 from not_core.trust.statement import sign_statement
 
-NODE = "node"
+NODE, ADMISSION = "node", "admission"
+CERTIFICATE_LIMIT = 64 * 1024
 APP = "client.app:app"
 STALL_SECONDS = 180.0
 """Longest that a node may do nothing; the slowest transfer of one piece takes less."""
 
 
-def create(site: Site, coordinator: str, certificate: Path) -> Path:
-    """Make a node's key and have the site vouch for it.
+def connect(site: Site, coordinator: str, certificate: Path, *, new_key: bool = False) -> Path:
+    """Make a node's key and have the site vouch for it; again, the same key by its present profile.
 
     Args:
         site: Admitted.
         coordinator: Address, as ``host:port``.
         certificate: The coordinator's TLS certificate, by another way than the network.
+        new_key: Whether the node gets another key: Flower lets none in that was once taken back.
 
     Returns:
         What the coordinator's operator is given.
 
     Raises:
         HomeError: Not an address.
-        OutputExistsError: The site has a node.
+        KeyFileError: The certificate cannot be read, or the node's key is not one.
     """
     if not re.fullmatch(r"\S+:\d{1,5}", coordinator):
         raise HomeError(f"{coordinator} is not an address; expected HOST:PORT")
     place = site.folder / NODE
-    private, public = node_key()
-    admission = Admission(profile=site.identity.profile, node_key=public.decode())
-    with atomic.folder(place, mode=0o700) as work:
-        write_secret(work / "key", private)
-        write_secret(work / "secret", secrets.token_bytes(32))
-        (work / "coordinator").write_text(coordinator, encoding="utf-8")
-        (work / "coordinator.pem").write_bytes(certificate.read_bytes())
-        envelope = sign_statement(canonical.encode(admission), ADMISSION_TYPE, site.identity)
-        (work / "admission").write_bytes(envelope)
-    return place / "admission"
+    pem = read_public(certificate, "certificate of the coordinator", CERTIFICATE_LIMIT)
+    place.mkdir(mode=0o700, exist_ok=True)
+    key = place / "key"
+    if new_key or not key.is_file():
+        write_secret(key, node_key())
+    if not (place / "secret").is_file():
+        write_secret(place / "secret", secrets.token_bytes(32))
+    atomic.write(place / "coordinator", coordinator.encode())
+    atomic.write(place / "coordinator.pem", pem)
+    admission = Admission(profile=site.identity.profile, node_key=_public(key))
+    envelope = sign_statement(canonical.encode(admission), ADMISSION_TYPE, site.identity)
+    atomic.write(place / ADMISSION, envelope)
+    return place / ADMISSION
 
 
-def node_key() -> tuple[bytes, bytes]:
-    """A new key of the kind that Flower takes: private in OpenSSH form, public in PEM."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    private = key.private_bytes(
+def node_key() -> bytes:
+    """A new private key of the kind and in the form (OpenSSH's) that Flower takes."""
+    return ec.generate_private_key(ec.SECP384R1()).private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.OpenSSH,
         serialization.NoEncryption(),
     )
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+
+
+def _public(key: Path) -> str:
+    """The public half of a node's key, in PEM."""
+    try:
+        private = serialization.load_ssh_private_key(read_secret(key, "node's key"), None)
+    except ValueError:
+        raise KeyFileError(
+            f"{key} is not a node's key; make another with 'organ-site connect --new-key'"
+        ) from None
+    return (
+        private.public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode()
     )
-    return private, public
 
 
-def programs(site: Site, pause: float, passphrase_file: Path | None = None) -> list[Program]:
+def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program]:
     """What to keep running, in order.
 
     Args:
-        site: Has a node.
+        home: Of a site that has a node.
         pause: Seconds between two looks for messages at the coordinator.
-        passphrase_file: Of the site's keys, or ``keyring:NAME``; what does the work reads it.
+        passphrase: Of the site's keys, for the signing agent alone; None where they have none.
 
     Raises:
-        HomeError: The site has no node, or knows no coordinator.
+        HomeError: The site has no node, or a path that is too long for a socket.
     """
-    node = site.folder / NODE
-    if not node.is_dir():
+    home = home.resolve()
+    node, agent = home / NODE, signing_wire.socket_of(home)
+    if not (node / ADMISSION).is_file():
         raise HomeError(
-            f"{site.folder} knows no coordinator; run 'organ-site connect' with its address and "
+            f"{home} knows no coordinator; run 'organ-site connect' with its address and "
             "certificate"
         )
+    check_path(agent)
     port = free_port()
-    beat = site.folder / "run" / "supernode.beat"
-    environment = {"FLWR_HOME": str(site.folder / "work" / "flower")}
-    opens = {} if passphrase_file is None else {VARIABLE: _named(passphrase_file)}
+    beat = home / "run" / "supernode.beat"
+    environment = {"FLWR_HOME": str(home / "work" / "flower")}
     secret = ("--superexec-auth-secret-file", str(node / "secret"))
     return [
+        Program(
+            name="signing-agent",
+            command=python("client.signing_agent", str(home)),
+            secret=passphrase,
+            ready=lambda: listens(agent),
+        ),
         Program(
             name="supernode",
             command=command(
@@ -110,7 +141,7 @@ def programs(site: Site, pause: float, passphrase_file: Path | None = None) -> l
                 *("--superlink", (node / "coordinator").read_text(encoding="utf-8")),
                 *("--root-certificates", str(node / "coordinator.pem")),
                 *("--auth-supernode-private-key", str(node / "key")),
-                *("--node-config", f"home={json.dumps(str(site.folder.resolve()))}"),
+                *("--node-config", f"home={json.dumps(str(home))}"),
                 *("--isolation", "process", "--host", LOOPBACK, "--port", str(port)),
                 *secret,
             ),
@@ -126,7 +157,7 @@ def programs(site: Site, pause: float, passphrase_file: Path | None = None) -> l
                 *("--runtime-api-address", f"{LOOPBACK}:{port}", "--insecure"),
                 *secret,
             ),
-            environment=environment | opens,
+            environment=environment | {signing_wire.VARIABLE: str(agent)},
         ),
     ]
 
@@ -134,9 +165,3 @@ def programs(site: Site, pause: float, passphrase_file: Path | None = None) -> l
 def still(beat: Path) -> bool:
     """Whether a node has stopped to look for messages, although it runs."""
     return beat.is_file() and time.time() - beat.stat().st_mtime > STALL_SECONDS
-
-
-def _named(passphrase_file: Path) -> str:
-    """A passphrase's file for a process that may run in another folder."""
-    named = str(passphrase_file)
-    return named if named.startswith(KEYRING) else str(passphrase_file.resolve())

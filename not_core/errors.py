@@ -137,6 +137,19 @@ class SignatureError(NotError):
     code = "signature"
 
 
+class SigningError(NotError):
+    """A site's signing agent does not sign or open something, or cannot be asked.
+
+    ``code`` is that of the rule that refuses, where there is one.
+    """
+
+    code = "signing"
+
+    def __init__(self, message: str, code: str = "signing") -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class OfferError(NotError):
     """An offer names wrong parties, or other things than the organ inside or what was announced."""
 

@@ -71,11 +71,17 @@ class Control:
         """Register a node's public key, in PEM; the node's id.
 
         Raises:
-            ServiceError: Flower does not run, or has the key.
+            ServiceError: Flower does not run, or has or had the key.
         """
-        with self._client() as client:
-            request = messages.RegisterNodeRequest(public_key=key.encode())
-            return int(client.RegisterNode(request).node_id)
+        try:
+            with self._client() as client:
+                request = messages.RegisterNodeRequest(public_key=key.encode())
+                return int(client.RegisterNode(request).node_id)
+        except ServiceError as error:
+            raise ServiceError(
+                f"{error}; if the node was taken back before, it needs another key: 'organ-site "
+                "connect --new-key'"
+            ) from None
 
     def unregister(self, node: int) -> None:
         """Take a node's registration back.

@@ -93,7 +93,9 @@ def control_of(home: Path) -> Control:
 
 
 def admit(coordinator: Coordinator, envelope: bytes) -> tuple[str, int]:
-    """Let a site's node in, instead of an earlier one of that site; again, it changes nothing.
+    """Let a site's node in, instead of an earlier one of that site.
+
+    The same node again, by a new profile of its site, stays in by the newer word.
 
     Args:
         coordinator: Served at this moment.
@@ -113,6 +115,7 @@ def admit(coordinator: Coordinator, envelope: bytes) -> tuple[str, int]:
         node, earlier = before
         known = canonical.decode(Admission, claimed_payload(earlier), "admission")
         if known.node_key == claimed.node_key:
+            coordinator.catalogue.admitted(site, node, envelope)
             return site, node
         control.unregister(node)
     node = control.register(claimed.node_key)

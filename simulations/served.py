@@ -65,7 +65,7 @@ class Deployment:
         for home in self.sites.values():
             if not (home / site_service.NODE).is_dir():
                 certificate = self.coordinator / "tls.pem"
-                site_service.create(site_home.load(home), self.address, certificate)
+                site_service.connect(site_home.load(home), self.address, certificate)
         self._started: dict[Path, subprocess.Popen[bytes]] = {}
 
     @contextmanager

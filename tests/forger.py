@@ -214,7 +214,9 @@ def offered(
         offer["wraps_sha256"] = sha256(canonical(wraps))
     header = {
         "format": "organ-exchange/sealed/v1",
-        "offer": canonical(signed(canonical(offer), OFFER_TYPE, donor.signing_key)).decode(),
+        "offer": canonical(
+            signed(canonical(offer), OFFER_TYPE, donor.signing_key.private)
+        ).decode(),
         "profile": json.loads(checked.encode(donor.profile)),
         "wraps": wraps,
     }
@@ -244,7 +246,7 @@ def signed_folder(
         {"name": key, "algorithm": "sha256", "digest": value} for key, value in digests.items()
     ]
     statement = edit(statement) if edit else statement
-    envelope = signed(canonical(statement), STATEMENT_TYPE, one.world.north.signing_key)
+    envelope = signed(canonical(statement), STATEMENT_TYPE, one.world.north.signing_key.private)
     for kind in ("model.sig", "model.key.sig"):
         bundle = json.loads(one.folders[0][kind])
         bundle["dsseEnvelope"] = envelope

@@ -31,6 +31,7 @@ from securesystemslib.signer import Signature, SSlibKey
 
 from not_core.errors import CertificateError, UnsealError
 from not_core.trust import addressees, sealing
+from not_core.trust.holder import HeldOpener
 from not_core.trust.profile import sealing_private_key, sealing_public_key
 
 HERE = Path(cryptography_vectors.__file__).parent
@@ -57,9 +58,9 @@ def wycheproof(name: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 
 def unwrap(wrapped: bytes, seed: bytes, scalar: bytes, info: bytes = INFO) -> bytes:
     """As opening does it."""
-    private, _, _ = sealing_private_key(seed, scalar)
+    opener = HeldOpener(sealing_private_key(seed, scalar)[0])
     offer: Any = SimpleNamespace(info=info)
-    return addressees._unwrap(base64.b64encode(wrapped).decode(), private, offer, "south")
+    return addressees._unwrap(base64.b64encode(wrapped).decode(), opener, offer, "south")
 
 
 def wrapped_under(secret: bytes, enc: bytes, content: bytes = CONTENT, info: bytes = INFO) -> bytes:

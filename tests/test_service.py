@@ -80,6 +80,22 @@ def test_what_comes_later_waits_for_what_it_needs(tmp_path: Path) -> None:
         eventually(lambda: said == ["first started", "second started"])
 
 
+def test_a_secret_is_given_each_time_and_stands_nowhere(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    code = (
+        "import os, sys, time; words = sys.stdin.read();"
+        f"open({str(mark)!r}, 'a').write(words + ';'); time.sleep(60)"
+    )
+    one = program("one", code, secret=b"hush")
+    assert "hush" not in repr(one)
+    with running(tmp_path, one):
+        eventually(lambda: mark.is_file() and mark.read_text() == "hush;")
+        process = psutil.Process(supervisor.status(tmp_path)["one"]["pid"])
+        assert "hush" not in process.environ().values()
+        process.kill()
+        eventually(lambda: mark.read_text() == "hush;hush;")
+
+
 def test_what_runs_and_does_nothing_is_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from simulations import exchange as simulation
 from simulations.served import Deployment, until
 
 COORDINATORS = ("superlink", "superexec", "keeper", "gateway")
-SITES = ("supernode", "superexec", "task")
+SITES = ("signing-agent", "supernode", "superexec", "task")
 
 
 @pytest.fixture(scope="module")

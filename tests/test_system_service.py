@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from prometheus_client.parser import text_string_to_metric_families
 
+from client import home as site_home
 from client import service as site_service
 from not_core import canonical
 from not_core.errors import CertificateError, RevokedError, ServiceError
@@ -27,6 +29,8 @@ from not_core.protocol import Enrolment, SignedEnrolment
 from not_core.service import supervisor, tls
 from not_core.service.flower import command
 from not_core.trust import authority, keys, revocation
+from not_core.trust.federation import load_trust
+from not_core.trust.profile import read_request
 from not_core.trust.revocation import LIST
 from not_core.trust.statement import claimed_payload
 from server import claims, service
@@ -135,7 +139,7 @@ def test_a_node_that_nobody_admitted_and_a_wrong_coordinator_are_refused(
     deployment, _ = exchanged
     clinic = deployment.sites["clinic"] / "node"
     stranger = tmp_path / "stranger.key"
-    stranger.write_bytes(site_service.node_key()[0])
+    stranger.write_bytes(site_service.node_key())
     tls.create(tmp_path / "other.pem", tmp_path / "other.key", ["127.0.0.1"])
     for key, certificate in (
         (stranger, deployment.coordinator / "tls.pem"),
@@ -247,6 +251,51 @@ def test_one_home_is_served_once(exchanged: tuple[Deployment, simulation.Scenari
     for home in (deployment.coordinator, deployment.sites["clinic"]):
         with pytest.raises(ServiceError, match="served by another"), supervisor.held(home):
             pass
+
+
+def rotated(deployment: Deployment, site: str) -> bytes:
+    """Give a site new keys, revoke its old certificate, and return its renewed admission."""
+    home, fed = deployment.sites[site], deployment.scenario.homes / "federation"
+    keys.rotate(home / "identity")
+    profile = authority.admit(fed, read_request(home / "identity" / "request.json"), again=True)
+    keys.install(home / "identity", profile, load_trust(fed))
+    authority.revoke(fed, site, "superseded")
+    certificate = deployment.coordinator / "tls.pem"
+    return site_service.connect(site_home.load(home), deployment.address, certificate).read_bytes()
+
+
+def test_a_site_with_new_keys_keeps_its_node(
+    exchanged: tuple[Deployment, simulation.Scenario],
+) -> None:
+    """By a new admission of the same node, in time; afterwards by another node."""
+    deployment, _ = exchanged
+    coordinator = coordinator_home.load(deployment.coordinator)
+    try:
+        before = coordinator.catalogue.nodes()
+        assert service.admit(coordinator, rotated(deployment, "court")) == (
+            "court",
+            before["court"][0],
+        )
+        late = rotated(deployment, "hospital")
+        found = revocation.load(
+            deployment.scenario.homes / "federation" / LIST, coordinator.trust.root
+        )
+        keys.install_list(deployment.coordinator, found)
+        until(lambda: "hospital" not in coordinator.catalogue.nodes(), 30, "node of hospital")
+        assert coordinator.catalogue.nodes().keys() == {"clinic", "court"}
+        coordinator = replace(coordinator, trust=load_trust(deployment.coordinator))
+        with pytest.raises(ServiceError, match="connect --new-key"):
+            service.admit(coordinator, late)
+        new = site_service.connect(
+            site_home.load(deployment.sites["hospital"]),
+            deployment.address,
+            deployment.coordinator / "tls.pem",
+            new_key=True,
+        )
+        site, node = service.admit(coordinator, new.read_bytes())
+        assert (site, node == before["hospital"][0]) == ("hospital", False)
+    finally:
+        coordinator.catalogue.close()
 
 
 def test_the_node_of_an_expelled_site_is_taken_back(

@@ -101,7 +101,7 @@ def test_a_site_cannot_admit_sites(world: World, tmp_path: Path) -> None:
     )
     for extension in victim.extensions:
         builder = builder.add_extension(extension.value, extension.critical)
-    forged = builder.sign(world.west.signing_key, hashes.SHA384())
+    forged = builder.sign(world.west.signing_key.private, hashes.SHA384())
     pem = forged.public_bytes(serialization.Encoding.PEM).decode()
     for chain, words in (
         ((pem,), "does not chain"),
@@ -140,7 +140,7 @@ def test_a_site_whose_sealing_key_makes_no_secret_is_nobody(world: World, point:
     """Every donor would fail on it, after training: it is neither admitted nor addressed."""
     raw = unbase64(world.west.profile.sealing_key, "x")[:1184] + point.to_bytes(32, "little")
     sealing_key = base64.b64encode(raw).decode()
-    request = request_of("evil", world.west.signing_key, sealing_key)
+    request = request_of("evil", world.west.signing_key.private, sealing_key)
     with pytest.raises(CertificateError, match="evil is degenerate"):
         authority.admit(world.place / "federation", request, now=NOW)
     fingerprint = canonical.sha256(raw)
@@ -152,7 +152,10 @@ def test_a_site_whose_sealing_key_makes_no_secret_is_nobody(world: World, point:
 
 def test_no_message_repeats_a_name_that_a_stranger_made_up(world: World) -> None:
     text = "x\n2027-01-01 approved by the operator"
-    key, name = world.west.signing_key, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+    key, name = (
+        world.west.signing_key.private,
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]),
+    )
     own = (
         x509.CertificateBuilder(name, name, key.public_key(), 5)
         .not_valid_before(world.trust.root.not_valid_before_utc)

@@ -87,7 +87,7 @@ def _leaving(folder: Path, *rest: Any, **named: Any) -> Any:
 
 
 BREAKS: dict[str, tuple[Any, str, Any]] = {
-    "another organ inside": (sealing, "_check_offered", _unchecked),
+    "another organ inside": (sealing, "check_offered", _unchecked),
     "a file left behind": (sealing, "verify_folder", _leaving),
     "an untyped error": (archive, "_size", lambda header: int(header[124:135], 8)),
 }

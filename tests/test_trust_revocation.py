@@ -191,7 +191,7 @@ def test_only_the_root_signs_lists(world: World, tmp_path: Path) -> None:
     with pytest.raises(CertificateError, match="not signed by this federation's root"):
         revocation.parse(fake.revoked.pem, world.trust.root)
     with pytest.raises(CertificateError, match="not signed by this federation's root"):
-        revocation.build(world.trust.root, world.north.signing_key, 9, {}, NOW)
+        revocation.build(world.trust.root, world.north.signing_key.private, 9, {}, NOW)
     pem = world.trust.revoked.pem
     for damaged in (b"", pem[:-30], pem + b"x", b"note\n" + pem, pem.replace(b"M", b"N", 1)):
         with pytest.raises(CertificateError):
@@ -345,7 +345,7 @@ def test_a_compromised_key_is_never_admitted_again(world: World) -> None:
     for request in (
         old,
         request_of("east", new_key, old.sealing_key),
-        request_of("east", world.south.signing_key, fresh.sealing_key),
+        request_of("east", world.south.signing_key.private, fresh.sealing_key),
     ):
         with pytest.raises(CertificateError, match="revoked for key-compromise; ask the site"):
             authority.admit(fed, request, now=NOW + 1, again=True)

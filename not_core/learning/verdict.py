@@ -1,10 +1,26 @@
 """A recipient's verdict on a transplant, from its own measurements and its own tolerance."""
 
 import math
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from not_core.learning.evaluation import Change
+if TYPE_CHECKING:
+    from not_core.learning.evaluation import Change
+
+_SHARE = r"\d{1,9}\.\d%"
+_CHANGE = rf"[+-]{_SHARE}"
+_DOMAIN = rf"domain perplexity changed by {_CHANGE}, 95% interval {_CHANGE} to {_CHANGE}"
+_REASONS = {
+    "accepted": re.compile(_DOMAIN),
+    "rejected": re.compile(
+        "perplexity is not finite with it"
+        rf"|{_DOMAIN}: (worse than without it|not surely better than without it"
+        rf"|less than the {_SHARE} this site asks for)"
+        rf"|general perplexity changed by {_CHANGE}: more than the {_SHARE} this site tolerates"
+    ),
+}
+"""What verdicts give as reasons: words of ours, and numbers with one decimal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +50,12 @@ class Verdict:
     reason: str
 
 
-def judge(domain: Change, general: float, tolerance: Tolerance) -> Verdict:
+def explains(verdict: Literal["accepted", "rejected"], reason: str) -> bool:
+    """Whether a reason is one that ``judge`` gives for a verdict."""
+    return _REASONS[verdict].fullmatch(reason) is not None
+
+
+def judge(domain: "Change", general: float, tolerance: Tolerance) -> Verdict:
     """Accept an organ only when it surely helps here and does not harm elsewhere.
 
     Args:

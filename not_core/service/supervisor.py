@@ -4,6 +4,7 @@ In a service's home: ``run/lock`` (held while it runs; holds its process id), ``
 (what runs since when, and how often it was started again) and ``logs/NAME.log``.
 """
 
+import ctypes
 import fcntl
 import json
 import os
@@ -31,6 +32,8 @@ FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 STEADY_SECONDS = 60.0
 """A process that ran so long had nothing wrong with it when it was started."""
 STOP_SECONDS = 10.0
+PR_SET_DUMPABLE = 4
+"""Of Linux's ``sys/prctl.h``."""
 LOG_BYTES = 16 * 1024 * 1024
 """A longer log is set aside, as ``NAME.log.1``, when its process is started."""
 
@@ -43,6 +46,7 @@ class Program:
         name: Of its log and in the status.
         command: What starts it.
         environment: Added to this process's own.
+        secret: What it is given on its standard input, which then ends; None for nothing.
         ready: Whether what is started after it may start.
         stalled: Whether it runs but does nothing; it is then ended and started again.
     """
@@ -50,6 +54,7 @@ class Program:
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    secret: bytes | None = field(default=None, repr=False)
     ready: Callable[[], bool] = lambda: True
     stalled: Callable[[], bool] = lambda: False
 
@@ -149,12 +154,15 @@ class Supervisor:
         with log.open("ab") as out:
             one.process = subprocess.Popen(  # noqa: S603
                 one.program.command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if one.program.secret is None else subprocess.PIPE,
                 stdout=out,
                 stderr=out,
                 env={**os.environ, **one.program.environment},
                 start_new_session=True,
             )
+        if one.process.stdin is not None:
+            with suppress(BrokenPipeError), one.process.stdin as pipe:
+                pipe.write(one.program.secret or b"")
         one.started = time.monotonic()
         one.starts += 1
 
@@ -230,6 +238,14 @@ def answers(host: str, port: int) -> bool:
     return False
 
 
+def listens(path: Path) -> bool:
+    """Whether something listens on that Unix socket."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(str(path))
+        return True
+    return False
+
+
 def free_port() -> int:
     """A port on loopback that nothing listens on now."""
     with socket.socket() as probe:
@@ -257,6 +273,15 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def keep_memory_private() -> None:
+    """Keep this user's other processes from reading this one's memory, and it out of core dumps.
+
+    On Linux; elsewhere nothing is done.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def end(process: subprocess.Popen[bytes] | None) -> None:

@@ -13,26 +13,18 @@ import base64
 import os
 from collections.abc import Mapping, Sequence
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
-from cryptography.hazmat.primitives.hpke import (
-    AEAD,
-    KDF,
-    KEM,
-    MLKEM768X25519PrivateKey,
-    MLKEM768X25519PublicKey,
-    Suite,
-)
+from cryptography.hazmat.primitives.hpke import MLKEM768X25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from not_core.errors import NotAddressedError, OfferError, UnsealError
 from not_core.trust.federation import Trust, verify_profile
+from not_core.trust.holder import SUITE, Opener
 from not_core.trust.offer import MAX_ADDRESSEES, Offer
 from not_core.trust.profile import Profile, sealing_public_key, unbase64
 
 KEY_BYTES = 32
-SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 SLOTS = (16, 64, 256, MAX_ADDRESSEES)
 """Numbers of slots of hidden addressees: the smallest that holds them tells their number's size."""
 
@@ -128,7 +120,7 @@ def unwrapped(
     wraps: Mapping[str, str],
     offer: Offer,
     site: str,
-    keys: Mapping[str, MLKEM768X25519PrivateKey],
+    keys: Mapping[str, Opener],
 ) -> bytes:
     """The content key, unwrapped by one of a site's keys.
 
@@ -136,7 +128,7 @@ def unwrapped(
         wraps: Base64 by addressee.
         offer: The verified offer, which names exactly these addressees.
         site: Who unwraps, for messages.
-        keys: Its private sealing keys by fingerprint.
+        keys: What opens for it, by fingerprint of the sealing key.
 
     Raises:
         NotAddressedError: No wrap is for these keys.
@@ -177,10 +169,10 @@ def _thrown_away() -> MLKEM768X25519PublicKey:
     )
 
 
-def _unwrap(wrap: str, private: MLKEM768X25519PrivateKey, offer: Offer, site: str) -> bytes:
+def _unwrap(wrap: str, private: Opener, offer: Offer, site: str) -> bytes:
     try:
-        key = SUITE.decrypt(unbase64(wrap, "wrapped key"), private, info=offer.info)
-    except (InvalidTag, ValueError):
+        key = private.open(unbase64(wrap, "wrapped key"), offer.info)
+    except UnsealError:
         raise UnsealError(
             f"the key wrapped for {site} does not open; get an undamaged copy from the "
             "coordinator, or a new offer from the donor"

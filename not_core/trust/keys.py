@@ -16,21 +16,22 @@ present ones; older ones are kept, because they open what was addressed to them.
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from not_core import atomic
 from not_core.errors import CertificateError, KeyFileError
 from not_core.trust import revocation
-from not_core.trust.certificates import binding, certificate_errors, check_name
+from not_core.trust.certificates import binding, certificate_errors, check_name, is_p384
 from not_core.trust.federation import ROOT, Trust, load_root, load_trust, verify_profile
+from not_core.trust.holder import HeldOpener, HeldSigner, Opener, Signer
 from not_core.trust.keyfile import read_secret, write_secret
 from not_core.trust.private_keys import (
     read_sealing_key,
@@ -60,6 +61,7 @@ __all__ = [
     "install",
     "install_list",
     "load",
+    "load_represented",
     "read_profile",
     "rotate",
     "write_profile",
@@ -82,23 +84,23 @@ SCALAR_BYTES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Identity:
-    """An admitted site with its private keys, which ``repr`` does not show.
+    """An admitted site and who uses its private keys for it, which ``repr`` does not show.
 
     Attributes:
         site: Its name.
         folder: Where all this lies.
         profile: What the federation vouches for.
         trust: What the site believes.
-        signing_key: Of the profile.
-        sealing_keys: By fingerprint: the profile's, and those that it has retired.
+        signing_key: Signs with the profile's key.
+        sealing_keys: What opens, by fingerprint: the profile's key, and those that it has retired.
     """
 
     site: str
     folder: Path
     profile: Profile = field(repr=False)
     trust: Trust = field(repr=False)
-    signing_key: ec.EllipticCurvePrivateKey = field(repr=False)
-    sealing_keys: Mapping[str, MLKEM768X25519PrivateKey] = field(repr=False)
+    signing_key: Signer = field(repr=False)
+    sealing_keys: Mapping[str, Opener] = field(repr=False)
 
 
 def create(
@@ -260,19 +262,74 @@ def load(folder: Path, *, passphrase: bytes | None = None) -> Identity:
         FormatError: The profile is damaged.
         StaleListError: There is no revocation list.
     """
-    _check_folder(folder)
-    if (folder / REQUEST).exists() and not (folder / PROFILE).exists():
-        raise KeyFileError(
-            f"identity in {folder} is not admitted yet; send its {REQUEST} to the federation and "
-            "run 'organ identity install' with the answer"
-        )
-    return _load(folder, read_profile(folder / PROFILE), load_trust(folder), passphrase)
+    return _load(folder, _admitted(folder), load_trust(folder), passphrase)
+
+
+def load_represented(
+    folder: Path,
+    signer: Callable[[ec.EllipticCurvePublicKey], Signer],
+    opener: Callable[[str], Opener],
+) -> Identity:
+    """Load an admitted site's identity without reading a private key: others use them for it.
+
+    Args:
+        folder: As ``load``.
+        signer: Made for the public key that the profile certifies.
+        opener: Made for the fingerprint of each sealing key, present and retired.
+
+    Raises:
+        KeyFileError: No identity folder, or it is not admitted yet.
+        CertificateError: The profile's certificate is damaged.
+        FormatError: The profile, or a request that was made here, is damaged.
+        StaleListError: There is no revocation list.
+    """
+    profile = _admitted(folder)
+    requests = (read_request(place / REQUEST) for place in _generations(folder))
+    return Identity(
+        site=profile.site,
+        folder=folder,
+        profile=profile,
+        trust=load_trust(folder),
+        signing_key=signer(_certified(profile)),
+        sealing_keys={one.sealing_fingerprint: opener(one.sealing_fingerprint) for one in requests},
+    )
 
 
 def sealing_key_of(folder: Path, profile: Profile | Request) -> Path:
     """Where the sealing key of a profile or a request lies in an identity folder, if it does."""
     _settle(folder)
     return _place(folder, profile.sealing_fingerprint) / SEALING_KEY
+
+
+def _admitted(folder: Path) -> Profile:
+    """The profile in an identity folder."""
+    _check_folder(folder)
+    if (folder / REQUEST).exists() and not (folder / PROFILE).exists():
+        raise KeyFileError(
+            f"identity in {folder} is not admitted yet; send its {REQUEST} to the federation and "
+            "run 'organ identity install' with the answer"
+        )
+    return read_profile(folder / PROFILE)
+
+
+def valid_until(profile: Profile) -> datetime:
+    """The last moment of a profile's certificate, UTC.
+
+    Raises:
+        CertificateError: It is damaged.
+    """
+    with certificate_errors("certificate in the profile"):
+        leaf = x509.load_pem_x509_certificate(profile.certificates[0].encode())
+        return leaf.not_valid_after_utc
+
+
+def _certified(profile: Profile) -> ec.EllipticCurvePublicKey:
+    """The signing key that a profile's certificate is for; verified by nobody yet."""
+    with certificate_errors("certificate in the profile"):
+        key = x509.load_pem_x509_certificate(profile.certificates[0].encode()).public_key()
+        if not is_p384(key):
+            raise ValueError("expected an ECDSA P-384 key")
+        return key
 
 
 def _known(folder: Path) -> Trust | None:
@@ -375,17 +432,15 @@ def _load(folder: Path, profile: Profile, trust: Trust, passphrase: bytes | None
             "the profile that answers this folder's request.json"
         )
     signing_key = _signing_key(place, passphrase)
-    with certificate_errors("certificate in the profile"):
-        certified = x509.load_pem_x509_certificate(profile.certificates[0].encode()).public_key()
-    if certified != signing_key.public_key():
+    if _certified(profile) != signing_key.public_key():
         raise CertificateError(
             f"profile of {profile.site} certifies another signing key than {place / SIGNING_KEY}; "
             "install the profile that answers this folder's request.json"
         )
-    sealing_keys: dict[str, MLKEM768X25519PrivateKey] = {}
+    sealing_keys: dict[str, Opener] = {}
     for path in sorted((folder / KEYS).glob(f"[0-9a-f]*/{SEALING_KEY}")):
         key, _, fingerprint = read_sealing_key(path, passphrase)
-        sealing_keys[fingerprint] = key
+        sealing_keys[fingerprint] = HeldOpener(key)
     if profile.sealing_fingerprint not in sealing_keys:
         raise CertificateError(
             f"profile of {profile.site} names another sealing key than {place / SEALING_KEY}; "
@@ -396,6 +451,6 @@ def _load(folder: Path, profile: Profile, trust: Trust, passphrase: bytes | None
         folder=folder,
         profile=profile,
         trust=trust,
-        signing_key=signing_key,
+        signing_key=HeldSigner(signing_key),
         sealing_keys=sealing_keys,
     )

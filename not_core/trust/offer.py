@@ -4,6 +4,7 @@ Each wrap of the content key is bound to the offer, and the offer to the wraps. 
 runs without model_signing and without torch: the coordinator uses it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -124,8 +125,13 @@ def describe(organ_digest: str, donor: str) -> str:
     return canonical.digest(BodyDescriptor(organ_digest=organ_digest, donor=donor))
 
 
-def sign_offer(offer: Offer, identity: Identity) -> SignedOffer:
+def sign_offer(offer: Offer, identity: Identity, addressees: Sequence[Profile] = ()) -> SignedOffer:
     """Sign an offer as its donor.
+
+    Args:
+        offer: What is offered.
+        identity: Its donor.
+        addressees: Who is named in it; a signing agent checks each of them.
 
     Raises:
         OfferError: ``identity`` is not the donor.
@@ -135,7 +141,7 @@ def sign_offer(offer: Offer, identity: Identity) -> SignedOffer:
             f"offer names donor {offer.donor}, this identity is {identity.site}; a site offers "
             "only its own organs"
         )
-    envelope = sign_statement(canonical.encode(offer), OFFER_TYPE, identity)
+    envelope = sign_statement(canonical.encode(offer), OFFER_TYPE, identity, addressees)
     return SignedOffer(offer=offer, envelope=envelope, profile=identity.profile)
 
 

@@ -55,6 +55,9 @@ __all__ = [
     "verify_sealed",
 ]
 
+LIFETIME = 30 * DAY
+"""How long an offer holds if nobody says otherwise, in seconds."""
+
 _PROOF = object()
 
 
@@ -100,7 +103,7 @@ class Audience:
 
     addressees: Sequence[Profile]
     exchange: str
-    lifetime_seconds: int = 30 * DAY
+    lifetime_seconds: int = LIFETIME
     hide: bool = False
 
 
@@ -300,7 +303,7 @@ def _open(
         with atomic.folder(out, mode=0o700) as quarantine:
             unpack(_decrypt(file, key, offer), quarantine, limit=offer.body_bytes)
             organ = verify_folder(quarantine, identity.trust, now=moment, seen=seen.first)
-            _check_offered(organ.manifest, offer)
+            check_offered(organ.manifest, offer)
             opened = OpenedOrgan(
                 path=out,
                 manifest=organ.manifest,
@@ -339,7 +342,8 @@ def _write(
     names = slots.padded(tuple(named), nonce)
     offer = replace(draft, addressees=names, hidden=nonce, wraps_sha256=UNWRAPPED)
     wraps = slots.wrapped(key, offer, named)
-    signed = sign_offer(replace(offer, wraps_sha256=canonical.digest(wraps)), identity)
+    complete = replace(offer, wraps_sha256=canonical.digest(wraps))
+    signed = sign_offer(complete, identity, tuple(readers.values()))
     header = DeliveryHeader(offer=signed.envelope.decode(), profile=identity.profile, wraps=wraps)
     with out.open("wb") as file:
         write_header(header, file)
@@ -375,8 +379,12 @@ def _decrypt(file: BinaryIO, key: bytes, offer: Offer) -> Iterator[bytes]:
         ) from None
 
 
-def _check_offered(manifest: Manifest, offer: Offer) -> None:
-    """Check that an organ is the offered one; its manifest's donor has signed it."""
+def check_offered(manifest: Manifest, offer: Offer) -> None:
+    """Check that an organ is the offered one; its manifest's donor has signed it.
+
+    Raises:
+        OfferError: It is another.
+    """
     found = {
         "digest": (manifest.digest, offer.organ_digest),
         "donor": (manifest.donor, offer.donor),

@@ -20,12 +20,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from not_core import atomic, canonical
 from not_core.canonical import STRICT, Digest
-from not_core.errors import OrganError, SignatureError
+from not_core.errors import FormatError, OrganError, SignatureError
 from not_core.manifest import CARD, MANIFEST, TENSORS, Manifest
 from not_core.trust.certificates import certificate_errors
 from not_core.trust.federation import Trust, verify_chain
@@ -133,7 +133,7 @@ def sign_folder(folder: Path, identity: Identity) -> None:
             f"manifest names donor {manifest.donor}, this identity is {identity.site}; a site "
             "signs only its own organs"
         )
-    statement = canonical.encode(_statement(folder, manifest))
+    statement = canonical.encode(statement_of(folder, manifest))
     envelope = canonical.decode(
         Envelope, sign_statement(statement, STATEMENT_TYPE, identity), "signed statement"
     )
@@ -188,7 +188,7 @@ def verify_folder(
         canonical.encode(bundle.dsseEnvelope), STATEMENT_TYPE, admission.public_key
     )
     manifest = canonical.decode(Manifest, canonical.read_bounded(folder / MANIFEST), "manifest")
-    statement = _statement(folder, manifest)
+    statement = statement_of(folder, manifest)
     if canonical.encode(statement) != signed:
         raise SignatureError(
             f"{SIGNATURE} {_difference(signed, statement)}; get the organ again from its donor"
@@ -210,11 +210,16 @@ def _bundle(cls: type[B], path: Path) -> B:
     return canonical.decode(cls, canonical.read_bounded(path, SMALL_LIMIT), path.name)
 
 
-def _statement(folder: Path, manifest: Manifest) -> dict[str, Any]:
+def statement_of(folder: Path, manifest: Manifest) -> dict[str, Any]:
     """What is signed: an in-toto statement of the digest of each file but the signatures.
+
+    Raises:
+        OrganError: A file is missing, or the folder holds a link, a folder or a device.
 
     Source: OpenSSF model signing specification v1.0; in-toto attestation framework v1.
     """
+    if missing := UNSIGNED_FILES - _files(folder):
+        raise OrganError(_wrong_files(folder, missing, frozenset()))
     digests = {name: canonical.sha256_file(folder / name) for name in sorted(UNSIGNED_FILES)}
     whole = canonical.sha256(b"".join(bytes.fromhex(one) for one in digests.values()))
     return {
@@ -234,6 +239,20 @@ def _statement(folder: Path, manifest: Manifest) -> dict[str, Any]:
             ],
         },
     }
+
+
+def claimed_organ(statement: bytes) -> str:
+    """Digest of the manifest that a statement says it covers: the organ's; believed by nobody yet.
+
+    Raises:
+        FormatError: Not a statement as ``statement_of`` makes them.
+    """
+    found = canonical.plain(statement, "statement")
+    try:
+        digests = {one["name"]: one["digest"] for one in found["predicate"]["resources"]}
+        return TypeAdapter(Digest).validate_python(digests[MANIFEST])
+    except (KeyError, TypeError, ValueError):
+        raise FormatError("statement is not of an organ's files; expected one of ours") from None
 
 
 def _difference(signed: bytes, found: dict[str, Any]) -> str:

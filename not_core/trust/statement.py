@@ -4,6 +4,7 @@ Offers and receipts travel in these. The envelope's key id is the one that secur
 computes from the public key, and must be right; it selects nothing, the verifier names the key.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from securesystemslib.dsse import Envelope as LibraryEnvelope
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import (  # type: ignore[attr-defined]  # exported without __all__
-    CryptoSigner,
+    Signature,
     SSlibKey,
 )
 
@@ -20,7 +21,7 @@ from not_core import canonical
 from not_core.canonical import STRICT, Digest, Line
 from not_core.errors import FormatError, SignatureError
 from not_core.trust.keys import Identity
-from not_core.trust.profile import unbase64
+from not_core.trust.profile import Profile, unbase64
 
 STATEMENT_LIMIT = 512 * 1024
 """Largest envelope read or written, in bytes."""
@@ -43,25 +44,30 @@ class Envelope:
     signatures: Annotated[tuple[_Signature, ...], Field(min_length=1, max_length=1)]
 
 
-def sign_statement(payload: bytes, payload_type: str, identity: Identity) -> bytes:
+def sign_statement(
+    payload: bytes, payload_type: str, identity: Identity, addressees: Sequence[Profile] = ()
+) -> bytes:
     """Sign a payload.
 
     Args:
         payload: Any bytes; in this project canonical JSON.
         payload_type: What the payload is; covered by the signature.
-        identity: Whose signing key signs.
+        identity: Who signs.
+        addressees: Whose keys an offer names by their fingerprints; empty for all else.
 
     Returns:
         The envelope in canonical JSON.
 
     Raises:
         FormatError: The envelope would be larger than ``STATEMENT_LIMIT``.
+        SigningError: The site's signing agent does not sign it.
 
     Source: DSSE v1.0.2, github.com/secure-systems-lab/dsse.
     """
     public = SSlibKey.from_crypto(identity.signing_key.public_key())
-    envelope = LibraryEnvelope(payload, payload_type, {})
-    envelope.sign(CryptoSigner(identity.signing_key, public))
+    signature = identity.signing_key.sign(payload, payload_type, addressees)
+    signed = {public.keyid: Signature(public.keyid, signature.hex())}
+    envelope = LibraryEnvelope(payload, payload_type, signed)
     data = canonical.encode(envelope.to_dict())
     if len(data) > STATEMENT_LIMIT:
         raise FormatError(
