@@ -209,6 +209,12 @@ class ServiceError(NotError):
     code = "service"
 
 
+class OperatorError(NotError):
+    """Somebody who signs in, or is to, is not known or has no password that will do."""
+
+    code = "operator"
+
+
 class LedgerError(NotError):
     """A privacy budget does not allow a run, or its ledger is not the one that its log knows."""
 

@@ -9,15 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import JSON, LargeBinary, UniqueConstraint, create_engine, select
+from sqlalchemy import JSON, LargeBinary, UniqueConstraint, create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from not_core import canonical
 from not_core.errors import ExchangeError
 from not_core.protocol import Donation, Enrolment, Receipt
 
-RUNNING = "running"
-"""State of an exchange that has not ended."""
+RUNNING, CANCELLING, CANCELLED = "running", "cancelling", "cancelled"
+UNFINISHED = (RUNNING, CANCELLING)
+"""States of an exchange that has not ended."""
 
 
 class _Base(DeclarativeBase):
@@ -69,6 +70,22 @@ class _Node(_Base):
     admission: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class _Contact(_Base):
+    __tablename__ = "contacts"
+    site: Mapped[str] = mapped_column(primary_key=True)
+    time: Mapped[float]
+
+
+class _Event(_Base):
+    __tablename__ = "events"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    exchange: Mapped[str] = mapped_column(index=True)
+    time: Mapped[float]
+    site: Mapped[str]
+    step: Mapped[str]
+    code: Mapped[str]
+
+
 class _Exchange(_Base):
     __tablename__ = "exchanges"
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -86,7 +103,7 @@ class Begun:
     Attributes:
         name: Its name.
         config: What it is, as its runs are told.
-        state: ``running``, or how it ended.
+        state: ``running``, ``cancelling``, or how it ended.
         run: Flower's number of its latest run; 0 where there is none.
         runs: How many there were.
         since: When the latest began, in seconds since the epoch.
@@ -98,6 +115,23 @@ class Begun:
     run: int
     runs: int
     since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What a site did in an exchange, or failed to do.
+
+    Attributes:
+        time: Seconds since the epoch.
+        site: The site, or its node where nobody knows yet whose it is.
+        step: Such as ``enrol``.
+        code: Of what went wrong; empty where nothing did.
+    """
+
+    time: float
+    site: str
+    step: str
+    code: str
 
 
 class Catalogue:
@@ -146,6 +180,38 @@ class Catalogue:
             row.envelope, row.receipt = envelope, canonical.encode(receipt)
             session.add(row)
 
+    def happened(self, exchange: str, event: Happened) -> None:
+        """Remember what a site did."""
+        with self._session() as session:
+            row = {"time": event.time, "site": event.site, "step": event.step, "code": event.code}
+            session.add(_Event(exchange=exchange, **row))
+
+    def events(self, exchange: str, most: int) -> list[Happened]:
+        """What sites did in an exchange, newest first, and no more than so many."""
+        with self._session() as session:
+            rows = session.scalars(
+                select(_Event).filter_by(exchange=exchange).order_by(_Event.id.desc()).limit(most)
+            )
+            return [Happened(row.time, row.site, row.step, row.code) for row in rows]
+
+    def heard(self, site: str, time: float) -> None:
+        """Note that a site's node is there."""
+        with self._session() as session:
+            session.merge(_Contact(site=site, time=time))
+
+    def contacts(self) -> dict[str, float]:
+        """When each site was last heard of: of its node, or in an exchange."""
+        with self._session() as session:
+            found = session.execute(
+                select(_Event.site, func.max(_Event.time))
+                .filter(_Event.code.not_in(("timeout", "unreachable")))
+                .group_by(_Event.site)
+            ).all()
+            latest = {site: time for site, time in found}
+            for row in session.scalars(select(_Contact)):
+                latest[row.site] = max(row.time, latest.get(row.site, 0.0))
+            return latest
+
     def ran(self, exchange: str, facts: dict[str, Any]) -> None:
         """Remember the failures, bytes and seconds of a run."""
         with self._session() as session:
@@ -178,6 +244,20 @@ class Catalogue:
             )
             return [canonical.decode(Receipt, row.receipt, "receipt") for row in rows]
 
+    def signed_receipt(
+        self, exchange: str, organ: str, recipient: str, mode: str
+    ) -> tuple[Receipt, bytes] | None:
+        """A receipt, and the envelope that its recipient signed; None where there is none."""
+        with self._session() as session:
+            row = session.scalar(
+                select(_Receipt).filter_by(
+                    exchange=exchange, organ=organ, recipient=recipient, mode=mode
+                )
+            )
+            if row is None:
+                return None
+            return canonical.decode(Receipt, row.receipt, "receipt"), row.envelope
+
     def last_run(self, exchange: str) -> dict[str, Any] | None:
         """Facts of the latest run of an exchange."""
         with self._session() as session:
@@ -206,7 +286,7 @@ class Catalogue:
         """Ask for an exchange, or for one that has ended to go on.
 
         Raises:
-            ExchangeError: One of that name is something else.
+            ExchangeError: One of that name is something else, or is being cancelled.
         """
         with self._session() as session:
             row = session.get(_Exchange, name)
@@ -216,6 +296,8 @@ class Catalogue:
                 raise ExchangeError(
                     f"exchange {name} was begun with other terms; choose another name"
                 )
+            if row.state == CANCELLING:
+                raise ExchangeError(f"exchange {name} is being cancelled; try again when it is")
             if row.state != RUNNING:  # new, or ended
                 row.state, row.run, row.runs, row.since = RUNNING, "0", 0, 0.0
             session.add(row)
@@ -231,6 +313,19 @@ class Catalogue:
         with self._session() as session:
             session.get_one(_Exchange, name).state = state
 
+    def cancel(self, name: str) -> None:
+        """Ask for an exchange to be stopped; what has come of it stays.
+
+        Raises:
+            ExchangeError: It does not run.
+        """
+        with self._session() as session:
+            row = session.get(_Exchange, name)
+            if row is None or row.state != RUNNING:
+                state = "not there" if row is None else row.state
+                raise ExchangeError(f"exchange {name} is {state}; only one that runs is cancelled")
+            row.state = CANCELLING
+
     def begun(self) -> list[Begun]:
         """All exchanges that were asked for, by name."""
         with self._session() as session:
@@ -242,7 +337,7 @@ class Catalogue:
 
     def unfinished(self) -> list[Begun]:
         """Those that have not ended."""
-        return [one for one in self.begun() if one.state == RUNNING]
+        return [one for one in self.begun() if one.state in UNFINISHED]
 
     def exchanges(self) -> list[str]:
         """Names of all exchanges."""

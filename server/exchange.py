@@ -45,6 +45,7 @@ from not_core.protocol import (
 )
 from not_core.trust.offer import Offer
 from server import claims
+from server.catalogue import Happened
 from server.dispatch import UNANSWERED, Dispatch
 from server.home import Coordinator
 
@@ -229,7 +230,7 @@ class Exchange:
                 self._fail(name, "enrol", "other-base")
                 continue
             self._home.catalogue.enrolled(self._settings.exchange, site.enrolment)
-            self._notify(Event(name, "enrol"))
+            self._tell(Event(name, "enrol"))
 
     def _donate(self, donor: _Site) -> None:
         others = [site.enrolment.profile for site in self._sites.values() if site is not donor]
@@ -253,7 +254,7 @@ class Exchange:
                 raise OfferError("an offer of an organ that another site has offered")
             self._offers[organ], self._donations[organ] = offer, donation
             self._home.catalogue.offered(self._settings.exchange, organ, donor.name, donation)
-            self._notify(Event(donor.name, "donate"))
+            self._tell(Event(donor.name, "donate"))
             self._mark("donate")
             self._collect(donor, organ)
 
@@ -322,7 +323,7 @@ class Exchange:
             part.unlink()
             raise
         part.rename(self._home.banked(organ))
-        self._notify(Event(donor.name, "collect"))
+        self._tell(Event(donor.name, "collect"))
 
     def _banked(self, donor: _Site, organ: str) -> None:
         """A sealed organ is in the bank: deliver it to its addressees; its donor tries it too.
@@ -347,7 +348,7 @@ class Exchange:
         def settled(code: str | None) -> None:
             if code is None:
                 site.inbox.append(organ)
-                self._notify(Event(site.name, "deliver"))
+                self._tell(Event(site.name, "deliver"))
                 self._mark("deliver")
             else:
                 self._fail(site.name, "deliver", code)
@@ -389,7 +390,7 @@ class Exchange:
 
         def settled(code: str | None) -> None:
             if code is None:
-                self._notify(Event(site.name, "transplant"))
+                self._tell(Event(site.name, "transplant"))
                 self._mark("transplant")
             else:
                 self._fail(site.name, "transplant", code)
@@ -420,7 +421,12 @@ class Exchange:
 
     def _fail(self, site: str, step: str, code: str) -> None:
         self._failures.append({"site": site, "step": step, "code": code})
-        self._notify(Event(site, step, code))
+        self._tell(Event(site, step, code))
+
+    def _tell(self, event: Event) -> None:
+        row = Happened(time.time(), event.site, event.step, event.code)
+        self._home.catalogue.happened(self._settings.exchange, row)
+        self._notify(event)
 
     def _mark(self, step: str) -> None:
         self._ended[step] = time.monotonic() - self._started
