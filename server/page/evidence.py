@@ -79,8 +79,12 @@ def of_receipt(
 
 def _to_site(trust: Trust, profile: Profile | None, site: str) -> list[Link]:
     root = Link("Root of the federation", True, f"{trust.name}, {trust.fingerprint[:16]}")
-    due = f"number {trust.revoked.number}, next one due {trust.revoked.due_words}"
-    listed = Link("Revocation list", True, due)
+
+    def fresh() -> str:
+        trust.revoked.check_fresh(seconds(None), trust.grace)
+        return f"number {trust.revoked.number}, next one due {trust.revoked.due_words}"
+
+    listed = _link("Revocation list", fresh)
     if profile is None:
         missing = f"{site} has not enrolled here, so nobody vouches for it"
         return [root, listed, Link("Certificate of the site", False, missing)]
