@@ -449,9 +449,7 @@ def _spent(site: "homes.Home") -> dict[str, float]:
     return {"epsilon spent": spent, "epsilon left": max(0.0, bound.epsilon - spent)}
 
 
-def _decide(
-    home: Path, organ: str, event: Literal["approved", "rejected"], as_json: bool
-) -> None:
+def _decide(home: Path, organ: str, event: Literal["approved", "rejected"], as_json: bool) -> None:
     from client import donor
     from client.home import read_home
 

@@ -3,10 +3,9 @@
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from fastapi import Path as InPath
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,12 +15,10 @@ from client.page.views import Dossier, Logged, Spending, Status, Views, Waiting
 from client.reveals import Revealed
 from not_core.canonical import Digest
 from not_core.page import live
-from not_core.page.application import Page, Place, Problem, moved, serve
+from not_core.page.application import MISSING, Page, Place, moved, serve, there
 from not_core.page.guard import SIGN_IN
 from not_core.page.sessions import Attempts, Role
 from not_core.protocol import Receipt
-
-Value = TypeVar("Value")
 
 OWNER = "operator"
 """Whoever has the token: the site's operator, who started this page."""
@@ -33,7 +30,6 @@ LINKS = {
     "/log": "Log",
     "/leaves": "What leaves",
 }
-MISSING = {404: {"model": Problem}, 422: {"model": Problem}}
 OrganDigest = Annotated[Digest, InPath()]
 
 
@@ -98,7 +94,7 @@ def _add_api(page: Page, views: Views) -> None:
     @app.get("/api/pending/{organ}", tags=["approvals"], responses=MISSING)
     def read_dossier(organ: OrganDigest) -> Dossier:
         """All there is to know of one of them."""
-        return _there(views.dossier(organ), "organ that waits")
+        return there(views.dossier(organ), "organ that waits")
 
     @app.get("/api/receipts", tags=["organs"])
     def list_receipts() -> list[Receipt]:
@@ -137,7 +133,7 @@ def _add_reading(page: Page, views: Views) -> None:
 
     @app.get("/approvals/{organ}", include_in_schema=False)
     def dossier(request: Request, organ: OrganDigest) -> Response:
-        found = _there(views.dossier(organ), "organ that waits")
+        found = there(views.dossier(organ), "organ that waits")
         return page.render(request, "dossier.html.jinja", dossier=found)
 
     @app.get("/organs", include_in_schema=False)
@@ -173,12 +169,6 @@ def _add_deciding(page: Page, views: Views) -> None:
     @app.post("/approvals/{organ}/reject", include_in_schema=False)
     def reject(organ: OrganDigest) -> Response:
         return decided(organ, "rejected")
-
-
-def _there(value: Value | None, what: str) -> Value:
-    if value is None:
-        raise HTTPException(404, f"there is no such {what} here")
-    return value
 
 
 def main(home: Path, port: int, told: Callable[[str], None]) -> None:

@@ -71,7 +71,8 @@ def chart(found: Sequence[Point], bound: Bound) -> Chart:
 
     corners: list[tuple[float, float]] = []
     for index, point in enumerate(found):
-        corners += [(LEFT + index * step, y(point.left)), (LEFT + (index + 1) * step, y(point.left))]
+        at = y(point.left)
+        corners += [(LEFT + index * step, at), (LEFT + (index + 1) * step, at)]
     line = " ".join(f"{x:.1f},{at}" for x, at in corners)
     floor = y(0)
     every = -(-len(found) // MOST_TICKS)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import FastAPI
@@ -22,6 +22,8 @@ from not_core.page import figures
 from not_core.page.guard import API, SIGN_OUT, Guard
 from not_core.page.sessions import LIFE_SECONDS, Role, Sessions
 
+Value = TypeVar("Value")
+
 HERE = Path(__file__).parent
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
 OPENAPI = f"{API}openapi.json"
@@ -33,6 +35,10 @@ class Problem:
     """Why a request got no answer."""
 
     detail: str
+
+
+MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, 422: {"model": Problem}}
+"""What a route of the API may answer that names something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,24 +111,20 @@ class Page:
             responses={code: {"model": Problem} for code in (401, 409)},
         )
         self.app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-        self.app.add_middleware(
-            Guard, sessions=self.sessions, cookie=self._cookie, role_of=role_of
-        )
+        self.app.add_middleware(Guard, sessions=self.sessions, cookie=self._cookie, role_of=role_of)
         self.app.add_middleware(
             TrustedHostMiddleware, allowed_hosts=list(place.hosts), www_redirect=False
         )
         self.app.add_exception_handler(HTTPException, self._failed)
         self.app.add_exception_handler(RequestValidationError, self._invalid)
         self.app.add_exception_handler(NotError, self._refused)
-        self.app.add_api_route(
-            SIGN_OUT, self._sign_out, methods=["POST"], include_in_schema=False
-        )
+        self.app.add_api_route(SIGN_OUT, self._sign_out, methods=["POST"], include_in_schema=False)
 
     def render(
-        self, request: Request, template: str, status: int = 200, **values: Any
+        self, request: Request, template: str, code: int = 200, **values: Any
     ) -> HTMLResponse:
         """A whole page."""
-        return HTMLResponse(self.piece(request, template, **values), status_code=status)
+        return HTMLResponse(self.piece(request, template, **values), status_code=code)
 
     def piece(self, request: Request, template: str, **values: Any) -> str:
         """A piece of a page, as text."""
@@ -146,9 +148,7 @@ class Page:
     def _sign_out(self, request: Request) -> Response:
         self.sessions.close(request.cookies.get(self._cookie, ""))
         response = moved("/sign-in")
-        response.delete_cookie(
-            self._cookie, secure=self._secure, httponly=True, samesite="strict"
-        )
+        response.delete_cookie(self._cookie, secure=self._secure, httponly=True, samesite="strict")
         return response
 
     def _failed(self, request: Request, error: Exception) -> Response:
@@ -176,6 +176,17 @@ def moved(path: str) -> RedirectResponse:
     """Go on to a path of this page, and to no other place."""
     inside = path.startswith("/") and not path.startswith(("//", "/\\"))
     return RedirectResponse(path if inside else "/", status_code=303)
+
+
+def there(value: Value | None, what: str) -> Value:
+    """What was asked for.
+
+    Raises:
+        HTTPException: There is no such thing.
+    """
+    if value is None:
+        raise HTTPException(404, f"there is no such {what} here")
+    return value
 
 
 async def form(request: Request) -> dict[str, str]:

@@ -123,8 +123,8 @@ def same_origin(request: Request) -> bool:
     site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")
     own = f"{request.url.scheme}://{request.headers.get('host', '')}"
-    return (site or "same-origin") == "same-origin" and (origin or own) == own and bool(
-        site or origin
+    return (
+        (site or "same-origin") == "same-origin" and (origin or own) == own and bool(site or origin)
     )
 
 

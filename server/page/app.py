@@ -2,18 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from fastapi import Depends, Query
 from fastapi import Path as InPath
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from not_core.canonical import Digest, Name
 from not_core.errors import ExchangeError, OperatorError
 from not_core.page import live
-from not_core.page.application import Page, Place, Problem, form, moved, serve
+from not_core.page.application import MISSING, Page, Place, Problem, form, moved, serve, there
 from not_core.page.guard import SIGN_IN
 from not_core.page.sessions import Attempts
 from not_core.service.supervisor import LOOPBACK, end_with_parent
@@ -32,10 +31,7 @@ from server.page.views import (
     Wanted,
 )
 
-Value = TypeVar("Value")
-
 LINKS = {"/": "Exchanges", "/organs": "Organ bank", "/sites": "Sites"}
-MISSING = {404: {"model": Problem}, 422: {"model": Problem}}
 DEFAULTS = {
     "exchange": "",
     "sites": "2",
@@ -137,7 +133,7 @@ def _add_api(page: Page, views: Views) -> None:
     @app.get("/api/exchanges/{exchange}", tags=["exchanges"], responses=MISSING)
     def read_exchange(exchange: ExchangeName) -> ExchangePage:
         """One exchange: who takes part, what was found, what happened last."""
-        return _there(views.exchange(exchange), "exchange")
+        return there(views.exchange(exchange), "exchange")
 
     @app.get("/api/organs", tags=["organs"], responses={422: {"model": Problem}})
     def search_organs(search: Search) -> list[OrganRow]:
@@ -147,7 +143,7 @@ def _add_api(page: Page, views: Views) -> None:
     @app.get("/api/organs/{exchange}/{organ}", tags=["organs"], responses=MISSING)
     def read_organ(exchange: ExchangeName, organ: OrganDigest) -> OrganPage:
         """One organ, why its offer is to be believed, and its receipts."""
-        return _there(views.organ(exchange, organ), "organ")
+        return there(views.organ(exchange, organ), "organ")
 
     @app.get(
         "/api/receipts/{exchange}/{organ}/{recipient}/{mode}", tags=["organs"], responses=MISSING
@@ -156,7 +152,7 @@ def _add_api(page: Page, views: Views) -> None:
         exchange: ExchangeName, organ: OrganDigest, recipient: SiteName, mode: Mode
     ) -> ReceiptPage:
         """One receipt, and why it is to be believed."""
-        return _there(views.receipt(exchange, organ, recipient, mode), "receipt")
+        return there(views.receipt(exchange, organ, recipient, mode), "receipt")
 
     @app.get("/api/sites", tags=["sites"])
     def list_sites() -> list[SiteRow]:
@@ -179,28 +175,26 @@ def _add_reading(page: Page, views: Views) -> None:
 
     @app.get("/organs/{exchange}/{organ}", include_in_schema=False)
     def organ(request: Request, exchange: ExchangeName, organ: OrganDigest) -> Response:
-        found = _there(views.organ(exchange, organ), "organ")
+        found = there(views.organ(exchange, organ), "organ")
         return page.render(request, "organ.html.jinja", organ=found)
 
     @app.get("/exchanges/{exchange}", include_in_schema=False)
     def exchange(request: Request, exchange: ExchangeName) -> Response:
-        found = _there(views.exchange(exchange), "exchange")
+        found = there(views.exchange(exchange), "exchange")
         return page.render(request, "exchange.html.jinja", exchange=found)
 
     @app.get("/exchanges/{exchange}/events", include_in_schema=False)
     def events(request: Request, exchange: ExchangeName) -> Response:
-        _there(views.exchange(exchange), "exchange")
+        there(views.exchange(exchange), "exchange")
 
         def piece() -> tuple[str, bool]:
-            found = _there(views.exchange(exchange), "exchange")
+            found = there(views.exchange(exchange), "exchange")
             text = page.piece(request, "progress.html.jinja", exchange=found)
             return text, not found.row.runs_now
 
         return live.stream(piece)
 
-    @app.get(
-        "/exchanges/{exchange}/receipts/{organ}/{recipient}/{mode}", include_in_schema=False
-    )
+    @app.get("/exchanges/{exchange}/receipts/{organ}/{recipient}/{mode}", include_in_schema=False)
     def receipt(
         request: Request,
         exchange: ExchangeName,
@@ -208,7 +202,7 @@ def _add_reading(page: Page, views: Views) -> None:
         recipient: SiteName,
         mode: Mode,
     ) -> Response:
-        found = _there(views.receipt(exchange, organ, recipient, mode), "receipt")
+        found = there(views.receipt(exchange, organ, recipient, mode), "receipt")
         return page.render(request, "receipt.html.jinja", found=found)
 
     @app.get("/sites", include_in_schema=False)
@@ -273,12 +267,6 @@ def _begin(coordinator: Coordinator, asked: dict[str, str]) -> str:
     return found.exchange
 
 
-def _there(value: Value | None, what: str) -> Value:
-    if value is None:
-        raise HTTPException(404, f"there is no such {what} here")
-    return value
-
-
 def place_of(home: Path, listen: str, port: int) -> Place:
     """Where a coordinator's page is served: with the gateway's certificate if not on loopback.
 
@@ -293,7 +281,7 @@ def place_of(home: Path, listen: str, port: int) -> Place:
     return Place(
         listen=listen,
         port=port,
-        hosts=(host,) if host == listen else (host, listen),
+        hosts=tuple(dict.fromkeys((host, listen))),
         certificate=home / "tls.pem",
         key=home / "tls.key",
     )

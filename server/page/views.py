@@ -238,7 +238,7 @@ class Views:
         return OrganPage(
             row=row,
             offer=offer,
-            addressees=[] if offer.hidden else [names.get(one, one[:12]) for one in offer.addressees],
+            addressees=[names.get(one, one[:12]) for one in offer.addressees if not offer.hidden],
             links=evidence.of_offer(self._now(), offer, donation, profiles.get(offer.donor)),
             receipts=[one for one in self._catalogue.receipts(exchange) if one.organ == digest],
         )
