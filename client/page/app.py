@@ -17,7 +17,7 @@ from not_core.canonical import Digest
 from not_core.page import live
 from not_core.page.application import MISSING, Page, Place, moved, serve, there
 from not_core.page.guard import SIGN_IN
-from not_core.page.sessions import Attempts, Role
+from not_core.page.sessions import Role
 from not_core.protocol import Receipt
 
 OWNER = "operator"
@@ -63,15 +63,11 @@ def _role(name: str) -> Role | None:
 
 
 def _add_signing_in(page: Page, token: str) -> None:
-    attempts = Attempts()
-
     @page.app.get(SIGN_IN, include_in_schema=False)
     def sign_in(request: Request) -> Response:
         given = request.query_params.get("token", "")
         if not given:
             return page.render(request, "sign-in.html.jinja", wrong="")
-        if not attempts.allowed(request.client.host if request.client else ""):
-            return page.render(request, "sign-in.html.jinja", 429, wrong="Too many attempts.")
         if not secrets.compare_digest(given.encode(), token.encode()):
             wrong = "This address is of an earlier start."
             return page.render(request, "sign-in.html.jinja", 401, wrong=wrong)
