@@ -208,6 +208,7 @@ def serve(page: Page, place: Place) -> None:
         port=place.port,
         ssl_certfile=place.certificate,
         ssl_keyfile=place.key,
+        ws="none",
         access_log=False,
         server_header=False,
         proxy_headers=False,
