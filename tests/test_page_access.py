@@ -1,8 +1,12 @@
 """Who may ask pages for what: every route, by everybody."""
 
+import ssl
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from pages import (
     PASSWORD,
@@ -19,10 +23,12 @@ from starlette.testclient import TestClient
 
 from client.page import app as site_page
 from client.page.views import Views
+from not_core.errors import HomeError
 from not_core.page import live
 from not_core.page.application import Page, Place
 from not_core.page.sessions import Attempts, Sessions
-from server import operators
+from not_core.service import supervisor
+from server import operators, service
 from server.home import Coordinator
 from server.page import app as coordinator_page
 
@@ -259,3 +265,34 @@ def test_operators_are_kept_without_their_passwords(
     assert "expected 12 to 1024" in call(*words, app=app)[2]
     assert call("operator", "remove", home, "eve", app=app)[0] == 0
     assert "no operator eve" in call("operator", "remove", home, "eve", app=app)[2]
+
+
+def test_away_from_loopback_it_is_served_with_tls(members: Members) -> None:
+    home, port = members.coordinator.folder, supervisor.free_port()
+    made = service.Service(
+        host="127.0.0.1",
+        page_listen="0.0.0.0",  # noqa: S104
+        page_port=port,
+    )
+    service.create(home, made)
+    (program,) = [one for one in service.programs(home, made) if one.name == "page"]
+    trusted = ssl.create_default_context(cafile=home / "tls.pem")
+    process = subprocess.Popen(program.command)  # noqa: S603
+    try:
+        while not supervisor.answers("127.0.0.1", port):
+            assert process.poll() is None
+            time.sleep(0.1)
+        answer = httpx.get(f"https://127.0.0.1:{port}/sign-in", verify=trusted)
+        assert (answer.status_code, "Organ Exchange" in answer.text) == (200, True)
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{port}/sign-in")
+    finally:
+        supervisor.end(process)
+    unserved = service.Service(host="127.0.0.1")
+    assert "page" not in [one.name for one in service.programs(home, unserved)]
+
+
+def test_on_loopback_there_is_no_tls_and_elsewhere_it_must_be_there(tmp_path: Path) -> None:
+    assert coordinator_page.place_of(tmp_path, "127.0.0.1", 9).url == "http://127.0.0.1:9/"
+    with pytest.raises(HomeError, match=r"no service\.toml"):
+        coordinator_page.place_of(tmp_path, "0.0.0.0", 9)  # noqa: S104

@@ -21,6 +21,8 @@ from exchanges import by_hand
 from pages import PASSWORD, cheap_passwords, operated
 from pages import site as spent_site
 
+from client import donor
+from client.home import read_home
 from client.page import app as site_page
 from client.policy import Policy
 from not_core.page import live
@@ -73,19 +75,20 @@ class Tab:
             self.wrong.append(text)
 
     def judge(self, name: str) -> None:
-        """Have axe-core look at what is shown, light and dark, wide and narrow."""
+        """Have axe-core look at what is shown: wide and light, narrow and dark."""
         axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-        for scheme in ("light", "dark"):
+        for scheme, size in (("light", WIDE), ("dark", NARROW)):
             self.page.emulate_media(color_scheme=scheme)
-            for width, size in (("wide", WIDE), ("narrow", NARROW)):
-                self.page.set_viewport_size(size)
-                found = axe.run(self.page, options={"resultTypes": ["violations"]}).response[
-                    "violations"
-                ]
-                bad = [one for one in found if one["impact"] in ("serious", "critical")]
-                assert bad == [], (name, scheme, width)
-                fits = "document.documentElement.scrollWidth <= window.innerWidth"
-                assert self.page.evaluate(fits), f"{name} is wider than a {width} window"
+            self.page.set_viewport_size(size)
+            found = axe.run(self.page, options={"resultTypes": ["violations"]})
+            bad = [
+                (one["id"], [node["html"] for node in one["nodes"]])
+                for one in found.response["violations"]
+                if one["impact"] in ("serious", "critical")
+            ]
+            assert bad == [], (name, scheme)
+            fits = "document.documentElement.scrollWidth <= window.innerWidth"
+            assert self.page.evaluate(fits), f"{name} is wider than its window of {size}"
         self.page.set_viewport_size(WIDE)
         self.page.emulate_media(color_scheme="light")
 
@@ -189,6 +192,8 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
             lambda place: site_page.page_of(scenario.home("hospital"), place, TOKEN)
         ) as site:
             approve(chromium, f"{site}sign-in?token={TOKEN}")
+        court = read_home(scenario.home("court"))
+        donor.decide(court, donor.pending(court)[0].digest, "approved")
         page.goto(url)
         page.get_by_text("Begin an exchange").click()
         tab.judge("exchanges")
@@ -204,7 +209,7 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
         tab.judge("exchange")
         tab.picture("exchange")
         page.get_by_role("link", name="Organ bank").click()
-        page.get_by_label("Name or domain").fill("law")
+        page.get_by_label("Name or domain").fill("astronomy")
         page.get_by_role("button", name="Search").click()
         page.get_by_text("No organ is like that").wait_for()
         tab.judge("nothing found")

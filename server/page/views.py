@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from not_core.errors import NotError
-from not_core.page.figures import heat
+from not_core.page.figures import count, heat
 from not_core.protocol import Donation, Enrolment, Receipt
 from not_core.trust.federation import load_trust, verify_profile
 from not_core.trust.offer import Offer, peek_offer
@@ -400,5 +400,5 @@ def _cell(receipt: Receipt | None) -> Cell | None:
 def _terms(begun: Begun) -> str:
     asked = settings(begun.config)
     terms = asked.terms
-    form = f"factors of rank {terms.rank}" if terms.rank else "whole layers"
-    return f"layers {terms.span} as {form}, {terms.tokens:,} tokens, {asked.mode}"
+    form = f"factors of rank {terms.rank}" if terms.rank else "whole"
+    return f"layers {terms.span}, {form}; {count(terms.tokens)} tokens a donor; {asked.mode}"
