@@ -164,8 +164,16 @@ def test_what_another_page_sends_changes_nothing(page: Page, headers: dict[str, 
 
 
 def test_a_name_that_was_made_to_point_here_is_refused(page: Page) -> None:
-    for host in ("evil.example:9093", "127.0.0.1.evil.example", ""):
+    for host in ("evil.example:9093", "127.0.0.1.evil.example", "evil.example@127.0.0.1", ""):
         assert browser(page).get("/sign-in", headers={"host": host}).status_code == WRONG
+    assert browser(page).get("/sign-in", headers={"host": "localhost"}).status_code == YES
+
+
+def test_a_path_that_is_hidden_in_a_name_opens_nothing(page: Page) -> None:
+    """Who puts the two together reads ``http://127.0.0.1:9093/static/x?/organs``."""
+    for host in ("127.0.0.1:9093/static/x?", "127.0.0.1/sign-in#", "127.0.0.1:9093/sign-in?"):
+        answer = browser(page).get("/organs", headers={"host": host})
+        assert (answer.status_code, "Organ bank" in answer.text) == (WRONG, False)
 
 
 def test_a_form_is_of_a_size_that_is_said_and_small(page: Page) -> None:

@@ -12,7 +12,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
@@ -27,7 +26,7 @@ Value = TypeVar("Value")
 HERE = Path(__file__).parent
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
 OPENAPI = f"{API}openapi.json"
-FILTERS = ("number", "count", "percent", "size", "duration", "moment", "clock", "ago")
+FILTERS = ("number", "count", "percent", "size", "duration", "moment", "instant", "ago")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +110,12 @@ class Page:
             responses={code: {"model": Problem} for code in (401, 409)},
         )
         self.app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-        self.app.add_middleware(Guard, sessions=self.sessions, cookie=self._cookie, role_of=role_of)
         self.app.add_middleware(
-            TrustedHostMiddleware, allowed_hosts=list(place.hosts), www_redirect=False
+            Guard,
+            sessions=self.sessions,
+            cookie=self._cookie,
+            hosts=place.hosts,
+            role_of=role_of,
         )
         self.app.add_exception_handler(HTTPException, self._failed)
         self.app.add_exception_handler(RequestValidationError, self._invalid)
@@ -128,7 +130,7 @@ class Page:
 
     def piece(self, request: Request, template: str, **values: Any) -> str:
         """A piece of a page, as text."""
-        visitor, path = request.state.visitor, request.url.path
+        visitor, path = request.state.visitor, request.scope["path"]
         found = self._environment.get_template(template)
         return found.render(visitor=visitor, path=path, **values)
 
@@ -164,7 +166,7 @@ class Page:
     def _problem(
         self, request: Request, status: int, words: str, headers: Mapping[str, str] | None = None
     ) -> Response:
-        if request.url.path.startswith(API):
+        if request.scope["path"].startswith(API):
             return JSONResponse({"detail": words}, status_code=status, headers=headers)
         phrase = HTTPStatus(status).phrase
         page = self.render(request, "problem.html.jinja", status, phrase=phrase, words=words)

@@ -58,9 +58,9 @@ def moment(value: float) -> str:
     return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M}"
 
 
-def clock(value: float) -> str:
-    """The time of day of a moment, to the second in UTC."""
-    return f"{datetime.fromtimestamp(value, UTC):%H:%M:%S}"
+def instant(value: float) -> str:
+    """A moment, in seconds since the epoch, to the second in UTC."""
+    return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def ago(value: float | None, now: float | None = None) -> str:

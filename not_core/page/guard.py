@@ -5,7 +5,8 @@ whatever may change something takes an operator, and must come from a page of th
 session's cookie alone, which a browser adds by itself, decides nothing.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -57,6 +58,7 @@ class Guard:
         app: What is guarded.
         sessions: Who is signed in.
         cookie: Name of the session's cookie.
+        hosts: Names by which the page may be asked for, at whatever port.
         role_of: A name's role at this moment; None where it has lost all.
     """
 
@@ -65,8 +67,10 @@ class Guard:
         app: ASGIApp,
         sessions: Sessions,
         cookie: str,
+        hosts: Sequence[str],
         role_of: Callable[[str], Role | None],
     ) -> None:
+        self._host = re.compile(rf"({'|'.join(map(re.escape, hosts))})(:[0-9]{{1,5}})?")
         self._app, self._sessions, self._cookie = app, sessions, cookie
         self._role_of = role_of
 
@@ -96,7 +100,10 @@ class Guard:
         return None if name is None or role is None else Visitor(name, role)
 
     def _refusal(self, request: Request, visitor: Visitor | None) -> Response | None:
-        path, method = request.url.path, request.method
+        # Not the path of ``request.url``, in which a client's ``Host`` has a part.
+        path, method = request.scope["path"], request.method
+        if not self._host.fullmatch(request.headers.get("host", "")):
+            return _refused(request, 400, "this page is not known by that name")
         if method not in READING:
             if not same_origin(request):
                 return _refused(request, 403, "not sent from this page; open it anew")
@@ -122,13 +129,13 @@ def same_origin(request: Request) -> bool:
     """
     site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")
-    own = f"{request.url.scheme}://{request.headers.get('host', '')}"
+    own = f"{request.scope['scheme']}://{request.headers.get('host', '')}"
     return (
         (site or "same-origin") == "same-origin" and (origin or own) == own and bool(site or origin)
     )
 
 
 def _refused(request: Request, status: int, words: str) -> Response:
-    if request.url.path.startswith(API):
+    if request.scope["path"].startswith(API):
         return JSONResponse({"detail": words}, status_code=status)
     return Response(f"{words}\n", status_code=status, media_type="text/plain")
