@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: demo test check bench-speed bench-memory bench-seal bench-served bench-quality \
-	bench-clinic bench-dp readme vectors fetch fuzz mutants soak clean
+	bench-clinic bench-dp readme screenshots vectors fetch fuzz mutants soak clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -54,6 +54,10 @@ bench-dp: $(READY) fetch
 readme: $(READY)
 	$(BIN)/organ-simulate compare --out docs/results/quality --kept-only
 	$(BIN)/organ-simulate readme
+
+# Takes chromium; see tests/test_page_browser.py.
+screenshots: $(READY)
+	ORGAN_SCREENSHOTS=docs/pages $(BIN)/pytest tests/test_page_browser.py
 
 # Only before a format is released: afterwards its vectors stay as they are.
 vectors: $(READY)

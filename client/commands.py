@@ -25,6 +25,7 @@ from not_core.commands.program import (
     new_place,
     report,
     run,
+    say,
 )
 from not_core.commands.trust import BY_HAND, Exchange, Lifetime, SealedOut, To
 from not_core.errors import OrganError
@@ -360,26 +361,41 @@ def reveals(home: Home, as_json: Json = False) -> None:
     listing([{name: row[name] for name in row if name != "now"} for row in rows], as_json)
 
 
+@app.command()
+def page(
+    home: Home,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port, on loopback.")] = 8765,
+) -> None:
+    """Serve this site's page to a browser on this machine, until interrupted.
+
+    Whoever has the address that is printed can approve organs: it holds a secret.
+
+    Example: organ-site page ~/clinic
+    """
+    from client.page.app import main as serve
+
+    serve(home, port, say)
+
+
 serving.add_to(app)
 
 
 def _spent(site: "homes.Home") -> dict[str, float]:
     """What all organs together have spent and what is left; nothing without a bound."""
-    bound = site.policy.bound
-    if bound is None:
+    bound, spent = site.policy.bound, site.spent
+    if bound is None or spent is None:
         return {}
-    spent = site.ledger.spent(bound.delta).all
     return {"epsilon spent": spent, "epsilon left": max(0.0, bound.epsilon - spent)}
 
 
-def _decide(home: Path, organ: str, event: str, as_json: bool) -> None:
+def _decide(home: Path, organ: str, event: Literal["approved", "rejected"], as_json: bool) -> None:
     from client import donor
     from client.home import read_home
 
     site = read_home(home)
     waiting = {one.digest: one.organ_id for one in donor.pending(site)}
     digest = _only(waiting, organ, "pending organs")
-    site.log.append(event, what="organ", digest=digest)
+    donor.decide(site, digest, event)
     report({event: digest, "id": waiting[digest]}, as_json)
 
 

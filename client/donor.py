@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from client import progress
 from client.home import Home, Site, informed
@@ -119,6 +120,17 @@ def pending(site: Home) -> list[Manifest]:
         for folder in sorted(site.folder.glob("organs/made/" + "[0-9a-f]" * 64))
         if not site.log.has("approved", folder.name) and not site.log.has("rejected", folder.name)
     ]
+
+
+def decide(site: Home, organ: str, event: Literal["approved", "rejected"]) -> None:
+    """Let an organ that waits leave, or keep it here for good.
+
+    Raises:
+        OrganError: No such organ waits.
+    """
+    if organ not in {one.digest for one in pending(site)}:
+        raise OrganError(f"no organ {organ[:12]} waits; see organ-site pending")
+    site.log.append(event, what="organ", digest=organ)
 
 
 @dataclass(frozen=True, slots=True)

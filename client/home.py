@@ -98,6 +98,12 @@ class Home:
         """The privacy ledger of this site's records; its witness is the site's log."""
         return Ledger(self.folder / LEDGER, self.log)
 
+    @property
+    def spent(self) -> float | None:
+        """Epsilon of all organs together so far; None without differential privacy."""
+        bound = self.policy.bound
+        return None if bound is None else self.ledger.spent(bound.delta).all
+
     def place(self, *parts: str) -> Path:
         """A path in the home, which is its owner's only; its parent is made."""
         path = self.folder.joinpath(*parts)

@@ -246,6 +246,12 @@ class ExchangeQuotaError(NotError):
     code = "exchange-quota"
 
 
+class OperatorError(NotError):
+    """Somebody who signs in, or is to, is not known or has no password that will do."""
+
+    code = "operator"
+
+
 class LedgerError(NotError):
     """A privacy budget does not allow a run, or its ledger is not the one that its log knows."""
 

@@ -18,8 +18,9 @@ from not_core.protocol import Donation, Enrolment, Receipt
 from not_core.trust.offer import Offer
 from server import database, tables
 
-RUNNING = "running"
-"""State of an exchange that has not ended."""
+RUNNING, CANCELLING, CANCELLED = "running", "cancelling", "cancelled"
+UNFINISHED = (RUNNING, CANCELLING)
+"""States of an exchange that has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Begun:
     Attributes:
         name: Its name.
         config: What it is, as its runs are told.
-        state: ``running``, or how it ended.
+        state: ``running``, ``cancelling``, or how it ended.
         run: Flower's number of its latest run; 0 where there is none.
         runs: How many there were.
         since: When the latest began, in seconds since the epoch.
@@ -41,6 +42,23 @@ class Begun:
     run: int
     runs: int
     since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What a site did in an exchange, or failed to do.
+
+    Attributes:
+        time: Seconds since the epoch.
+        site: The site, or its node where nobody knows yet whose it is.
+        step: Such as ``enrol``.
+        code: Of what went wrong; empty where nothing did.
+    """
+
+    time: float
+    site: str
+    step: str
+    code: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +219,41 @@ class Catalogue:
             row.envelope, row.receipt = envelope, canonical.encode(receipt)
             session.add(row)
 
+    def happened(self, exchange: str, event: Happened) -> None:
+        """Remember what a site did."""
+        with self._writing() as session:
+            row = {"time": event.time, "site": event.site, "step": event.step, "code": event.code}
+            session.add(tables.Event(exchange=exchange, **row))
+
+    def events(self, exchange: str, most: int) -> list[Happened]:
+        """What sites did in an exchange, newest first, and no more than so many."""
+        with self._reading() as session:
+            rows = session.scalars(
+                select(tables.Event)
+                .filter_by(exchange=exchange)
+                .order_by(tables.Event.id.desc())
+                .limit(most)
+            )
+            return [Happened(row.time, row.site, row.step, row.code) for row in rows]
+
+    def heard(self, site: str, time: float) -> None:
+        """Note that a site's node is there."""
+        with self._writing() as session:
+            session.merge(tables.Contact(site=site, time=time))
+
+    def contacts(self) -> dict[str, float]:
+        """When each site was last heard of: of its node, or in an exchange."""
+        with self._reading() as session:
+            found = session.execute(
+                select(tables.Event.site, func.max(tables.Event.time))
+                .filter(tables.Event.code.not_in(("timeout", "unreachable")))
+                .group_by(tables.Event.site)
+            ).all()
+            latest = {site: time for site, time in found}
+            for row in session.scalars(select(tables.Contact)):
+                latest[row.site] = max(row.time, latest.get(row.site, 0.0))
+            return latest
+
     def ran(self, exchange: str, facts: dict[str, Any]) -> None:
         """Remember the failures, bytes and seconds of a run."""
         with self._writing() as session:
@@ -243,6 +296,20 @@ class Catalogue:
             )
             return [canonical.decode(Receipt, row.receipt, "receipt") for row in rows]
 
+    def signed_receipt(
+        self, exchange: str, organ: str, recipient: str, mode: str
+    ) -> tuple[Receipt, bytes] | None:
+        """A receipt, and the envelope that its recipient signed; None where there is none."""
+        with self._reading() as session:
+            row = session.scalar(
+                select(tables.Receipt).filter_by(
+                    exchange=exchange, organ=organ, recipient=recipient, mode=mode
+                )
+            )
+            if row is None:
+                return None
+            return canonical.decode(Receipt, row.receipt, "receipt"), row.envelope
+
     def last_run(self, exchange: str) -> dict[str, Any] | None:
         """Facts of the latest run of an exchange."""
         with self._reading() as session:
@@ -274,7 +341,7 @@ class Catalogue:
         """Ask for an exchange, or for one that has ended to go on, with as many sites as there are.
 
         Raises:
-            ExchangeError: One of that name is something else.
+            ExchangeError: One of that name is something else, or is being cancelled.
         """
         with self._writing() as session:
             row = session.get(tables.Exchange, name) or tables.Exchange(name=name, config=config)
@@ -282,6 +349,8 @@ class Catalogue:
                 raise ExchangeError(
                     f"exchange {name} was begun with other terms; choose another name"
                 )
+            if row.state == CANCELLING:
+                raise ExchangeError(f"exchange {name} is being cancelled; try again when it is")
             row.config = config
             if row.state != RUNNING:  # new, or ended
                 row.state, row.run, row.runs, row.since = RUNNING, "0", 0, 0.0
@@ -298,6 +367,19 @@ class Catalogue:
         with self._writing() as session:
             session.get_one(tables.Exchange, name).state = state
 
+    def cancel(self, name: str) -> None:
+        """Ask for an exchange to be stopped; what has come of it stays.
+
+        Raises:
+            ExchangeError: It does not run.
+        """
+        with self._writing() as session:
+            row = session.get(tables.Exchange, name)
+            if row is None or row.state != RUNNING:
+                state = "not there" if row is None else row.state
+                raise ExchangeError(f"exchange {name} is {state}; only one that runs is cancelled")
+            row.state = CANCELLING
+
     def begun(self) -> list[Begun]:
         """All exchanges that were asked for, by name."""
         with self._reading() as session:
@@ -309,7 +391,7 @@ class Catalogue:
 
     def unfinished(self) -> list[Begun]:
         """Those that have not ended."""
-        return [one for one in self.begun() if one.state == RUNNING]
+        return [one for one in self.begun() if one.state in UNFINISHED]
 
     def exchanges(self) -> list[str]:
         """Names of all exchanges that sites or organs are known of."""

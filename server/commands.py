@@ -50,6 +50,9 @@ def init(
     bank: Annotated[
         str, typer.Option(metavar="PLACE", help="Folder or URL for sealed organs.")
     ] = "bank",
+    page_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the page that 'start' serves; 0: none.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Make a home that admits the sites of one federation.
@@ -79,6 +82,7 @@ def init(
             port=port,
             flower_port=flower_port,
             monitor_port=monitor_port,
+            page_port=page_port,
         )
         service.create(home, served)
         made |= {"address": f"{host}:{port}", "certificate": str(home / "tls.pem")}
@@ -209,6 +213,107 @@ def exchange(
     finally:
         coordinator.catalogue.close()
     report({"exchange": name, "state": state}, as_json)
+
+
+@app.command()
+def cancel(
+    home: Home,
+    name: Annotated[str, typer.Argument(help="Of an exchange that runs.")],
+    as_json: Json = False,
+) -> None:
+    """Stop an exchange; what has come of it stays. What a site is training goes to its end there.
+
+    Example: organ-coordinator cancel ~/coordinator spring
+    """
+    from server.home import load
+
+    catalogue = load(home).catalogue
+    try:
+        catalogue.cancel(name)
+    finally:
+        catalogue.close()
+    report({"exchange": name, "state": "cancelling"}, as_json)
+
+
+@app.command()
+def page(
+    home: Home,
+    listen: Annotated[
+        str, typer.Option(help="Address to listen on; with TLS, if it is not loopback.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 9093,
+) -> None:
+    """Serve the coordinator's page to browsers, until interrupted.
+
+    'start' does so, too, where service.toml names a page_port.
+
+    Example: organ-coordinator page ~/coordinator
+    """
+    from server.page import app as pages
+
+    say(pages.place_of(home, listen, port).url)
+    pages.main(home, listen, port)
+
+
+operator = new_app("Say who may sign in at the coordinator's page.")
+app.add_typer(operator, name="operator")
+
+
+@operator.command("add")
+def operator_add(
+    home: Home,
+    name: Annotated[str, typer.Argument(help="Lower-case letters, digits and hyphens.")],
+    role: Annotated[
+        Literal["reader", "operator"],
+        typer.Option(help="A reader sees all; an operator begins and cancels exchanges, too."),
+    ] = "reader",
+    password_file: Annotated[
+        Path | None, typer.Option(help="File, mode 0600, whose first line is the password.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Let somebody sign in, or give them another role and password.
+
+    Example: organ-coordinator operator add ~/coordinator ada --role operator
+    """
+    from not_core.commands.passphrase import new_passphrase
+    from not_core.trust.certificates import check_name
+    from server import operators
+    from server.home import load
+
+    load(home).catalogue.close()
+    check_name(name, "operator's name")
+    words = new_passphrase(password_file, unprotected=False, words="password")
+    operators.add(home, name, role, words or b"")
+    report({"operator": name, "role": role}, as_json)
+
+
+@operator.command("remove")
+def operator_remove(
+    home: Home,
+    name: Annotated[str, typer.Argument(help="Whom to let in no longer.")],
+    as_json: Json = False,
+) -> None:
+    """Let somebody in no longer; their open pages shut, too.
+
+    Example: organ-coordinator operator remove ~/coordinator ada
+    """
+    from server import operators
+
+    operators.remove(home, name)
+    report({"removed": name}, as_json)
+
+
+@operator.command("list")
+def operator_list(home: Home, as_json: Json = False) -> None:
+    """List who may sign in.
+
+    Example: organ-coordinator operator list ~/coordinator
+    """
+    from server import operators
+
+    known = operators.read(home).operators
+    listing([{"name": one.name, "role": one.role} for one in known], as_json)
 
 
 @app.command()

@@ -25,6 +25,7 @@ from not_core.errors import ServiceError
 
 ENDED = "finished"
 COMPLETED = "completed"
+ONLINE = "online"
 APP = """\
 [project]
 name = "organ-exchange"
@@ -107,6 +108,25 @@ class Control:
         )
         with self._client() as client:
             return int(client.StartRun(request).run_id)
+
+    def stop(self, run: int) -> None:
+        """Stop a run that has not ended.
+
+        Raises:
+            ServiceError: Flower does not run, or has no such run under way.
+        """
+        with self._client() as client:
+            client.StopRun(messages.StopRunRequest(run_id=run))
+
+    def online(self) -> set[int]:
+        """Ids of the nodes that are there.
+
+        Raises:
+            ServiceError: Flower does not run.
+        """
+        with self._client() as client:
+            found = client.ListNodes(messages.ListNodesRequest()).nodes_info
+        return {int(node.node_id) for node in found if node.status == ONLINE}
 
     def runs(self) -> list[Run]:
         """All runs, newest first.

@@ -36,6 +36,7 @@ from not_core.protocol import (
 )
 from not_core.trust.offer import Offer
 from server import claims
+from server.catalogue import Happened
 from server.collection import Collection, Sealed
 from server.dispatch import UNANSWERED, Dispatch
 from server.home import Coordinator
@@ -223,7 +224,7 @@ class Exchange:
                 self._fail(name, "enrol", "other-base")
                 continue
             self._home.catalogue.enrolled(self._settings.exchange, site.enrolment)
-            self._notify(Event(name, "enrol"))
+            self._tell(Event(name, "enrol"))
 
     def _donate(self, donor: _Site) -> None:
         others = [site.enrolment.profile for site in self._sites.values() if site is not donor]
@@ -246,7 +247,7 @@ class Exchange:
             if organ in self._offers:
                 raise OfferError("an offer of an organ that another site has offered")
             self._offers[organ] = offer
-            self._notify(Event(donor.name, "donate"))
+            self._tell(Event(donor.name, "donate"))
             self._mark("donate")
             self._collection.fetch(
                 donor.node, offer, donation, self._banked, lambda code: failed("segment", code)
@@ -289,7 +290,7 @@ class Exchange:
         """
         offer, organ = sealed.offer, sealed.offer.organ_digest
         self._sealed[organ] = sealed
-        self._notify(Event(offer.donor, "collect"))
+        self._tell(Event(offer.donor, "collect"))
         wanted = set(offer.addressees)
         for site in self._sites.values():
             if site.name == offer.donor:
@@ -305,7 +306,7 @@ class Exchange:
         def settled(code: str | None) -> None:
             if code is None:
                 site.inbox.append(organ)
-                self._notify(Event(site.name, "deliver"))
+                self._tell(Event(site.name, "deliver"))
                 self._mark("deliver")
             else:
                 self._fail(site.name, "deliver", code)
@@ -352,7 +353,7 @@ class Exchange:
 
         def settled(code: str | None) -> None:
             if code is None:
-                self._notify(Event(site.name, "transplant"))
+                self._tell(Event(site.name, "transplant"))
                 self._mark("transplant")
             else:
                 self._fail(site.name, "transplant", code)
@@ -383,7 +384,12 @@ class Exchange:
 
     def _fail(self, site: str, step: str, code: str) -> None:
         self._failures.append({"site": site, "step": step, "code": code})
-        self._notify(Event(site, step, code))
+        self._tell(Event(site, step, code))
+
+    def _tell(self, event: Event) -> None:
+        row = Happened(time.time(), event.site, event.step, event.code)
+        self._home.catalogue.happened(self._settings.exchange, row)
+        self._notify(event)
 
     def _mark(self, step: str) -> None:
         self._ended[step] = time.monotonic() - self._started

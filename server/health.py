@@ -63,7 +63,7 @@ def _figures(coordinator: Coordinator) -> Iterator[Metric]:
         organs |= {digest for digest, _, _ in catalogue.donations(exchange)}
         verdicts.update(one.verdict for one in catalogue.receipts(exchange))
     yield number("organs", "Organs that were offered.", len(organs))
-    yield gauge("stored_bytes", "In the bank, by donor.", catalogue.stored(), "donor")
+    yield number("stored_bytes", "Of sealed bodies in the bank.", sum(catalogue.stored().values()))
     yield gauge("receipts", "Receipts, by verdict.", verdicts, "verdict")
     due = coordinator.trust.revoked.due - time.time()
     yield number("revocation_due_seconds", "Until the next revocation list is due.", due)

@@ -10,17 +10,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from not_core.errors import ServiceError
+from not_core.errors import NotError
 from not_core.service.supervisor import end_with_parent
 from not_core.trust.federation import load_trust
 from server import service
-from server.catalogue import RUNNING
+from server.catalogue import CANCELLED, CANCELLING, UNFINISHED
 from server.control import COMPLETED, ENDED, Control
 from server.home import Coordinator, load
 
 POLL_SECONDS = 2.0
 AGAIN_SECONDS = 10.0
 MOST_RUNS = 20
+HEARD_SECONDS = 20.0
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,13 @@ def look(coordinator: Coordinator, control: Control, now: float) -> None:
     runs = {run.identifier: run for run in control.runs()}
     for one in unfinished:
         run = runs.get(one.run)
-        if run is not None and run.status != ENDED:
+        under_way = run is not None and run.status != ENDED
+        if one.state == CANCELLING:
+            if under_way:
+                control.stop(one.run)
+            coordinator.catalogue.ended(one.name, CANCELLED)
+            continue
+        if under_way:
             continue
         if run is not None and run.outcome == COMPLETED:
             coordinator.catalogue.ended(one.name, COMPLETED)
@@ -53,7 +60,19 @@ def look(coordinator: Coordinator, control: Control, now: float) -> None:
 def ended(coordinator: Coordinator, name: str) -> str:
     """How an exchange ended; empty while it runs."""
     state = next(one.state for one in coordinator.catalogue.begun() if one.name == name)
-    return "" if state == RUNNING else state
+    return "" if state in UNFINISHED else state
+
+
+def listen(coordinator: Coordinator, control: Control, now: float) -> None:
+    """Note which sites' nodes are there.
+
+    Raises:
+        ServiceError: Flower does not run.
+    """
+    online = control.online()
+    for site, (node, _) in coordinator.catalogue.nodes().items():
+        if node in online:
+            coordinator.catalogue.heard(site, now)
 
 
 def waited(coordinator: Coordinator, name: str) -> str:
@@ -67,7 +86,7 @@ def main(home: Path) -> None:
     """Look after a coordinator's exchanges until told to stop."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     coordinator, control = load(home), service.control_of(home)
-    known = 0
+    known, heard = 0, 0.0
     while True:
         try:
             trust = load_trust(home)  # anew: the operator may have taken in another list
@@ -76,7 +95,9 @@ def main(home: Path) -> None:
                     _log.warning("%s is revoked; its node is taken back", site)
                 known = trust.revoked.number
             look(coordinator, control, time.time())
-        except ServiceError as error:
+            if time.time() - heard > HEARD_SECONDS:
+                listen(coordinator, control, heard := time.time())
+        except NotError as error:  # such as a database that is away
             _log.warning("%s", error)
         time.sleep(POLL_SECONDS)
 

@@ -46,6 +46,8 @@ class Service:
         port: Port of the gateway, for sites.
         flower_port: Port of Flower's SuperLink, on loopback.
         monitor_port: Port of ``/healthz`` and ``/metrics``, on loopback.
+        page_listen: Address that the page for operators listens on; with TLS, if not loopback.
+        page_port: Port of that page; 0 where it is not served.
     """
 
     host: str
@@ -53,6 +55,8 @@ class Service:
     port: Port = 9092
     flower_port: Port = 9091
     monitor_port: Port = 9093
+    page_listen: str = LOOPBACK
+    page_port: Annotated[int, Field(ge=0, le=65535)] = 0
 
     @property
     def flower(self) -> str:
@@ -179,4 +183,12 @@ def programs(home: Path, service: Service) -> list[Program]:
         ),
         Program(name="keeper", command=python("server.keeper", str(home))),
         Program(name="gateway", command=python("server.gateway", str(home))),
+        *_page(home, service),
     ]
+
+
+def _page(home: Path, service: Service) -> list[Program]:
+    if not service.page_port:
+        return []
+    place = (service.page_listen, str(service.page_port))
+    return [Program(name="page", command=python("server.page.app", str(home), *place))]

@@ -77,6 +77,26 @@ class Node(Base):
     admission: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class Contact(Base):
+    """When a site's node was last there, in seconds since the epoch."""
+
+    __tablename__ = "contacts"
+    site: Mapped[str] = mapped_column(primary_key=True)
+    time: Mapped[float] = mapped_column(Double)
+
+
+class Event(Base):
+    """What a site did in an exchange, or failed to do."""
+
+    __tablename__ = "events"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    exchange: Mapped[str] = mapped_column(index=True)
+    time: Mapped[float] = mapped_column(Double)
+    site: Mapped[str]
+    step: Mapped[str]
+    code: Mapped[str]
+
+
 class Exchange(Base):
     """An exchange that was asked for."""
 

@@ -20,18 +20,16 @@ from rich.text import Text
 
 from not_core import atomic
 from not_core.manifest import PROVES
+from not_core.page.figures import duration, heat, number, percent, size
 from simulations.costs import privacy_costs
 
 FORMAT = "organ-exchange/report/v1"
 NO_PRIVACY = "none — nothing bounds what this organ may have memorised"
-MINUS, S = "\N{MINUS SIGN}", "\N{RIGHT SINGLE QUOTATION MARK}s"
+S = "\N{RIGHT SINGLE QUOTATION MARK}s"
 STEPS = ("enrol", "donate", "deliver", "transplant")
 VOLUMES = ("uploaded", "delivered", "stored")
 COLUMN = 16
 """Characters of one recipient's column; as many as fit stand side by side in a terminal."""
-
-FULL = math.log(1.4)
-"""Log ratio of perplexities from which a cell has its full colour: -29 % and +40 %."""
 
 BETTER, NEUTRAL, WORSE = "#64abdb", "#f3f3ef", "#f0a055"  # told apart with any colour vision
 
@@ -285,44 +283,6 @@ def _draw_bars(
     axes.spines[:].set_visible(False)
 
 
-def number(value: float | None, digits: int = 1) -> str:
-    """A measured number with fixed decimals, thousands apart; what is not finite says so."""
-    if value is None:
-        return "not measured"
-    if not math.isfinite(value):
-        return "not finite"
-    return f"{value:,.{digits}f}".replace(",", "\u202f") if abs(value) < 1e6 else f"{value:.1e}"
-
-
-def percent(value: float | None, signed: bool = True) -> str:
-    """A relative change in percent, with a real minus sign; 0.05 % and less is 0."""
-    if value is None or not math.isfinite(value):
-        return "not finite"
-    text = (
-        f"{abs(value) * 100:.1f}\u00a0%" if abs(value) < 100 else f"{abs(value) * 100:.1e}\u00a0%"
-    )
-    sign = "" if text.startswith("0.0\u00a0") else MINUS if value < 0 else "+"
-    return f"{sign}{text}" if signed else text
-
-
-def size(value: float) -> str:
-    """Bytes in a decimal unit."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def duration(value: float) -> str:
-    """Seconds as seconds, minutes or hours."""
-    if value < 100:
-        return f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
-
-
 def privacy(statement: str) -> str:
     """An organ's privacy statement in plain words; it is the donor's."""
     return NO_PRIVACY if statement == "none" else f"{statement}, its donor states"
@@ -353,19 +313,13 @@ def _row(report: Mapping[str, Any], organ: Mapping[str, Any]) -> list[Cell | Non
             Cell(
                 row=rows[0],
                 own=organ["donor"] == name,
-                heat=_heat(rows[0]["change"]),
+                heat=heat(rows[0]["change"]),
                 others=len(rows) - 1,
             )
             if rows
             else None
         )
     return cells
-
-
-def _heat(change: float | None) -> float:
-    if change is None or not math.isfinite(change):
-        return 1.0
-    return max(-1.0, min(1.0, math.log(max(1 + change, 1e-9)) / FULL))
 
 
 def _key(value: float | None) -> float:

@@ -57,8 +57,13 @@ class Deployment:
         self.coordinator = scenario.coordinator
         self.sites = {one.name: scenario.home(one.name) for one in scenario.federation.sites}
         if not (self.coordinator / service.SETTINGS).is_file():
-            ports = {f"{name}port": free_port() for name in ("", "flower_", "monitor_")}
-            made = service.Service(host=LOOPBACK, listen=LOOPBACK, **ports)
+            made = service.Service(
+                host=LOOPBACK,
+                listen=LOOPBACK,
+                port=free_port(),
+                flower_port=free_port(),
+                monitor_port=free_port(),
+            )
             service.create(self.coordinator, made)
         self.service = service.load(self.coordinator)
         self.address = f"{self.service.host}:{self.service.port}"

@@ -13,6 +13,15 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("not_core", "client", "server", "simulations")
 
 
+def looks() -> set[str]:
+    """What pages are made of beside code."""
+    return {
+        str(path.relative_to(ROOT))
+        for pattern in ("*/page/templates/*.jinja", "*/page/static/*")
+        for path in ROOT.glob(pattern)
+    }
+
+
 def tracked(*packages: str) -> set[str]:
     """Python files of packages, as the checkout has them."""
     return {
@@ -31,7 +40,13 @@ def strewn(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
         shutil.copyfile(ROOT / name, copy / name)
-    for name in ("records.jsonl", "client/records.csv", "client/site.key", "not_core/notes.json"):
+    for name in (
+        "records.jsonl",
+        "client/records.csv",
+        "client/site.key",
+        "not_core/notes.json",
+        "server/page/templates/notes.md",
+    ):
         (copy / name).write_text("private")
     (copy / "server" / "leftover.py.md").write_text("private")
     return copy
@@ -48,7 +63,8 @@ def test_the_wheel_holds_the_packages_and_nothing_else(strewn: Path, tmp_path: P
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert names == tracked(*PACKAGES) | {
+    assert looks()
+    assert names == tracked(*PACKAGES) | looks() | {
         "not_core/py.typed",
         "simulations/demo_sites.toml",
         "simulations/report.html.jinja",

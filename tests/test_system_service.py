@@ -246,6 +246,26 @@ def test_a_monitor_says_that_all_is_well(
         assert figures["organ_process_open_files", program] > 3
 
 
+def test_an_exchange_is_cancelled_and_sites_are_heard_of(
+    exchanged: tuple[Deployment, simulation.Scenario],
+) -> None:
+    deployment, _ = exchanged
+    coordinator = coordinator_home.load(deployment.coordinator)
+    catalogue = coordinator.catalogue
+    try:
+        deployment.begin("cancelled", sites=9)  # which do not come
+        until(lambda: catalogue.unfinished()[0].run, 60, "a run of the exchange")
+        catalogue.cancel("cancelled")
+        assert deployment.waited("cancelled") == "cancelled"
+        (begun,) = [one for one in catalogue.begun() if one.name == "cancelled"]
+        control = service.control_of(deployment.coordinator)
+        (run,) = [one for one in control.runs() if one.identifier == begun.run]
+        assert (run.status, run.outcome) == ("finished", "stopped")
+        assert set(catalogue.contacts()) >= set(deployment.sites)
+    finally:
+        catalogue.close()
+
+
 def test_one_home_is_served_once(exchanged: tuple[Deployment, simulation.Scenario]) -> None:
     deployment, _ = exchanged
     for home in (deployment.coordinator, deployment.sites["clinic"]):

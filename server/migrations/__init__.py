@@ -3,5 +3,5 @@
 A step that was released is never changed; another one follows it, and ``NEWEST`` is its number.
 """
 
-NEWEST = "0002"
+NEWEST = "0003"
 """The version that this program reads and writes."""

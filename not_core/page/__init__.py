@@ -1,0 +1,1 @@
+"""What the pages of coordinator and site share: who may ask, how numbers read, how it looks."""

@@ -1,0 +1,141 @@
+"""Who may ask a page for what: the one place that decides, before any route is looked for.
+
+Nothing is open but signing in and what a page looks like. Reading takes somebody who is signed in;
+whatever may change something takes an operator, and must come from a page of the same origin: the
+session's cookie alone, which a browser adds by itself, decides nothing.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from not_core.page.sessions import Role, Sessions
+
+SIGN_IN, SIGN_OUT = "/sign-in", "/sign-out"
+STATIC = "/static/"
+API = "/api/"
+READING = ("GET", "HEAD")
+MOST_BYTES = 64 * 1024
+"""Of what a form sends."""
+
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Somebody who is signed in."""
+
+    name: str
+    role: Role
+
+    @property
+    def operates(self) -> bool:
+        """Whether this visitor may change something."""
+        return self.role == "operator"
+
+
+class Guard:
+    """Lets through what may pass, with a ``Visitor`` in the request's state, and adds headers.
+
+    Args:
+        app: What is guarded.
+        sessions: Who is signed in.
+        cookie: Name of the session's cookie.
+        hosts: Names by which the page may be asked for, at whatever port.
+        role_of: A name's role at this moment; None where it has lost all.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        sessions: Sessions,
+        cookie: str,
+        hosts: Sequence[str],
+        role_of: Callable[[str], Role | None],
+    ) -> None:
+        self._host = re.compile(rf"({'|'.join(map(re.escape, hosts))})(:[0-9]{{1,5}})?")
+        self._app, self._sessions, self._cookie = app, sessions, cookie
+        self._role_of = role_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if not scope["path"].startswith(STATIC):
+                    headers["cache-control"] = "no-store"
+            await send(message)
+
+        request = Request(scope)
+        visitor = self._visitor(request)
+        request.state.visitor = visitor
+        refused = self._refusal(request, visitor)
+        await (refused or self._app)(scope, receive, sent)
+
+    def _visitor(self, request: Request) -> Visitor | None:
+        name = self._sessions.name(request.cookies.get(self._cookie, ""))
+        role = None if name is None else self._role_of(name)
+        return None if name is None or role is None else Visitor(name, role)
+
+    def _refusal(self, request: Request, visitor: Visitor | None) -> Response | None:
+        # Not the path of ``request.url``, in which a client's ``Host`` has a part.
+        path, method = request.scope["path"], request.method
+        if not self._host.fullmatch(request.headers.get("host", "")):
+            return _refused(request, 400, "this page is not known by that name")
+        if method not in READING:
+            if not same_origin(request):
+                return _refused(request, 403, "not sent from this page; open it anew")
+            length = request.headers.get("content-length", "")
+            if not length.isdecimal() or int(length) > MOST_BYTES:
+                return _refused(request, 413, f"expected at most {MOST_BYTES} bytes")
+        if path == SIGN_IN or path.startswith(STATIC):
+            return None
+        if visitor is None:
+            html = "text/html" in request.headers.get("accept", "")
+            if method in READING and html and not path.startswith(API):
+                return RedirectResponse(f"{SIGN_IN}?next={quote(path)}", status_code=303)
+            return _refused(request, 401, "sign in first")
+        if method not in READING and path != SIGN_OUT and not visitor.operates:
+            return _refused(request, 403, "a reader may not change anything; ask an operator")
+        return None
+
+
+def same_origin(request: Request) -> bool:
+    """Whether a page of this very origin sent a request; a browser says so itself.
+
+    Source: Fetch Metadata Request Headers, section 2.4; RFC 6454, section 7.
+    """
+    site = request.headers.get("sec-fetch-site")
+    origin = request.headers.get("origin")
+    own = f"{request.scope['scheme']}://{request.headers.get('host', '')}"
+    return (
+        (site or "same-origin") == "same-origin" and (origin or own) == own and bool(site or origin)
+    )
+
+
+def _refused(request: Request, status: int, words: str) -> Response:
+    if request.scope["path"].startswith(API):
+        return JSONResponse({"detail": words}, status_code=status)
+    return Response(f"{words}\n", status_code=status, media_type="text/plain")

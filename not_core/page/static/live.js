@@ -1,0 +1,13 @@
+"use strict";
+// Each place that names a stream shows its latest piece; a page whose stream has ended is read anew.
+for (const place of document.querySelectorAll("[data-live]")) {
+  const source = new EventSource(place.dataset.live);
+  source.addEventListener("piece", (event) => {
+    const parsed = new DOMParser().parseFromString(event.data, "text/html");
+    place.replaceChildren(...parsed.body.childNodes);
+  });
+  source.addEventListener("end", () => {
+    source.close();
+    location.reload();
+  });
+}

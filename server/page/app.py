@@ -1,0 +1,298 @@
+"""The coordinator's page: its routes, and how it is served."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, Query
+from fastapi import Path as InPath
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from not_core.canonical import Digest, Name
+from not_core.errors import ExchangeError, OperatorError
+from not_core.page import live
+from not_core.page.application import MISSING, Page, Place, Problem, form, moved, serve, there
+from not_core.page.guard import SIGN_IN
+from not_core.page.sessions import Attempts
+from not_core.service.supervisor import LOOPBACK, end_with_parent
+from server import operators
+from server.app import settings
+from server.home import Coordinator, load
+from server.page.views import (
+    ExchangePage,
+    ExchangeRow,
+    OrganPage,
+    OrganRow,
+    Privacy,
+    ReceiptPage,
+    SiteRow,
+    Views,
+    Wanted,
+)
+
+LINKS = {"/": "Exchanges", "/organs": "Organ bank", "/sites": "Sites"}
+DEFAULTS = {
+    "exchange": "",
+    "sites": "2",
+    "span": "",
+    "tokens": "16384",
+    "rank": "0",
+    "learning-rate": "0.001",
+    "seed": "0",
+    "mode": "replace",
+}
+"""Fields of the form that begins an exchange."""
+
+ExchangeName = Annotated[Name, InPath()]
+OrganDigest = Annotated[Digest, InPath()]
+SiteName = Annotated[Name, InPath()]
+Mode = Annotated[str, InPath(pattern="^(replace|insert)$")]
+Form = Annotated[dict[str, str], Depends(form)]
+
+
+def wanted(
+    words: Annotated[str, Query(max_length=200)] = "",
+    base: Annotated[str, Query(pattern="^([0-9a-f]{64})?$")] = "",
+    donor: Annotated[str, Query(max_length=63)] = "",
+    privacy: Privacy = "any",
+) -> Wanted:
+    """Which organs a query asks for."""
+    return Wanted(words=words, base=base, donor=donor, privacy=privacy)
+
+
+Search = Annotated[Wanted, Depends(wanted)]
+
+
+def page_of(coordinator: Coordinator, place: Place) -> Page:
+    """The page of a coordinator.
+
+    Args:
+        coordinator: Whose catalogue stays open as long as the page is served.
+        place: Where it will be served.
+    """
+    home = coordinator.folder
+    page = Page(
+        kind="coordinator",
+        name=coordinator.trust.name,
+        place=place,
+        templates=Path(__file__).parent / "templates",
+        links=LINKS,
+        role_of=lambda name: operators.read(home).role(name),
+    )
+    views = Views(coordinator)
+    _add_signing_in(page, home)
+    _add_api(page, views)
+    _add_reading(page, views)
+    _add_deciding(page, coordinator, views)
+    return page
+
+
+def _add_signing_in(page: Page, home: Path) -> None:
+    attempts = Attempts()
+
+    def show(request: Request, status: int = 200, wrong: str = "", name: str = "") -> HTMLResponse:
+        somebody = bool(operators.read(home).operators)
+        following = request.query_params.get("next", "/")
+        return page.render(
+            request,
+            "sign-in.html.jinja",
+            status,
+            somebody=somebody,
+            following=following,
+            wrong=wrong,
+            tried=name,
+        )
+
+    @page.app.get(SIGN_IN, include_in_schema=False)
+    def sign_in(request: Request) -> Response:
+        return show(request)
+
+    @page.app.post(SIGN_IN, include_in_schema=False)
+    def signed_in(request: Request, fields: Form) -> Response:
+        name, password = fields.get("name", ""), fields.get("password", "")
+        if not attempts.allowed(request.client.host if request.client else ""):
+            return show(request, 429, "Too many attempts; try again in ten minutes.", name)
+        try:
+            right = operators.check(home, name, password)
+        except OperatorError as error:
+            return show(request, 429, f"{str(error).capitalize()}.", name)
+        if not right:
+            return show(request, 401, "That name and password do not belong together.", name)
+        return page.sign_in(name, fields.get("next", "/"))
+
+
+def _add_api(page: Page, views: Views) -> None:
+    app = page.app
+
+    @app.get("/api/exchanges", tags=["exchanges"])
+    def list_exchanges() -> list[ExchangeRow]:
+        """All exchanges, and how far each is."""
+        return views.exchanges()
+
+    @app.get("/api/exchanges/{exchange}", tags=["exchanges"], responses=MISSING)
+    def read_exchange(exchange: ExchangeName) -> ExchangePage:
+        """One exchange: who takes part, what was found, what happened last."""
+        return there(views.exchange(exchange), "exchange")
+
+    @app.get("/api/organs", tags=["organs"], responses={422: {"model": Problem}})
+    def search_organs(search: Search) -> list[OrganRow]:
+        """Organs by words of their name and domain, base, donor and privacy."""
+        return views.organs(search)
+
+    @app.get("/api/organs/{exchange}/{organ}", tags=["organs"], responses=MISSING)
+    def read_organ(exchange: ExchangeName, organ: OrganDigest) -> OrganPage:
+        """One organ, why its offer is to be believed, and its receipts."""
+        return there(views.organ(exchange, organ), "organ")
+
+    @app.get(
+        "/api/receipts/{exchange}/{organ}/{recipient}/{mode}", tags=["organs"], responses=MISSING
+    )
+    def read_receipt(
+        exchange: ExchangeName, organ: OrganDigest, recipient: SiteName, mode: Mode
+    ) -> ReceiptPage:
+        """One receipt, and why it is to be believed."""
+        return there(views.receipt(exchange, organ, recipient, mode), "receipt")
+
+    @app.get("/api/sites", tags=["sites"])
+    def list_sites() -> list[SiteRow]:
+        """All sites, and when each was last heard of."""
+        return views.sites()
+
+
+def _add_reading(page: Page, views: Views) -> None:
+    app = page.app
+
+    @app.get("/organs", include_in_schema=False)
+    def organs(request: Request, search: Search) -> Response:
+        return page.render(
+            request,
+            "organs.html.jinja",
+            rows=views.organs(search),
+            every=views.organs(),
+            wanted=search,
+        )
+
+    @app.get("/organs/{exchange}/{organ}", include_in_schema=False)
+    def organ(request: Request, exchange: ExchangeName, organ: OrganDigest) -> Response:
+        found = there(views.organ(exchange, organ), "organ")
+        return page.render(request, "organ.html.jinja", organ=found)
+
+    @app.get("/exchanges/{exchange}", include_in_schema=False)
+    def exchange(request: Request, exchange: ExchangeName) -> Response:
+        found = there(views.exchange(exchange), "exchange")
+        return page.render(request, "exchange.html.jinja", exchange=found)
+
+    @app.get("/exchanges/{exchange}/events", include_in_schema=False)
+    def events(request: Request, exchange: ExchangeName) -> Response:
+        there(views.exchange(exchange), "exchange")
+
+        def piece() -> tuple[str, bool]:
+            found = there(views.exchange(exchange), "exchange")
+            text = page.piece(request, "progress.html.jinja", exchange=found)
+            return text, not found.row.runs_now
+
+        return live.stream(piece)
+
+    @app.get("/exchanges/{exchange}/receipts/{organ}/{recipient}/{mode}", include_in_schema=False)
+    def receipt(
+        request: Request,
+        exchange: ExchangeName,
+        organ: OrganDigest,
+        recipient: SiteName,
+        mode: Mode,
+    ) -> Response:
+        found = there(views.receipt(exchange, organ, recipient, mode), "receipt")
+        return page.render(request, "receipt.html.jinja", found=found)
+
+    @app.get("/sites", include_in_schema=False)
+    def sites(request: Request) -> Response:
+        return page.render(request, "sites.html.jinja", rows=views.sites())
+
+
+def _add_deciding(page: Page, coordinator: Coordinator, views: Views) -> None:
+    app, catalogue = page.app, coordinator.catalogue
+
+    def show(
+        request: Request, status: int = 200, wrong: str = "", fields: dict[str, str] | None = None
+    ) -> Response:
+        return page.render(
+            request,
+            "exchanges.html.jinja",
+            status,
+            rows=views.exchanges(),
+            wrong=wrong,
+            fields=DEFAULTS | (fields or {}),
+        )
+
+    @app.get("/", include_in_schema=False)
+    def exchanges(request: Request) -> Response:
+        return show(request)
+
+    @app.post("/exchanges", include_in_schema=False)
+    def begin(request: Request, fields: Form) -> Response:
+        asked = {key: fields.get(key, "").strip() for key in DEFAULTS}
+        try:
+            name = _begin(coordinator, asked)
+        except ExchangeError as error:
+            return show(request, 400, f"{error}.", asked)
+        return moved(f"/exchanges/{name}")
+
+    @app.post("/exchanges/{exchange}/cancel", include_in_schema=False)
+    def cancel(exchange: ExchangeName) -> Response:
+        catalogue.cancel(exchange)
+        return moved(f"/exchanges/{exchange}")
+
+
+def _begin(coordinator: Coordinator, asked: dict[str, str]) -> str:
+    """Ask for an exchange as 'organ-coordinator exchange' does; its name.
+
+    Raises:
+        ExchangeError: Something that is asked for is not valid, or the name is taken.
+    """
+    found = settings(asked)
+    if found.sites < 2:
+        raise ExchangeError(f"an exchange of {found.sites} sites, expected at least 2")
+    config = {
+        "exchange": found.exchange,
+        "sites": found.sites,
+        "span": str(found.terms.span),
+        "tokens": found.terms.tokens,
+        "rank": found.terms.rank or 0,
+        "learning-rate": found.terms.learning_rate,
+        "seed": found.terms.seed,
+        "mode": found.mode,
+    }
+    coordinator.catalogue.begin(found.exchange, config)
+    return found.exchange
+
+
+def place_of(home: Path, listen: str, port: int) -> Place:
+    """Where a coordinator's page is served: with the gateway's certificate if not on loopback.
+
+    Raises:
+        HomeError: It is to be served elsewhere, and the home has no certificate.
+    """
+    if listen == LOOPBACK:
+        return Place(port=port)
+    from server import service
+
+    host = service.load(home).host
+    return Place(
+        listen=listen,
+        port=port,
+        hosts=tuple(dict.fromkeys((host, listen))),
+        certificate=home / "tls.pem",
+        key=home / "tls.key",
+    )
+
+
+def main(home: Path, listen: str, port: int) -> None:
+    """Serve a coordinator's page until told to stop."""
+    place = place_of(home, listen, port)
+    serve(page_of(load(home), place), place)
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

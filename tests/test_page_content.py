@@ -1,0 +1,252 @@
+"""What pages say: of strangers' text, of signatures, and in their APIs."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import schemathesis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pages import HOSTILE, PLACE, PORT, Members, browser, cheap_passwords, operated, sign_in, site
+from schemathesis import Case
+from starlette.testclient import TestClient
+
+from client.page import app as site_page
+from client.page.burn_down import Point, chart, points
+from not_core.page import live
+from not_core.page.application import OPENAPI
+from not_core.privacy.charge import Bound
+from not_core.trust import authority, federation, keys
+from not_core.trust.offer import peek_offer
+from server.catalogue import CANCELLED, RUNNING
+from server.page import app as coordinator_page
+from server.page.views import Views, Wanted
+
+TOKEN = "a-token-of-a-test"
+FINISH = {
+    "exchange": "autumn",
+    "sites": "3",
+    "span": "1:3",
+    "tokens": "100",
+    "rank": "0",
+    "learning-rate": "0.001",
+    "seed": "0",
+    "mode": "replace",
+}
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> Members:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("not_core.trust.pkcs8.SCRYPT_N", 2)
+        made = Members(tmp_path_factory.mktemp("members"))
+        made.exchange("spring", HOSTILE)
+        return made
+
+
+@pytest.fixture
+def operator(members: Members, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    cheap_passwords(monkeypatch)
+    operated(members.coordinator)
+    client = browser(coordinator_page.page_of(members.coordinator, PLACE))
+    sign_in(client, "ada")
+    return client
+
+
+@pytest.fixture(scope="module")
+def owner(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("not_core.trust.pkcs8.SCRYPT_N", 2)
+        home = site(tmp_path_factory.mktemp("site"), HOSTILE)
+    client = browser(site_page.page_of(home, PLACE, TOKEN))
+    client.get(f"/sign-in?token={TOKEN}")
+    return client
+
+
+def test_strangers_text_is_text(operator: TestClient, owner: TestClient, members: Members) -> None:
+    organ = members.coordinator.catalogue.donations("spring")[0][0]
+    waiting = owner.get("/api/pending").json()[0]["organ"]
+    for client, path in (
+        (operator, "/organs"),
+        (operator, f"/organs/spring/{organ}"),
+        (operator, "/sites"),
+        (owner, "/"),
+        (owner, f"/approvals/{waiting}"),
+    ):
+        text = client.get(path).text
+        assert "&lt;script&gt;alert(1)" in text, path
+        assert "<script>" not in text
+        assert "<img src=x" not in text
+        assert "{{ 7 * 7 }}" in text
+        assert " style=" not in text
+
+
+def test_the_bank_is_searched_by_words_base_donor_and_privacy(members: Members) -> None:
+    views = Views(members.coordinator)
+
+    def donors(**wanted: str) -> list[str]:
+        return [row.donor for row in views.organs(Wanted(**wanted))]  # type: ignore[arg-type]
+
+    assert donors() == ["north", "south"]
+    assert donors(words="SCRIPT north/notes") == ["north"]
+    assert donors(words="nothing of that kind") == []
+    assert donors(base="ab" * 32) == ["north", "south"]
+    assert donors(base="cd" * 32) == []
+    assert donors(donor="south") == ["south"]
+    assert donors(privacy="stated") == ["south"]
+    assert donors(privacy="none") == ["north"]
+
+
+def test_an_organ_and_a_receipt_are_believed_as_far_as_the_federation_goes(tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    organ = members.exchange("spring")[0]
+    views = Views(members.coordinator)
+
+    def failing(what: str = "organ") -> list[str]:
+        receipt = ("spring", organ, "south", "replace")
+        found = views.organ("spring", organ) if what == "organ" else views.receipt(*receipt)
+        assert found is not None
+        return [link.what for link in found.links if not link.holds]
+
+    assert failing() == failing("receipt") == []
+    kept = members.coordinator.catalogue.organs("spring")
+    (offer,) = [peek_offer(one.donation.offer.encode()) for one in kept if one.organ == organ]
+    members.coordinator.bank.remove(offer.body_sha256)
+    assert failing() == ["Sealed bytes"]
+    kept, envelope = members.coordinator.catalogue.signed_receipt(
+        "spring", organ, "south", "replace"
+    ) or (None, b"")
+    assert kept is not None
+    members.coordinator.catalogue.received(kept, envelope.replace(b'"sig":"M', b'"sig":"N'))
+    assert failing("receipt") == ["Signature of the receipt"]
+    _, revoked = authority.revoke(tmp_path / "federation", "north", "key-compromise")
+    keys.install_list(members.coordinator.folder, revoked)
+    assert failing() == ["Certificate of the site", "Signature of the offer", "Sealed bytes"]
+    assert federation.load_trust(members.coordinator.folder).revoked.number == revoked.number
+    (north,) = [row for row in views.sites() if row.site == "north"]
+    assert not north.vouched.holds
+    assert "key-compromise" in north.vouched.says
+
+
+def test_the_matrix_has_each_organ_at_each_site(members: Members) -> None:
+    found = Views(members.coordinator).exchange("spring")
+    assert found is not None
+    assert found.recipients == ["north", "south", "west"]
+    assert [[cell.tint if cell else "" for cell in row.cells] for row in found.matrix] == [
+        ["better-4", "better-2", ""],
+        ["worse-1", "", ""],
+    ]
+    assert (found.row.accepted, found.row.receipts, found.row.trials) == (1, 3, 6)
+    assert found.events[0].code == "timeout"
+    seen = {row.site: row.seen for row in Views(members.coordinator).sites()}
+    assert seen == {"north": 1.7e9, "south": 1.7e9, "west": 1.7e9}
+
+
+def test_an_operator_begins_an_exchange_and_cancels_it(
+    operator: TestClient, members: Members
+) -> None:
+    catalogue = members.coordinator.catalogue
+    for wrong in ({"span": "3:1"}, {"sites": "1"}, {"exchange": "Not A Name"}, {"seed": "-1"}):
+        assert operator.post("/exchanges", data=FINISH | wrong).status_code == 400, wrong
+    assert [one.name for one in catalogue.begun()] == []
+    begun = operator.post("/exchanges", data=FINISH)
+    assert (begun.status_code, begun.headers["location"]) == (303, "/exchanges/autumn")
+    (one,) = catalogue.begun()
+    assert (one.state, one.config["sites"], one.config["learning-rate"]) == (RUNNING, 3, 0.001)
+    assert 'data-live="/exchanges/autumn/events"' in operator.get("/exchanges/autumn").text
+    other = operator.post("/exchanges", data=FINISH | {"tokens": "101"})
+    assert (other.status_code, "begun with other terms" in other.text) == (400, True)
+    assert operator.post("/exchanges/autumn/cancel").status_code == 303
+    assert operator.post("/exchanges", data=FINISH).status_code == 400  # being cancelled
+    catalogue.ended("autumn", CANCELLED)
+    assert "data-live" not in operator.get("/exchanges/autumn").text
+    assert operator.post("/exchanges", data=FINISH).status_code == 303
+
+
+def test_a_stream_has_a_piece_for_each_change_and_an_end(members: Members) -> None:
+    states = iter([("one", False), ("one", False), ("two\nlines", False), ("three", True)])
+
+    async def run() -> list[str]:
+        return [text async for text in live._events(lambda: next(states))]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "EVERY_SECONDS", 0.0)
+        assert asyncio.run(run()) == [
+            "retry: 1000\n\n",
+            "event: piece\ndata: one\n\n",
+            "event: piece\ndata: two\ndata: lines\n\n",
+            "event: piece\ndata: three\n\n",
+            "event: end\ndata: \n\n",
+        ]
+
+
+def test_a_site_shows_what_is_left_and_what_it_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = site(tmp_path)
+    client = browser(site_page.page_of(home, PLACE, TOKEN))
+    client.get(f"/sign-in?token={TOKEN}")
+    spent = client.get("/api/ledger").json()
+    left = [point["left"] for point in spent["points"]]
+    assert left[0] == spent["bound"] == 8.0
+    assert left[0] > left[1] > left[2] == pytest.approx(8.0 - spent["spent"])
+    assert f"{left[2]:.2f}" in client.get("/privacy").text
+    first, second = [one["organ"] for one in client.get("/api/pending").json()]
+    client.post(f"/approvals/{first}/approve")
+    client.post(f"/approvals/{second}/reject")
+    status = client.get("/api/status").json()
+    assert status["waiting"] == []
+    assert [one["event"] for one in status["decisions"]] == ["rejected", "approved"]
+    assert client.get(f"/approvals/{first}").status_code == 404
+    assert client.get("/api/log").json()["broken"] == ""
+    import sqlite3
+
+    with sqlite3.connect(home / "log.db") as database:
+        database.execute("UPDATE entries SET what = 'nothing' WHERE number = 2")
+    database.close()
+    assert "does not continue the chain" in client.get("/api/log").json()["broken"]
+    assert client.get("/log").status_code == 200
+    assert client.get("/privacy").status_code == 409
+
+
+def test_a_burn_down_falls_by_steps() -> None:
+    bound = Bound(8.0, 1e-6)
+    assert points([], bound) == [Point("", 8.0)]
+    drawn = chart([Point("", 8.0), Point("2027-01-01 10:00", 4.0)], bound)
+    assert drawn.line == "52.0,18.0 376.0,18.0 376.0,117.0 700.0,117.0"
+    assert [(mark.x, mark.y) for mark in drawn.dots] == [(376.0, 117.0)]
+    assert [mark.words for mark in drawn.across] == ["0", "2", "4", "6", "8"]
+
+
+def conforms(client: TestClient, **real: str) -> int:
+    """Ask an API for what its document allows and forbids, and for what there is.
+
+    How many operations it has.
+    """
+    nobody = {"host": f"127.0.0.1:{PORT}"}
+    cookies = "; ".join(f"{key}={one}" for key, one in client.cookies.items())
+    signed_in = nobody | {"cookie": cookies}
+    schema = schemathesis.openapi.from_asgi(OPENAPI, client.app, headers=signed_in)
+    operations = [found.ok() for found in schema.get_all_operations()]
+    for operation in operations:
+
+        @settings(max_examples=10, deadline=None, database=None, derandomize=True)
+        @given(case=operation.as_strategy(), headers=st.sampled_from([signed_in, nobody]))
+        def ask(case: Case, headers: dict[str, str]) -> None:
+            case.call_and_validate(headers=headers)
+
+        ask()
+        names = [one.name for one in operation.path_parameters]
+        there = operation.Case(path_parameters={name: real[name] for name in names})
+        assert there.call_and_validate(headers=signed_in).status_code == 200
+    return len(operations)
+
+
+def test_the_apis_keep_to_their_documents(
+    operator: TestClient, owner: TestClient, members: Members
+) -> None:
+    """No 5xx, no status and no value that the documents do not have."""
+    organ = members.coordinator.catalogue.donations("spring")[0][0]
+    parts = {"exchange": "spring", "organ": organ, "recipient": "north", "mode": "replace"}
+    assert conforms(operator, **parts) == 6
+    assert conforms(owner, organ=owner.get("/api/pending").json()[0]["organ"]) == 7
