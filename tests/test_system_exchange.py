@@ -2,6 +2,7 @@
 
 import base64
 import gc
+import io
 import json
 import math
 import os
@@ -32,7 +33,9 @@ from not_core.errors import (
 )
 from not_core.protocol import DonateRequest, Enrolment, Receipt
 from not_core.surgery import organ as organs
+from not_core.trust.delivery import read_header
 from not_core.trust.log import Log
+from not_core.trust.offer import peek_offer
 from server import home as coordinator_home
 from server.exchange import Event
 from simulations import exchange as simulation
@@ -288,21 +291,34 @@ def test_a_coordinator_cannot_swap_a_recipients_key(
     assert {(f["step"], f["code"]) for f in facts["failures"]} == {("donate", "certificate")}
 
 
+def flipped(data: bytes) -> bytes:
+    """Bytes with a bit of the middle one changed."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
 def test_bytes_tampered_with_by_the_coordinator_are_refused_by_the_site(
     make_scenario: Callable[[str], simulation.Scenario],
 ) -> None:
     scenario = make_scenario("homes")
     simulation.prepare(scenario)
 
+    digests: dict[str, str] = {}
+
     def flip(message: Message) -> Message:
         packet = protocol.unpack(message.content)
         if packet.kind == "DeliverRequest" and message.metadata.dst_node_id == 2:
-            body = bytearray(packet.body)
-            body[len(body) // 2] ^= 1
             request = protocol.read(packet, protocol.DeliverRequest)
+            data = packet.body
+            if request.offset == 0:
+                offer = peek_offer(read_header(io.BytesIO(data)).envelope)
+                body = scenario.coordinator / "bank" / f"{offer.body_sha256}.body"
+                digests[request.organ] = canonical.sha256(data + flipped(body.read_bytes()))
+            else:
+                data = flipped(data)
             # A coordinator lies consistently: it announces the digest of what it sends.
-            forged = replace(request, sealed_sha256=canonical.sha256(bytes(body)))
-            message.content = protocol.pack(forged, bytes(body))
+            forged = replace(request, sealed_sha256=digests[request.organ])
+            message.content = protocol.pack(forged, data)
         return message
 
     by_hand(scenario, on_request=flip)
@@ -493,11 +509,9 @@ def test_bytes_tampered_with_on_the_way_in_are_refused_by_the_coordinator(
     def flip(message: Message) -> Message:
         packet = protocol.unpack(message.content)
         if packet.kind == "Segment" and message.metadata.src_node_id == 1:
-            body = bytearray(packet.body)
             value = protocol.read(packet, protocol.Segment)
             if (value.offset == 0) == (part == "header"):
-                body[len(body) // 2] ^= 1
-            message.content = protocol.pack(value, bytes(body))
+                message.content = protocol.pack(value, flipped(packet.body))
         return message
 
     by_hand(scenario, on_reply=flip)

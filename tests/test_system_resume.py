@@ -54,7 +54,8 @@ def test_a_killed_run_is_resumed(models: dict[str, Path], tmp_path: Path) -> Non
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
     assert not out.exists()
-    made = {path: path.stat().st_mtime_ns for path in homes.glob("sites/*/organs/made/*/model.sig")}
+    kept = homes.glob("sites/*/organs/made/*/organ.safetensors")
+    made = {path: path.stat().st_mtime_ns for path in kept}
     assert len(made) == 1
 
     second = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
