@@ -18,6 +18,7 @@ from server.exchange import Event, Exchange, Settings
 from server.home import Coordinator, load
 
 PATIENCE_SECONDS = 300.0
+ENROL_SECONDS = 60.0
 
 Configure = Callable[[Context], tuple[Coordinator, Settings]]
 
@@ -57,6 +58,7 @@ def settings(config: Mapping[str, object]) -> Settings:
             terms=terms,
             mode="insert" if config.get("mode") == "insert" else "replace",
             patience_seconds=PATIENCE_SECONDS,
+            enrol_seconds=ENROL_SECONDS,
         )
     except (KeyError, ValueError, FormatError) as error:
         raise ExchangeError(
@@ -74,7 +76,8 @@ def coordinator_app(
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         coordinator, settings = configure(context)
-        Exchange(grid, coordinator, settings, notify).run()
+        while Exchange(grid, coordinator, settings, notify).run():
+            pass
 
     return app
 

@@ -92,9 +92,13 @@ class Dispatch:
         """Send a request; ``then`` or ``failed`` is called once, from ``run``."""
         self._send(_Request(node, message_type, value, body, seconds, then, failed))
 
-    def run(self) -> None:
-        """Handle replies until every request has been answered or has run out of time."""
-        while self._waiting or self._lost:
+    def run(self, enough: Callable[[], bool] = lambda: False) -> None:
+        """Handle replies until every request has been answered or has run out of time.
+
+        Args:
+            enough: Whether to return before that; what is under way stays so.
+        """
+        while (self._waiting or self._lost) and not enough():
             now = time.monotonic()
             due = [one for one in self._lost if one.again_at <= now]
             self._lost = [one for one in self._lost if one.again_at > now]

@@ -57,6 +57,8 @@ class Settings:
         terms: What donors train.
         mode: How recipients put organs in.
         join_seconds: How long to wait for sites; those that are there then take part.
+        enrol_seconds: How long to wait for their enrolments once two sites and a donor are there;
+            who enrols later takes part in a second pass.
         step_seconds: Time limit of a donation or a trial.
         wire_seconds: Time limit of any other message.
         patience_seconds: How long a site that is away, or died over a request, is asked again.
@@ -70,6 +72,7 @@ class Settings:
     terms: Terms
     mode: Literal["replace", "insert"] = "replace"
     join_seconds: float = 120
+    enrol_seconds: float = float("inf")
     step_seconds: float = 6 * 3600
     wire_seconds: float = 600
     patience_seconds: float = 0
@@ -117,22 +120,32 @@ class Exchange:
         self._offers: dict[str, Offer] = {}
         self._sealed: dict[str, Sealed] = {}
         self._failures: list[dict[str, str]] = []
+        self._late: set[str] = set()
+        self._enrolling = True
         self._started = time.monotonic()
         self._ended: dict[str, float] = {}
 
-    def run(self) -> None:
+    def run(self) -> bool:
         """Run to the end; every failure of a site is recorded, none ends the exchange.
+
+        Returns:
+            Whether sites enrolled too late to take part: another pass, by another ``Exchange`` of
+            the same settings, does what is missing.
 
         Raises:
             ExchangeError: Fewer than two sites could enrol, or none of them donates.
         """
         for node in self._join():
             self._revoke(node)
-        self._dispatch.run()
+        asked = time.monotonic()
+        self._dispatch.run(
+            lambda: self._enough and time.monotonic() - asked > self._settings.enrol_seconds
+        )
+        self._enrolling = False
         self._agree_on_base()
         self._mark("enrol")
-        donors = [site for site in self._sites.values() if site.enrolment.donates]
-        if len(self._sites) < 2 or not donors:
+        donors = self._donors
+        if not self._enough:
             raise ExchangeError(
                 f"{len(self._sites)} sites enrolled, {len(donors)} of them donors; an exchange "
                 "takes two sites and one donor; see the sites' own logs"
@@ -155,6 +168,15 @@ class Exchange:
                 "seconds": self._seconds(),
             },
         )
+        return bool(self._late)
+
+    @property
+    def _donors(self) -> list[_Site]:
+        return [site for site in self._sites.values() if site.enrolment.donates]
+
+    @property
+    def _enough(self) -> bool:
+        return len(self._sites) > 1 and bool(self._donors)
 
     def _seen(self, packet: Packet) -> None:
         if self._settings.keep_messages:
@@ -201,6 +223,9 @@ class Exchange:
             signed = claims.reply(packet, SignedEnrolment)
             enrolment = claims.enrolment(signed.envelope.encode(), request, self._home.trust)
             name = enrolment.profile.site
+            if not self._enrolling:
+                self._late.add(name)
+                return
             if name in self._sites:
                 self._fail(name, "enrol", "twice")
                 return

@@ -1,6 +1,6 @@
 """A federation of three sites on a tiny model, and its exchange without Flower's engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flwr.app import Message
@@ -56,6 +56,8 @@ def by_hand(
     notify: Callable[[Event], None] = lambda event: None,
     dead: frozenset[str] = frozenset(),
     gone: frozenset[str] = frozenset(),
+    awake: Mapping[str, Callable[[], bool]] = {},
+    enrol_seconds: float = 60,
     wire_seconds: float = 30,
     exchange: str = "trial",
     on_request: Callable[[Message], Message | None] = lambda message: message,
@@ -66,17 +68,20 @@ def by_hand(
     grid = LocalGrid(homes, on_request, on_reply)
     grid.dead = {node for node, home in homes.items() if home.name in dead}
     grid.gone = {node for node, home in homes.items() if home.name in gone}
+    grid.awake = {node: awake[home.name] for node, home in homes.items() if home.name in awake}
     coordinator = coordinator_home.load(scenario.coordinator)
     settings = Settings(
         exchange=exchange,
         sites=len(homes),
         terms=scenario.terms,
         mode=scenario.mode,
+        enrol_seconds=enrol_seconds,
         wire_seconds=wire_seconds,
         step_seconds=wire_seconds,
     )
     try:
-        Exchange(grid, coordinator, settings, notify).run()
+        while Exchange(grid, coordinator, settings, notify).run():
+            pass
     finally:
         coordinator.catalogue.close()
     return grid

@@ -36,6 +36,8 @@ class LocalGrid(Grid):
         self._count = 0
         self.dead: set[int] = set()
         self.gone: set[int] = set()
+        self.awake: dict[int, Callable[[], bool]] = {}
+        """Whether a node's replies come by now, of those whose replies ever keep one waiting."""
         self.requests: list[Message] = []
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -64,7 +66,11 @@ class LocalGrid(Grid):
         return identifiers
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        return [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
+        there = [i for i in message_ids if i in self._replies and self._comes(self._replies[i])]
+        return [self._replies.pop(i) for i in there]
+
+    def _comes(self, reply: Message) -> bool:
+        return self.awake.get(reply.metadata.src_node_id, lambda: True)()
 
     def get_node_ids(self) -> list[int]:
         return list(self._homes)

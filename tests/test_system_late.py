@@ -22,6 +22,7 @@ from not_core.trust.offer import peek_offer, sign_offer
 from server import home as coordinator_home
 from server.bank import chunks
 from server.catalogue import Kept
+from server.exchange import Event
 from server.upgrade import upgrade
 from simulations import exchange as simulation
 
@@ -91,6 +92,24 @@ def delivered(grid: LocalGrid) -> dict[int, int]:
 
 def body_bytes(one: Kept) -> int:
     return peek_offer(one.donation.offer.encode()).body_bytes
+
+
+def test_a_site_that_is_slow_to_enrol_holds_up_nobody_and_takes_part_afterwards(
+    scenario: simulation.Scenario,
+) -> None:
+    steps: list[Event] = []
+
+    def others_are_done() -> bool:
+        tried = [one.site for one in steps if one.step == "transplant"]
+        return min(tried.count("court"), tried.count("hospital")) >= 2
+
+    awake = {"clinic": others_are_done}
+    by_hand(scenario, awake=awake, enrol_seconds=0, exchange="slow", notify=steps.append)
+    assert ran(scenario, "slow")
+    assert len(verdicts(scenario, "slow")) == 6
+    first = [one for one in steps if one.step == "enrol"]
+    assert sorted(one.site for one in first[:2]) == ["court", "hospital"]
+    assert sorted(one.site for one in first[2:]) == ["clinic", "court", "hospital"]
 
 
 def test_a_site_that_joins_later_is_sent_bodies_and_nobody_else_is(
@@ -363,6 +382,8 @@ def test_a_home_of_the_first_version_keeps_its_organs(scenario: simulation.Scena
     database = sqlite3.connect(home / "catalogue.db")
     for statement in (
         "DROP TABLE bodies",
+        "DROP TABLE contacts",
+        "DROP TABLE events",
         "DROP TABLE alembic_version",
         "ALTER TABLE organs DROP COLUMN header",
     ):
