@@ -129,17 +129,18 @@ class Exchange:
         """Run to the end; every failure of a site is recorded, none ends the exchange.
 
         Returns:
-            Whether sites enrolled too late to take part: another pass, by another ``Exchange`` of
-            the same settings, does what is missing.
+            Whether sites came, or enrolled, too late to take part: another pass, by another
+            ``Exchange`` of the same settings, does what is missing.
 
         Raises:
             ExchangeError: Fewer than two sites could enrol, or none of them donates.
         """
-        for node in self._join():
+        asked = self._join()
+        for node in asked:
             self._revoke(node)
-        asked = time.monotonic()
+        since = time.monotonic()
         self._dispatch.run(
-            lambda: self._enough and time.monotonic() - asked > self._settings.enrol_seconds
+            lambda: self._enough and time.monotonic() - since > self._settings.enrol_seconds
         )
         self._enrolling = False
         self._agree_on_base()
@@ -168,7 +169,7 @@ class Exchange:
                 "seconds": self._seconds(),
             },
         )
-        return bool(self._late)
+        return bool(self._late) or not set(asked).issuperset(self._grid.get_node_ids())
 
     @property
     def _donors(self) -> list[_Site]:

@@ -14,12 +14,15 @@ from wire import SlowLink, listening
 
 from not_core.service import supervisor
 from server import home as coordinator_home
+from server import service
 from simulations import exchange as simulation
 from simulations.search import Needles, search
 from simulations.served import Deployment, until
 
+pytestmark = pytest.mark.exhaustive
+
 OTHERS = ("court", "hospital")
-FEW_BYTES = 20_000
+FEW_BYTES = 40_000
 """A second: many times slower than the others' links."""
 
 
@@ -81,7 +84,10 @@ def test_a_site_that_hangs_holds_up_nobody_and_takes_part_when_it_goes_on(
     deployment: Deployment,
 ) -> None:
     with deployment.serving():
-        serving = supervisor.served_by(deployment.sites["clinic"])
+        clinic = deployment.sites["clinic"]
+        control = service.control_of(deployment.coordinator)
+        until(lambda: len(control.online()) == len(deployment.sites), 120, "nodes of all sites")
+        serving = supervisor.served_by(clinic)
         assert serving is not None
         deployment.begin("trial")
         nodes = [serving, *(one.pid for one in psutil.Process(serving).children(recursive=True))]
