@@ -173,6 +173,11 @@ class Catalogue:
             row = session.get(tables.Body, (offer.body_sha256, offer.donor))
             return row is not None and row.banked
 
+    def lost(self, offer: Offer) -> None:
+        """Note that a body is no longer in the bank as it was put; its room stays kept."""
+        with self._writing() as session:
+            session.get_one(tables.Body, (offer.body_sha256, offer.donor)).banked = False
+
     def release(self, exchange: str, offer: Offer) -> None:
         """Give up the room of an organ that is not what was offered."""
         with self._writing() as session:

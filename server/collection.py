@@ -163,18 +163,18 @@ class Collection:
             BankError: The bank cannot be read.
             OfferError: Under this header it is not what the donor announced.
         """
-        body = fetch.offer.body_sha256
-        if not self._home.catalogue.banked(fetch.offer):
+        body, catalogue = fetch.offer.body_sha256, self._home.catalogue
+        if not catalogue.banked(fetch.offer):
             return False
-        if self._home.bank.size(body) is not None:
-            try:
-                found = chunks(self._home.bank, body)
-                claims.sealed(header, found, fetch.donation, fetch.offer)
-            except BodyError:
-                _log.warning("body %s is damaged in the bank; fetched again", body)
-            else:
-                return True
-        return False
+        try:
+            if self._home.bank.size(body) is None:
+                raise BodyError("the bank has no such body any more")
+            claims.sealed(header, chunks(self._home.bank, body), fetch.donation, fetch.offer)
+        except BodyError as error:
+            _log.warning("body %s is fetched again: %s", body, error)
+            catalogue.lost(fetch.offer)
+            return False
+        return True
 
     def _bank(self, fetch: _Fetch, header: bytes, part: Path) -> None:
         """Check a sealed organ as far as it can be checked closed, and put it into the bank.

@@ -365,6 +365,28 @@ def organs(home: Home, as_json: Json = False) -> None:
 
 
 @app.command()
+def export(
+    home: Home,
+    organ: Annotated[str, typer.Argument(help="Digest of the organ, or its first digits.")],
+    exchange: Annotated[str, typer.Option(help="Name of the exchange whose offer it is.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    as_json: Json = False,
+) -> None:
+    """Write a sealed organ to a file, for 'organ-site receive' where no network reaches.
+
+    Example: organ-coordinator export ~/coordinator 3f5a90 --exchange spring --out x.organ
+    """
+    from server.holdings import export as exported
+    from server.home import load
+
+    coordinator = load(home)
+    try:
+        report({"organ": exported(coordinator, organ, exchange, out), "out": str(out)}, as_json)
+    finally:
+        coordinator.catalogue.close()
+
+
+@app.command()
 def forget(
     home: Home,
     organ: Annotated[str, typer.Argument(help="Digest of the organ, or its first digits.")],

@@ -1,9 +1,12 @@
 """What a coordinator holds: each organ once, with the exchanges that it was offered in."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from not_core import atomic
 from not_core.errors import ExchangeError
 from not_core.trust.offer import Offer, peek_offer
+from server.bank import chunks
 from server.home import Coordinator
 
 
@@ -64,6 +67,37 @@ def holdings(coordinator: Coordinator) -> list[Holding]:
     return sorted(found.values(), key=lambda one: (one.offer.donor, one.offer.version))
 
 
+def export(coordinator: Coordinator, start: str, exchange: str, out: Path) -> str:
+    """Write a sealed organ to a file, for a site that no network reaches.
+
+    Args:
+        coordinator: Whose.
+        start: The first digits of its digest, of no other's.
+        exchange: Name of the exchange, whose addressees may open it.
+        out: The ``.organ`` file to write.
+
+    Returns:
+        Its digest.
+
+    Raises:
+        OutputExistsError: ``out`` is taken.
+        ExchangeError: No such organ, or several, or not in that exchange, or still on its way.
+        BankError: The bank cannot be used.
+    """
+    atomic.refuse_existing(out)
+    organ = _found(coordinator, start)
+    for kept in coordinator.catalogue.organs(exchange):
+        if kept.organ == organ and kept.header is not None:
+            offer = peek_offer(kept.donation.offer.encode())
+            with atomic.file(out) as work, work.open("wb") as file:
+                file.write(kept.header)
+                file.writelines(chunks(coordinator.bank, offer.body_sha256))
+            return organ
+    raise ExchangeError(
+        f"no organ {organ[:12]} has come whole in exchange {exchange}; see organ-coordinator organs"
+    )
+
+
 def forget(coordinator: Coordinator, start: str) -> str:
     """Remove an organ from catalogue and bank.
 
@@ -78,6 +112,13 @@ def forget(coordinator: Coordinator, start: str) -> str:
         ExchangeError: No such organ, or several.
         BankError: The bank cannot be used.
     """
+    organ = _found(coordinator, start)
+    for body in coordinator.catalogue.forget(organ):
+        coordinator.bank.remove(body)
+    return organ
+
+
+def _found(coordinator: Coordinator, start: str) -> str:
     digests = [one.offer.organ_digest for one in holdings(coordinator)]
     matching = [digest for digest in digests if digest.startswith(start)]
     if len(matching) != 1:
@@ -85,6 +126,4 @@ def forget(coordinator: Coordinator, start: str) -> str:
             f"{len(matching)} organs begin with these digits, expected one; "
             "see organ-coordinator organs"
         )
-    for body in coordinator.catalogue.forget(matching[0]):
-        coordinator.bank.remove(body)
     return matching[0]

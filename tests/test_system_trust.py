@@ -14,6 +14,7 @@ from flwr.app import Message
 
 import client.commands
 import server.commands
+import server.commands
 from client import by_hand as carried
 from client import donor
 from client import home as site_home
@@ -181,7 +182,11 @@ def test_an_organ_carried_by_hand_gets_the_same_verdict(
     clinic, copy = scenario.home("clinic"), tmp_path / "clinic-without-network"
     shutil.copytree(clinic, copy)
     by_hand(scenario)
-    for path in sorted((scenario.coordinator / "bank").glob("*.organ")):
+    for organ in gather(scenario)["organs"]:
+        path, start = tmp_path / f"{organ['digest']}.organ", organ["digest"][:12]
+        words = ("export", scenario.coordinator, start, "--exchange", "trial", "--out", path)
+        assert call(*words, app=server.commands.app)[0] == 0
+        assert call(*words, app=server.commands.app)[0] == 1, "it is there"
         receipt = tmp_path / "receipt.json"
         code, out, err = call(
             *("receive", copy, path, "--receipt", receipt, "--json"), app=client.commands.app
