@@ -123,7 +123,7 @@ def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program
         )
     check_path(agent)
     port = free_port()
-    beat = home / "run" / "supernode.beat"
+    beat = beat_of(home)
     environment = {"FLWR_HOME": str(home / "work" / "flower")}
     secret = ("--superexec-auth-secret-file", str(node / "secret"))
     return [
@@ -160,6 +160,11 @@ def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program
             environment=environment | {signing_wire.VARIABLE: str(agent)},
         ),
     ]
+
+
+def beat_of(home: Path) -> Path:
+    """What a node touches as long as it looks for messages."""
+    return home / "run" / "supernode.beat"
 
 
 def still(beat: Path) -> bool:

@@ -1,6 +1,7 @@
 """``organ-site connect``, ``start``, ``stop`` and ``doctor``: a site that a coordinator serves."""
 
 import os
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,6 +61,10 @@ def start(
         bool,
         typer.Option("--dry-run", help="List what would leave, as far as known; send nothing."),
     ] = False,
+    monitor_port: Annotated[
+        int,
+        typer.Option(min=0, max=65535, help="Of /healthz and /metrics, on loopback; 0: none."),
+    ] = 0,
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
@@ -80,13 +85,18 @@ def start(
         listing([asdict(one) for one in rows], as_json)
         return
     from client import service
+    from client.health import monitored
+    from not_core.service import monitor
     from not_core.service.supervisor import Supervisor, keep_memory_private
 
     keep_memory_private()
     words = identity_passphrase(home / IDENTITY, passphrase_file)
     os.environ.pop(VARIABLE, None)  # what is started inherits the rest of it
     load(home, passphrase=words)
-    Supervisor(home, service.programs(home, pause, words)).run(say)
+    with ExitStack() as stack:
+        if monitor_port:
+            stack.enter_context(monitor.answering(monitored(home), monitor_port))
+        Supervisor(home, service.programs(home, pause, words)).run(say)
 
 
 def stop(home: Home, as_json: Json = False) -> None:

@@ -40,7 +40,7 @@ def init(
     ] = 9091,
     monitor_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of /healthz and /metrics, on loopback.")
-    ] = 9093,
+    ] = 9094,
     catalogue: Annotated[
         str, typer.Option(metavar="URL", help="A database; SQLite in the home if none is named.")
     ] = "",
@@ -94,7 +94,7 @@ def start(home: Home) -> None:
     """Serve until told to stop: Flower on loopback, and the gateway for sites.
 
     A home that an earlier version made is brought up to date first.
-    http://127.0.0.1:9093/healthz says whether all is well, /metrics has figures for Prometheus.
+    http://127.0.0.1:9094/healthz says whether all is well, /metrics has figures for Prometheus.
 
     Example: organ-coordinator start ~/coordinator
     """

@@ -54,7 +54,7 @@ class Service:
     listen: str = "0.0.0.0"  # noqa: S104 - sites come from elsewhere
     port: Port = 9092
     flower_port: Port = 9091
-    monitor_port: Port = 9093
+    monitor_port: Port = 9094
     page_listen: str = LOOPBACK
     page_port: Annotated[int, Field(ge=0, le=65535)] = 0
 

@@ -1,0 +1,56 @@
+"""What a site's monitor is told: whether all is well, and a few figures for its operator."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client.core import Metric
+from starlette.applications import Starlette
+
+from client import donor, service
+from client.home import IDENTITY, read_home
+from not_core.service import monitor
+from not_core.service.monitor import WELL, gauge, number
+from not_core.trust.certificates import DAY
+from not_core.trust.federation import load_trust, verify_profile
+from not_core.trust.keys import PROFILE
+from not_core.trust.profile import read_profile
+
+RELEASED = "released"
+"""Event of the log: something has left."""
+
+
+def monitored(home: Path) -> Starlette:
+    """The monitor of a site that is served.
+
+    Args:
+        home: The site's.
+    """
+
+    def node() -> str:
+        return (
+            "has not looked for messages lately" if service.still(service.beat_of(home)) else WELL
+        )
+
+    def federation() -> str:
+        grace = round(read_home(home).policy.revocation_grace_days * DAY)
+        trust = load_trust(home / IDENTITY, grace=grace)
+        verify_profile(read_profile(home / IDENTITY / PROFILE), trust)
+        return WELL
+
+    def log() -> str:
+        read_home(home).log.verify()
+        return WELL
+
+    def figures() -> Iterator[Metric]:
+        site = read_home(home)
+        left = Counter(one.what for one in site.log.entries() if one.event == RELEASED)
+        yield gauge("released", "What has left, by kind.", left, "what")
+        yield number(
+            "pending_approvals", "Organs that wait for approval.", len(donor.pending(site))
+        )
+        due = load_trust(home / IDENTITY).revoked.due - time.time()
+        yield number("revocation_due_seconds", "Until the next revocation list is due.", due)
+
+    return monitor.app(home, {"node": node, "federation": federation, "log": log}, figures)

@@ -1,0 +1,60 @@
+"""What a site's monitor says of it."""
+
+import json
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from test_client_doctor import make
+
+from client import service
+from client.health import monitored
+from not_core.service import monitor, supervisor
+from not_core.trust.log import Log
+
+
+@pytest.fixture(scope="module")
+def home(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("health"), models["llama"])
+
+
+def test_a_sites_monitor_tells_what_is_wrong_and_what_has_left(home: Path) -> None:
+    Log(home / "log.db").append("released", what="profile", digest="0" * 64)
+    Log(home / "log.db").append("released", what="profile", digest="1" * 64)
+    port = supervisor.free_port()
+    with (
+        monitor.answering(monitored(home), port),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
+        supervisor.held(home),
+    ):
+        rows = {"supernode": {"pid": os.getpid(), "since": 0, "starts": 1}}
+        (home / "run" / supervisor.STATUS).write_text(json.dumps(rows))
+        well = client.get("/healthz")
+        assert (well.status_code, set(well.json().values())) == (200, {"ok"})
+        figures = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(client.get("/metrics").text)
+            for sample in family.samples
+        }
+        assert figures["organ_released", "profile"] == 2
+        assert figures["organ_pending_approvals",] == 0
+        assert figures["organ_revocation_due_seconds",] > 0
+
+        beat = service.beat_of(home)
+        beat.touch()
+        then = time.time() - service.STALL_SECONDS - 60
+        os.utime(beat, (then, then))
+        with sqlite3.connect(home / "log.db") as database:
+            database.execute("UPDATE entries SET what = 'organ' WHERE event = 'released'")
+        (home / "identity" / "federation.crl").write_bytes(b"nothing")
+        ill = client.get("/healthz")
+    assert ill.status_code == 503
+    said = ill.json()
+    assert said["node"] == "has not looked for messages lately"
+    assert said["log"].startswith("home: ")
+    assert said["federation"] != "ok"
+    assert said["processes"] == "ok"
