@@ -1,5 +1,7 @@
 """Run ``organ train --dp-epsilon`` many times, kill it at random moments, and print what is left.
 
+The moments are spread: one in each of as many equal parts of the time that a run takes.
+
 A process of its own, which forks: what takes seconds to import is imported once. Standard output
 is one JSON object a trial.
 """
@@ -13,8 +15,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-TRIALS = 20
 
 
 def train(model: Path, data: Path, folder: Path, out: str = "organ") -> int:
@@ -79,16 +79,16 @@ def main() -> None:
 
     # Fills the accountant's cache for all that is forked.
     plan(Guard(epsilon=8, delta=1e-3, units_per_step=4), Recipe(tokens=12288, head_sample=None), 40)
-    rng = random.Random(int(sys.argv[4]))
+    rng, trials = random.Random(int(sys.argv[4])), int(sys.argv[5])
     (base / "whole").mkdir()
     began = time.monotonic()
     os.waitpid(train(model, data, base / "whole"), 0)
     whole = time.monotonic() - began
-    for number in range(TRIALS):
+    for number in range(trials):
         folder = base / str(number)
         folder.mkdir()
         pid = train(model, data, folder)
-        time.sleep(rng.uniform(0, whole))
+        time.sleep(whole * rng.uniform(number, number + 1) / trials)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         killed = left(folder)

@@ -22,13 +22,14 @@ def records(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "records.jsonl", sentences(40, seed=1))
 
 
+@pytest.mark.parametrize("trials", [5, pytest.param(20, marks=pytest.mark.exhaustive)])
 def test_kill_at_any_moment_loses_no_charge_and_no_organ(
-    models: dict[str, Path], records: Path, tmp_path: Path
+    trials: int, models: dict[str, Path], records: Path, tmp_path: Path
 ) -> None:
     done = subprocess.run(  # noqa: S603 - our own interpreter and script
         [
             *(sys.executable, Path(__file__).with_name("killed_training.py")),
-            *(models["llama"], records, tmp_path, "7"),
+            *(models["llama"], records, tmp_path, "7", str(trials)),
         ],
         capture_output=True,
         text=True,
@@ -36,10 +37,10 @@ def test_kill_at_any_moment_loses_no_charge_and_no_organ(
         timeout=1200,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    trials = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(trials) == 20
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == trials
     stages = set()
-    for trial in trials:
+    for trial in found:
         killed, ended = trial["killed"], trial["ended"]
         charged = {one["run"] for one in killed["charges"]}
         for state in killed["states"]:
