@@ -14,7 +14,6 @@ from flwr.app import Message
 
 import client.commands
 import server.commands
-import server.commands
 from client import by_hand as carried
 from client import donor
 from client import home as site_home
