@@ -7,8 +7,9 @@ time, whatever the database; who comes second waits.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, inspect, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -59,12 +60,16 @@ def connect(url: URL) -> Engine:
     Raises:
         CatalogueError: The database's driver is not installed.
     """
-    arguments: dict[str, object] = {"connect_timeout": WAIT_SECONDS}
+    options: dict[str, Any] = {"connect_args": {"connect_timeout": WAIT_SECONDS}}
+    options["pool_pre_ping"] = True
     if url.get_backend_name() == "sqlite":
-        # Without an isolation level Python begins nothing by itself.
+        # Without an isolation level Python begins nothing by itself. No connection is kept: who
+        # else reads the file in this process takes SQLite's locks away, as POSIX has it, and one
+        # that is left open then writes to a log that others have removed.
         arguments = {"timeout": WAIT_SECONDS, "isolation_level": None}
+        options = {"connect_args": arguments, "poolclass": NullPool}
     try:
-        return create_engine(url, connect_args=arguments, hide_parameters=True, pool_pre_ping=True)
+        return create_engine(url, hide_parameters=True, **options)
     except ImportError:
         raise CatalogueError(
             f"no driver for {url.get_backend_name()} is installed here; run "

@@ -304,6 +304,26 @@ def test_several_processes_write_at_once(catalogue: Catalogue, url: sa.URL) -> N
     assert [one.name for one in catalogue.begun()] == ["shared"]
 
 
+def test_a_process_that_reads_the_file_itself_loses_no_write(tmp_path: Path) -> None:
+    """As a copy for a backup does: closing the file lets go of all locks that the process has."""
+    url = database.address(f"sqlite:///{tmp_path / 'catalogue.db'}")
+    engine = database.connect(url)
+    database.upgrade(engine)
+    catalogue = Catalogue(url)
+    catalogue.admitted("north", 1, b"word")
+    for path in tmp_path.iterdir():
+        path.read_bytes()
+    script = (
+        "import sys\nfrom server import database\nfrom server.catalogue import Catalogue\n"
+        "one = Catalogue(database.address(sys.argv[1]))\n"
+    )
+    at_once(url, script + "one.nodes()\none.close()", 1)
+    catalogue.admitted("south", 2, b"word")
+    at_once(url, script + "assert list(one.nodes()) == ['north', 'south']", 1)
+    at_once(url, script + "one.expelled('north')\none.close()", 1)
+    assert list(catalogue.nodes()) == ["south"]
+
+
 def test_two_that_start_at_once_bring_it_up_to_date_once(url: sa.URL, engine: sa.Engine) -> None:
     First.metadata.create_all(engine)
     script = (
