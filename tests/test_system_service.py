@@ -243,7 +243,7 @@ def test_a_monitor_says_that_all_is_well(
     for program in ("superlink", "superexec", "keeper", "gateway"):
         assert figures["organ_process_starts", program] >= 1
         assert figures["organ_process_resident_bytes", program] > 20e6
-        assert figures["organ_process_open_files", program] > 3
+        assert figures["organ_process_open_files", program] >= 3
 
 
 def test_an_exchange_is_cancelled_and_sites_are_heard_of(

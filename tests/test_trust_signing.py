@@ -156,14 +156,14 @@ def test_an_exchanged_signer_is_refused(world: World, organ: Path, tmp_path: Pat
 def test_a_signer_cannot_exempt_files(world: World, tmp_path: Path) -> None:
     """model_signing honours ignore_paths that the signer wrote; this project does not."""
     organ = organ_folder(tmp_path / "organ", manifest())
-    statement = signing._statement(organ, manifest())
+    statement = signing.statement_of(organ, manifest())
     statement["predicate"]["serialization"]["ignore_paths"].append("organ.safetensors")
     del statement["predicate"]["resources"][-1]
     digests = [one["digest"] for one in statement["predicate"]["resources"]]
     whole = hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
     statement["subject"][0]["digest"]["sha256"] = whole
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signing, "_statement", lambda folder, manifest: statement)
+        patch.setattr(signing, "statement_of", lambda folder, manifest: statement)
         signing.sign_folder(organ, world.north)
     (organ / "organ.safetensors").write_bytes(b"exchanged")
     assert public_commands(organ, world, tmp_path) == (0, 0)  # the gap that we close

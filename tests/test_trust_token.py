@@ -226,19 +226,19 @@ def test_the_commands_of_a_protected_home(
         assert opened in out + err or code == 1
 
 
-def test_start_hands_on_the_name_of_a_passphrase_never_the_passphrase(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_signing_agent_is_given_the_passphrase(tmp_path: Path) -> None:
     folder, words = protected_home(tmp_path)
     (folder / "node").mkdir()
-    (folder / "node" / "coordinator").write_text("localhost:9092")
-    site = home.load(folder, passphrase=words)
-    monkeypatch.chdir(tmp_path)
-    for given, named in ((Path("secret"), str(tmp_path / "secret")), (Path("keyring:x"),) * 2):
-        node, work = service.programs(site, 1.0, given)
-        assert passphrase.VARIABLE not in node.environment
-        assert work.environment[passphrase.VARIABLE] == str(named)
-    assert passphrase.VARIABLE not in service.programs(site, 1.0)[1].environment
+    for name in ("coordinator", "admission"):
+        (folder / "node" / name).write_text("localhost:9092")
+    agent, *others = service.programs(folder, 1.0, words)
+    assert (agent.name, agent.secret) == ("signing-agent", words)
+    assert len(others) == 2
+    for one in (agent, *others):
+        said = " ".join([*one.command, *one.environment, *one.environment.values()])
+        assert words.decode() not in said
+        assert passphrase.VARIABLE not in said
+    assert not any(one.secret for one in others)
 
 
 def test_a_home_takes_in_a_list_without_its_keys(
