@@ -499,9 +499,12 @@ def test_an_insert_exchange_reaches_verdicts(
     assert len(facts["evaluations"]) == 6
 
 
-@pytest.mark.parametrize(("part", "code"), [("header", "wraps"), ("body", "body")])
+@pytest.mark.parametrize(
+    ("part", "codes"),
+    [("header", {"wraps", "format"}), ("body", {"body"})],  # the bit may leave base64 valid, or not
+)
 def test_bytes_tampered_with_on_the_way_in_are_refused_by_the_coordinator(
-    part: str, code: str, make_scenario: Callable[[str], simulation.Scenario]
+    part: str, codes: set[str], make_scenario: Callable[[str], simulation.Scenario]
 ) -> None:
     scenario = make_scenario("homes")
     simulation.prepare(scenario)
@@ -516,7 +519,9 @@ def test_bytes_tampered_with_on_the_way_in_are_refused_by_the_coordinator(
 
     by_hand(scenario, on_reply=flip)
     facts = gather(scenario)
-    assert {"site": "hospital", "step": "segment", "code": code} in facts["failures"]
+    (failure,) = [one for one in facts["failures"] if one["step"] == "segment"]
+    assert failure["site"] == "hospital"
+    assert failure["code"] in codes
     assert {e["donor"] for e in facts["evaluations"]} == {"court"}
     assert len(list((scenario.coordinator / "bank").iterdir())) == 1
     assert not list((scenario.coordinator / "incoming").iterdir())
