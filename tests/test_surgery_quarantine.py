@@ -283,6 +283,7 @@ def test_a_file_beyond_the_bound_is_not_opened(
 
 @pytest.mark.parametrize("bounds", [{"most_bytes": 0}, {"most_drift": 0}, {"most_drift": math.nan}])
 def test_bounds_that_bound_nothing_are_a_callers_bug(bounds: dict[str, Any]) -> None:
+    assert Bounds(most_bytes=1, most_drift=5e-324).most_bytes == 1
     with pytest.raises(ValueError, match="expected most_bytes >= 1 and most_drift > 0"):
         Bounds(**bounds)
 
@@ -340,6 +341,13 @@ def test_in_a_model_with_other_organs_drift_is_from_its_base(
     refused(large, lost, "drift", r"1\.mlp\.up_proj")
 
 
+def test_layers_that_were_not_kept_are_compared_by_size(host: Checkpoint, tmp_path: Path) -> None:
+    far = organ_of(host, 0, 2, change=scaled(1.9))
+    put(host, tmp_path / "lost", (far, "replace", 0), keep_replaced=False)
+    lost = open_checkpoint(tmp_path / "lost")
+    admit(stored(host, tmp_path / "organ", {}), lost, Bounds(most_drift=1e-9))
+
+
 def test_on_another_base_sizes_are_compared(tmp_path: Path) -> None:
     """Its layers were never the organ's, so that every change is large and says nothing."""
     host, other = (two_layers(tmp_path / name, "llama", seed) for seed, name in enumerate("ab"))
@@ -350,6 +358,28 @@ def test_on_another_base_sizes_are_compared(tmp_path: Path) -> None:
         folder = stored(host, tmp_path / f"{change(torch.ones(4)).sum()}", {Q: change})
         with pytest.raises(QuarantineError, match=Q):
             admit(folder, other, Bounds(), allow=frozenset({"base"}))
+
+
+def test_the_nearest_layer_is_one_of_the_same_kind(tmp_path: Path) -> None:
+    """Experts that come to a model whose last layer has none."""
+    host, other = (two_layers(tmp_path / name, "qwen3_moe", seed) for seed, name in enumerate("ab"))
+    experts = restated(
+        stored(host, tmp_path / "organ", {}, Span(start=0, stop=1)),
+        lambda m: replace(m, span=Span(start=1, stop=2)),
+    )
+    organ = read_organ(experts)
+    assert [d.name for d in drifts(organ, other)] == [*organ.tensors.names()]
+
+
+@pytest.mark.parametrize("seed", [0, 1], ids=["its own base", "another base"])
+def test_a_tensor_of_another_shape_has_no_drift(seed: int, tmp_path: Path) -> None:
+    """However many numbers it has: compatibility refuses it first, and this by itself."""
+    host, other = two_layers(tmp_path / "a", "llama"), two_layers(tmp_path / "b", "llama", seed)
+    folder = stored(host, tmp_path / "organ", {Q: lambda tensor: tensor.reshape(64, 16)})
+    words = f"the host has no layer with {Q}" if seed else f"{Q} is float32 64x16, unlike the"
+    with pytest.raises(QuarantineError, match=words) as caught:
+        list(drifts(read_organ(folder), other))
+    assert caught.value.check == "declared"
 
 
 def test_sizes_are_compared_with_the_nearest_layer(tmp_path: Path) -> None:

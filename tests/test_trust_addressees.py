@@ -1,5 +1,6 @@
 """Hidden addressees, new offers of an old body, audiences and versions."""
 
+import base64
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,19 @@ def test_slots_are_few_sizes(count: int, slots: int) -> None:
     assert (len(found), list(found)) == (slots, sorted(set(found)))
     assert set(names) <= set(found)
     assert addressees.padded(names, None) == tuple(sorted(names))
+
+
+def test_an_offer_has_room_for_so_many_and_the_donor(world: World) -> None:
+    donor, most = world.north.profile, addressees.MAX_ADDRESSEES
+    others = [
+        replace(donor, sealing_key=base64.b64encode(number.to_bytes(3)).decode())
+        for number in range(most)
+    ]
+    addressees.check_number(others[:-1], donor)
+    addressees.check_number([*others[:-1], donor], donor)  # named or not, it is one of them
+    for profiles in ([], others, [*others, donor]):
+        with pytest.raises(OfferError, match=f"{len(profiles)} addressees given, expected 1 to"):
+            addressees.check_number(profiles, donor)
 
 
 def test_a_wrap_for_whom_the_donor_did_not_name_is_not_taken(world: World) -> None:
@@ -212,6 +226,10 @@ def test_versions_only_rise(world: World) -> None:
     newer = world.place / "newer.organ"
     sealing.rewrap(new, world.north, terms(world.south), newer, now=NOW)
     assert opens(world, newer, world.south)
+
+
+def test_versions_begin_at_one(world: World) -> None:
+    assert opens(world, seal(world, "x.organ", world.south, organ=version(world, 1)), world.south)
 
 
 def test_a_version_names_one_organ(world: World) -> None:

@@ -3,7 +3,7 @@ import copy
 import json
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -216,6 +216,15 @@ def odd_roots(folder: Path) -> Iterator[x509.Certificate]:
         yield builder.sign(signer, hashes.SHA384())
 
 
+def test_a_root_that_may_not_sign_certificates_vouches_for_nobody(world: World) -> None:
+    """Even where a party got it otherwise than by ``load_root``."""
+    *_, unfit = odd_roots(world.place / "federation")
+    assert unfit.public_key() == world.trust.root.public_key()
+    trust = replace(world.trust, root=unfit)
+    with pytest.raises(CertificateError, match="does not chain"):
+        federation.verify_profile(world.north.profile, trust, now=NOW)
+
+
 def test_load_root_refuses_what_is_no_root(world: World, tmp_path: Path) -> None:
     leaf = tmp_path / "leaf.pem"
     leaf.write_text(world.north.profile.certificates[0])
@@ -255,13 +264,17 @@ def test_pem_is_one_block_and_nothing_else(world: World, where: str, tmp_path: P
     root = tmp_path / "root.pem"
     root.write_bytes(odd(world.trust.pem.decode()).encode())
     revoked = odd(world.trust.revoked.pem.decode()).encode()
-    for check in (
-        lambda: federation.verify_chain([odd(north.certificates[0])], world.trust, now=NOW),
-        lambda: authority.verify_request(replace_csr(request, odd(request.csr))),
-        lambda: federation.load_root(root),
-        lambda: revocation.parse(revoked, world.trust.root),
-    ):
-        with pytest.raises(CertificateError, match="beside its one PEM block; get the unedited"):
+    checks: dict[str, Callable[[], object]] = {
+        "certificate": lambda: federation.verify_chain(
+            [odd(north.certificates[0])], world.trust, now=NOW
+        ),
+        "": lambda: authority.verify_request(replace_csr(request, odd(request.csr))),
+        "federation root": lambda: federation.load_root(root),
+        "revocation list": lambda: revocation.parse(revoked, world.trust.root),
+    }
+    words = "holds text beside its one PEM block; get the unedited"
+    for what, check in checks.items():
+        with pytest.raises(CertificateError, match=f"^{what}.*{words}"):
             check()
 
 
@@ -411,18 +424,19 @@ def test_a_certificate_must_be_made_for_signing_organs(world: World) -> None:
         verify({type(unbound): unbound})
 
 
-SITE, KEY = "urn:organ-exchange:site:", "urn:organ-exchange:sealing-key:"
+SITE, KEY, FP = "urn:organ-exchange:site:", "urn:organ-exchange:sealing-key:", "ab" * 32
 
 
 @pytest.mark.parametrize(
     ("uris", "names"),
     [
-        ([SITE + "north", KEY + "ab"], ["north.example"]),
-        ([SITE + "north", KEY + "ab", KEY + "cd"], []),
+        ([SITE + "north", KEY + FP], ["north.example"]),
+        ([SITE + "north", KEY + FP, KEY + FP], []),
         ([SITE + "north"], ["north.example"]),
-        ([KEY + "ab", SITE + "north"], []),
-        ([SITE + "south", KEY + "ab"], []),
-        ([SITE + "north", "ab"], []),
+        ([KEY + FP, SITE + "north"], []),
+        ([SITE + "south", KEY + FP], []),
+        ([SITE + "north", FP], []),
+        ([SITE + "north", KEY + "ab"], []),
         ([SITE + "north", SITE + "north"], []),
     ],
 )
@@ -489,6 +503,21 @@ def test_a_profile_of_another_form_is_not_read(
     path.write_bytes(canonical.encode(plain | json.loads(text)))
     with pytest.raises(FormatError, match="profile is not valid"):
         read_profile(path)
+
+
+def test_texts_in_a_profile_have_a_largest_size(world: World, tmp_path: Path) -> None:
+    path, start = tmp_path / "site.profile", "-----BEGIN CERTIFICATE-----\n"
+    plain = json.loads(canonical.encode(world.north.profile))
+    for field, most in (
+        ("certificates", [start.ljust(16_384, "A")]),
+        ("sealing_key", "A" * 16_384),
+    ):
+        path.write_bytes(canonical.encode(plain | {field: most}))
+        assert canonical.encode(read_profile(path)) == path.read_bytes()
+        more = [f"{most[0]}A"] if isinstance(most, list) else f"{most}A"
+        path.write_bytes(canonical.encode(plain | {field: more}))
+        with pytest.raises(FormatError, match=f"not valid at {field}.*string too long"):
+            read_profile(path)
 
 
 def test_documents_have_a_largest_size(world: World, tmp_path: Path) -> None:

@@ -104,8 +104,27 @@ def test_what_was_verified_before_outlives_its_certificate(world: World) -> None
     with pytest.raises(CertificateError, match="expired"):
         signing.verify_folder(world.organ, trust, now=late)
     assert signing.verify_folder(world.organ, trust, now=late, seen=lambda _: NOW).site == "north"
-    with pytest.raises(CertificateError, match="expired"):
-        signing.verify_folder(world.organ, trust, now=late, seen=lambda _: NOW - 100 * DAY)
+    leaf = x509.load_pem_x509_certificate(world.north.profile.certificates[0].encode())
+    start = int(leaf.not_valid_before_utc.timestamp())
+    assert signing.verify_folder(world.organ, trust, now=late, seen=lambda _: start)
+    for before in (start - 1, NOW - 100 * DAY):
+        with pytest.raises(CertificateError, match="expired"):
+            signing.verify_folder(world.organ, trust, now=late, seen=lambda _, at=before: at)
+
+
+def test_what_was_seen_later_than_now_is_judged_as_of_now(world: World) -> None:
+    """A clock that was set back: a certificate is not valid yet because it was once seen."""
+    early = NOW - 11 * DAY
+    with pytest.raises(CertificateError, match="valid only from"):
+        signing.verify_folder(world.organ, world.trust, now=early, seen=lambda _: NOW)
+
+
+def test_a_revocation_that_is_dated_ahead_holds_at_once(world: World) -> None:
+    """A mild reason spares what was seen before, not what is seen for the first time."""
+    trust = expel(world, "cessation-of-operation", now=NOW + 100)
+    with pytest.raises(RevokedError):
+        federation.verify_profile(world.north.profile, trust, now=NOW)
+    assert signing.verify_folder(world.organ, trust, now=NOW, seen=lambda _: NOW).site == "north"
 
 
 def test_an_organ_that_was_seen_opens_under_its_donors_new_keys(world: World) -> None:
