@@ -102,15 +102,13 @@ def _keys(home: Path, passphrase: bytes | None) -> str:
 def _certificate(home: Path) -> str:
     profile = read_profile(home / IDENTITY / PROFILE)
     policy = settings_of(home)[1]
-    grace = round(policy.revocation_grace_days * DAY)
-    verify_profile(profile, load_trust(home / IDENTITY, grace=grace))
+    verify_profile(profile, load_trust(home / IDENTITY, grace=policy.revocation_grace))
     return f"valid until {keys.valid_until(profile):%Y-%m-%d}"
 
 
 def _list(home: Path) -> str:
     revoked = load_trust(home / IDENTITY).revoked
-    grace = round(settings_of(home)[1].revocation_grace_days * DAY)
-    revoked.check_fresh(int(time.time()), grace)
+    revoked.check_fresh(int(time.time()), settings_of(home)[1].revocation_grace)
     age = (time.time() - revoked.issued) / DAY
     return f"number {revoked.number}, {age:.0f} days old, the next is due {revoked.due_words}"
 

@@ -12,7 +12,6 @@ from client import donor, service
 from client.home import IDENTITY, read_home
 from not_core.service import monitor
 from not_core.service.monitor import WELL, gauge, number
-from not_core.trust.certificates import DAY
 from not_core.trust.federation import load_trust, verify_profile
 from not_core.trust.keys import PROFILE
 from not_core.trust.profile import read_profile
@@ -34,8 +33,7 @@ def monitored(home: Path) -> Starlette:
         )
 
     def federation() -> str:
-        grace = round(read_home(home).policy.revocation_grace_days * DAY)
-        trust = load_trust(home / IDENTITY, grace=grace)
+        trust = load_trust(home / IDENTITY, grace=read_home(home).policy.revocation_grace)
         verify_profile(read_profile(home / IDENTITY / PROFILE), trust)
         return WELL
 

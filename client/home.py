@@ -190,8 +190,7 @@ def load(folder: Path, *, passphrase: bytes | None = None) -> Site:
     else:
         words = given() if passphrase is None else passphrase
         identity = keys.load(folder / IDENTITY, passphrase=words)
-    grace = round(policy.revocation_grace_days * DAY)
-    identity = replace(identity, trust=replace(identity.trust, grace=grace))
+    identity = replace(identity, trust=replace(identity.trust, grace=policy.revocation_grace))
     if identity.site != settings.site:
         raise HomeError(
             f"{folder / SITE} names {settings.site}, the keys belong to {identity.site}; "

@@ -19,6 +19,7 @@ from not_core.manifest import (
 )
 from not_core.privacy.charge import Bound
 from not_core.protocol import DeliverRequest, DonateRequest
+from not_core.trust.certificates import DAY
 from not_core.trust.log import Log
 from not_core.trust.profile import Profile
 
@@ -90,6 +91,11 @@ class Policy:
     def bound(self) -> Bound | None:
         """What no unit of the site's records may pass; None without differential privacy."""
         return None if self.epsilon is None else Bound(self.epsilon, self.delta)
+
+    @property
+    def revocation_grace(self) -> int:
+        """How long after its next-update a revocation list still serves, in seconds."""
+        return round(self.revocation_grace_days * DAY)
 
 
 def check_donation(policy: Policy, request: DonateRequest) -> None:

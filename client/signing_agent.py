@@ -29,7 +29,6 @@ from client.signing_wire import REQUEST_LIMIT, VARIABLE, Answer, Ask, Open, Sign
 from not_core import canonical
 from not_core.errors import FormatError, HomeError, NotError, TooLargeError, UnsealError
 from not_core.service.supervisor import end_with_parent, keep_memory_private
-from not_core.trust.certificates import DAY
 from not_core.trust.federation import load_trust
 from not_core.trust.keys import PROFILE
 from not_core.trust.profile import read_profile, unbase64
@@ -83,7 +82,7 @@ class Agent:
         profile = read_profile(self._home / IDENTITY / PROFILE)
         if profile != self._site.identity.profile:
             self._site = load(self._home, passphrase=self._passphrase)
-        trust = load_trust(self._home / IDENTITY, grace=round(policy.revocation_grace_days * DAY))
+        trust = load_trust(self._home / IDENTITY, grace=policy.revocation_grace)
         identity = replace(self._site.identity, trust=trust)
         return replace(self._site, settings=settings, policy=policy, identity=identity)
 

@@ -6,6 +6,7 @@ In a deployment the run's configuration names it: ``home`` (the coordinator's fo
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -65,6 +66,21 @@ def settings(config: Mapping[str, object]) -> Settings:
             "an exchange needs a name, sites, span START:STOP, rank (0 for whole layers), tokens, "
             f"learning-rate and seed; {type(error).__name__} in what was given"
         ) from None
+
+
+def config_of(asked: Settings) -> dict[str, Any]:
+    """The configuration from which ``settings`` reads the same."""
+    terms = asked.terms
+    return {
+        "exchange": asked.exchange,
+        "sites": asked.sites,
+        "span": str(terms.span),
+        "tokens": terms.tokens,
+        "rank": terms.rank or 0,
+        "learning-rate": terms.learning_rate,
+        "seed": terms.seed,
+        "mode": asked.mode,
+    }
 
 
 def coordinator_app(

@@ -192,7 +192,7 @@ def exchange(
     Example: organ-coordinator exchange ~/coordinator spring --sites 3 --span 10:13 --tokens 16384
     """
     from server import keeper
-    from server.app import settings
+    from server.app import config_of, settings
     from server.home import load
 
     config = {
@@ -205,7 +205,7 @@ def exchange(
         "seed": seed,
         "mode": mode,
     }
-    settings(config)
+    config = config_of(settings(config))
     coordinator = load(home)
     try:
         coordinator.catalogue.begin(name, config)

@@ -23,7 +23,7 @@ from typing import Any
 from not_core import atomic, canonical
 from not_core.errors import ExchangeError
 from not_core.manifest import CARD, MANIFEST, TENSORS, BaseFacts, Manifest, NoPrivacy, Span
-from simulations.bench import peak_bytes, spread
+from simulations.bench import check_room, peak_bytes, spread
 from simulations.tables import table
 
 PIECE = 1024 * 1024
@@ -269,12 +269,7 @@ def measure(out: Path, size: int, runs: int, say: Callable[[str], None]) -> dict
             took more memory than ``BOUND_MB``.
     """
     out.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(out).free
-    if free < 6 * size:
-        raise ExchangeError(
-            f"{out} has {free / 1e9:.1f} GB of space, {6 * size / 1e9:.1f} GB are needed; choose "
-            "another folder or fewer --bytes"
-        )
+    check_room(out, 6 * size, "--bytes")
     there = [name for name in WORK if not name.startswith("pyrage") or find_spec("pyrage")]
     if "pyrage" not in there:
         say("pyrage is not installed (the comparison extra holds it): left out")

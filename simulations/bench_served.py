@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,10 @@ from not_core.manifest import Span, TrainingFacts
 from not_core.protocol import SEGMENT_BYTES, Terms
 from not_core.service import supervisor
 from server import home as coordinator_home
-from simulations import bench_memory, exchange
-from simulations.bench import peak_bytes
+from server.control import COMPLETED
+from simulations import exchange, noise
+from simulations.bench import check_room, peak_bytes
 from simulations.served import Deployment
-from simulations.sites import load_sites
 from simulations.tables import table, word
 
 if TYPE_CHECKING:
@@ -47,14 +47,7 @@ WITH_MODEL = frozenset({"donate", "transplant"})
 TOKENS = 64
 LOOK_SECONDS = 0.5
 COORDINATOR = "coordinator"
-SITE = """
-[[site]]
-name = "{name}"
-domain = "noise"
-donates = {donates}
-held_out = 20
-records = {{ builtin = "abstracts", share = 100 }}
-"""
+SITES = {"donor": True, "reader": False}
 
 
 def _answer(
@@ -137,19 +130,15 @@ def measure(
             ``BOUND_MB`` while the organ passed.
     """
     out.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(out).free
-    if free < 10e6 * megabytes:
-        raise ExchangeError(
-            f"{out} has {free / 1e9:.1f} GB of space, {megabytes / 100:.1f} GB are needed; choose "
-            "another folder or fewer --megabytes"
-        )
+    check_room(out, 10_000_000 * megabytes, "--megabytes")
     place = out / "files"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     try:
         say(f"generating a base with layers of {megabytes} MB")
-        bench_memory.square(place / "base", 1e6 * megabytes, 2, tokenizer)
-        result = _pass(_scenario(place), say)
+        noise.base(place, 1e6 * megabytes, 2, tokenizer)
+        span = Span(start=0, stop=1)
+        result = _pass(noise.scenario(place, "large", SITES, 100, span, TOKENS), say)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     atomic.write(out / "bench-served.json", (json.dumps(result, indent=2) + "\n").encode())
@@ -164,20 +153,6 @@ def measure(
     return result
 
 
-def _scenario(place: Path) -> exchange.Scenario:
-    sites = place / "sites.toml"
-    text = SITE.format(name="donor", donates="true") + SITE.format(name="reader", donates="false")
-    sites.write_text(f'exchange = "large"\n{text}', encoding="utf-8")
-    span = Span(start=0, stop=1)
-    return exchange.Scenario(
-        federation=load_sites(sites, None, 0),
-        model=str(place / "base"),
-        terms=Terms(span=span, rank=None, tokens=TOKENS, learning_rate=1e-3, seed=0),
-        mode="replace",
-        homes=place / "homes",
-    )
-
-
 def _pass(scenario: exchange.Scenario, say: Callable[[str], None]) -> dict[str, Any]:
     exchange.prepare(scenario, say)
     deployment = Deployment(scenario, site_app=f"{__name__}:app")
@@ -187,7 +162,7 @@ def _pass(scenario: exchange.Scenario, say: Callable[[str], None]) -> dict[str, 
         deployment.begin("large")
         state = deployment.waited("large")
     costs = watch.costs()
-    if state != "completed":
+    if state != COMPLETED:
         raise ExchangeError(f"the exchange has {state}")
     for name, home in deployment.sites.items():
         costs += _messages(name, home / COSTS)
@@ -203,10 +178,7 @@ def _pass(scenario: exchange.Scenario, say: Callable[[str], None]) -> dict[str, 
         "sealed_bytes": facts["bytes"]["stored"],
         "segment_bytes": SEGMENT_BYTES,
         "seconds": facts["seconds"],
-        "costs": [
-            {key: getattr(cost, key) for key in ("who", "what", "number", "seconds", "peak_mb")}
-            for cost in costs
-        ],
+        "costs": [asdict(cost) for cost in costs],
     }
 
 
@@ -236,9 +208,9 @@ class _Watch:
     def _run(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
             for who, home in self._homes.items():
-                for name, row in supervisor.status(home).items():
-                    with suppress(psutil.NoSuchProcess, TypeError):
-                        self._look(who, name, psutil.Process(row["pid"]))
+                for name, pid in supervisor.pids(home).items():
+                    with suppress(psutil.NoSuchProcess):
+                        self._look(who, name, psutil.Process(pid))
 
     def _look(self, who: str, name: str, process: psutil.Process) -> None:
         """Of a site's tasks each notes its own peak; a coordinator's only task is the exchange."""

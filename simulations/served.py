@@ -20,7 +20,9 @@ from not_core.service import supervisor
 from not_core.service.supervisor import LOOPBACK, free_port
 from server import home as coordinator_home
 from server import keeper, service
+from server.app import config_of
 from server.control import COMPLETED
+from server.exchange import Settings
 from simulations.exchange import Scenario
 
 Reached = TypeVar("Reached")
@@ -134,17 +136,13 @@ class Deployment:
 
     def begin(self, name: str, **changes: Any) -> None:
         """Ask for an exchange by the scenario's terms, or others."""
-        terms = self.scenario.terms
-        config = {
-            "exchange": name,
-            "sites": len(self.sites),
-            "span": f"{terms.span.start}:{terms.span.stop}",
-            "rank": terms.rank or 0,
-            "tokens": terms.tokens,
-            "learning-rate": terms.learning_rate,
-            "seed": terms.seed,
-            "mode": self.scenario.mode,
-        } | changes
+        asked = Settings(
+            exchange=name,
+            sites=len(self.sites),
+            terms=self.scenario.terms,
+            mode=self.scenario.mode,
+        )
+        config = config_of(asked) | changes
         coordinator = coordinator_home.load(self.coordinator)
         coordinator.catalogue.begin(name, config)
         coordinator.catalogue.close()

@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,10 @@ import psutil
 from not_core import atomic
 from not_core.errors import ExchangeError
 from not_core.manifest import Span
-from not_core.protocol import Terms
 from not_core.service import supervisor
 from server.control import COMPLETED
-from simulations import bench_memory, exchange
+from simulations import exchange, noise
 from simulations.served import Deployment
-from simulations.sites import load_sites
 from simulations.tables import table, word
 
 LAYER_BYTES = 200_000
@@ -35,14 +32,7 @@ MOST_GROWTH = 1.10
 """Largest median of the last quarter of the exchanges, as a multiple of the second quarter's."""
 MORE_FILES = 4
 """Open files that a process may have more then."""
-SITE = """
-[[site]]
-name = "{name}"
-domain = "noise"
-donates = true
-held_out = 20
-records = {{ builtin = "abstracts", share = 60 }}
-"""
+SITES = dict.fromkeys(("east", "north", "west"), True)
 
 
 def soak(out: Path, exchanges: int, tokenizer: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -65,8 +55,8 @@ def soak(out: Path, exchanges: int, tokenizer: Path, say: Callable[[str], None])
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         rows.unlink(missing_ok=True)
-        bench_memory.square(place / "base", LAYER_BYTES, 4, tokenizer)
-    scenario = _scenario(place)
+        noise.base(place, LAYER_BYTES, 4, tokenizer)
+    scenario = noise.scenario(place, "soak", SITES, 60, Span(start=1, stop=3), TOKENS)
     exchange.prepare(scenario, say)
     deployment = Deployment(scenario)
     with deployment.serving(), rows.open("a+", encoding="utf-8") as file:
@@ -95,29 +85,13 @@ def soak(out: Path, exchanges: int, tokenizer: Path, say: Callable[[str], None])
     return result
 
 
-def _scenario(place: Path) -> exchange.Scenario:
-    sites = place / "sites.toml"
-    text = "".join(SITE.format(name=name) for name in ("east", "north", "west"))
-    sites.write_text(f'exchange = "soak"\n{text}', encoding="utf-8")
-    span = Span(start=1, stop=3)
-    return exchange.Scenario(
-        federation=load_sites(sites, None, 0),
-        model=str(place / "base"),
-        terms=Terms(span=span, rank=None, tokens=TOKENS, learning_rate=1e-3, seed=0),
-        mode="replace",
-        homes=place / "homes",
-        # Nobody learns about records here: one donor's organs may be tried as often as it likes.
-        donors=replace(exchange.OPEN, most_trials=10**6),
-    )
-
-
 def _look(deployment: Deployment) -> list[dict[str, Any]]:
     """Memory and open files of every process, and of the server that it forks tasks from."""
     found = []
     for who, home in {"coordinator": deployment.coordinator, **deployment.sites}.items():
-        for what, row in supervisor.status(home).items():
+        for what, pid in supervisor.pids(home).items():
             with suppress(psutil.NoSuchProcess):
-                process = psutil.Process(row["pid"])
+                process = psutil.Process(pid)
                 family = {what: process}
                 for child in process.children():
                     if "forkserver" in " ".join(child.cmdline()):
@@ -140,20 +114,17 @@ def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for who, what in dict.fromkeys(
         (one["who"], one["what"]) for row in rows for one in row["processes"]
     ):
-        figures = {}
-        for name in ("rss", "files"):
-            values = [
-                statistics.median(
-                    one[name]
-                    for row in part
-                    for one in row["processes"]
-                    if (one["who"], one["what"]) == (who, what)
-                )
-                for part in (rows[:1], early, late)
+        theirs = [
+            [
+                one
+                for row in part
+                for one in row["processes"]
+                if (one["who"], one["what"]) == (who, what)
             ]
-            figures[name] = values
-        memory = [round(value / 1e6, 1) for value in figures["rss"]]
-        files = [round(value) for value in figures["files"]]
+            for part in (rows[:1], early, late)
+        ]
+        memory = [round(statistics.median(one["rss"] for one in part) / 1e6, 1) for part in theirs]
+        files = [round(statistics.median(one["files"] for one in part)) for part in theirs]
         processes.append(
             {
                 "who": who,
@@ -166,13 +137,12 @@ def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "flat": memory[2] <= MOST_GROWTH * memory[1] and files[2] <= files[1] + MORE_FILES,
             }
         )
-    seconds = [row["seconds"] for row in rows]
     return {
         "exchanges": len(rows),
         "runs": max(row["run"] for row in rows),
         "seconds_second_quarter": statistics.median(row["seconds"] for row in early),
         "seconds_last_quarter": statistics.median(row["seconds"] for row in late),
-        "seconds": round(sum(seconds)),
+        "seconds": round(sum(row["seconds"] for row in rows)),
         "processes": processes,
     }
 

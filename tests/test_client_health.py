@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+from metrics import figures
 from test_client_doctor import make
 
 from client import service
@@ -35,14 +35,10 @@ def test_a_sites_monitor_tells_what_is_wrong_and_what_has_left(home: Path) -> No
         (home / "run" / supervisor.STATUS).write_text(json.dumps(rows))
         well = client.get("/healthz")
         assert (well.status_code, set(well.json().values())) == (200, {"ok"})
-        figures = {
-            (sample.name, *sample.labels.values()): sample.value
-            for family in text_string_to_metric_families(client.get("/metrics").text)
-            for sample in family.samples
-        }
-        assert figures["organ_released", "profile"] == 2
-        assert figures["organ_pending_approvals",] == 0
-        assert figures["organ_revocation_due_seconds",] > 0
+        found = figures(client)
+        assert found["organ_released", "profile"] == 2
+        assert found["organ_pending_approvals",] == 0
+        assert found["organ_revocation_due_seconds",] > 0
 
         beat = service.beat_of(home)
         beat.touch()

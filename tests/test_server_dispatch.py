@@ -12,9 +12,8 @@ from server import dispatch
 
 
 def test_what_was_wrong_with_a_reply_is_in_the_coordinators_log(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(dispatch, "Message", lambda *_, **__: None)  # Flower's wants a run
     reply = SimpleNamespace(
         metadata=SimpleNamespace(reply_to_message_id="1"),
         has_error=lambda: False,
@@ -56,6 +55,34 @@ class Grid:
         ]
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "Message", lambda *_, **__: None)  # Flower's wants a run
+    monkeypatch.setattr(dispatch, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(dispatch, "FIRST_REPEAT_SECONDS", 0.01)
+    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.001)
+
+
+def asked(grid: Grid, patience: float, seconds: float = 9) -> tuple[list[str], int]:
+    """What one request of eight bytes comes to, and how many bytes were sent for it."""
+    said: list[str] = []
+
+    def answered(packet: Packet) -> None:
+        assert packet.kind == "Refusal"
+        said.append("answered")
+
+    sender = dispatch.Dispatch(cast(Any, grid), "spring", patience=patience)
+    sender.post(
+        *(7, "query", Refusal(code="x")),
+        body=b"12345678",
+        seconds=seconds,
+        then=answered,
+        failed=said.append,
+    )
+    sender.run()
+    return said, sender.sent_bytes
+
+
 @pytest.mark.parametrize(
     ("refused", "died", "patience", "pushed", "outcome"),
     [
@@ -72,33 +99,13 @@ def test_a_node_that_is_away_is_asked_again_for_a_while(
     patience: float,
     pushed: int | None,
     outcome: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dispatch, "Message", lambda *_, **__: None)
-    monkeypatch.setattr(dispatch, "AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.001)
     grid = Grid(refused, died)
-    said: list[str] = []
-    sender = dispatch.Dispatch(cast(Any, grid), "spring", patience=patience)
-    sender.post(
-        *(7, "query", Refusal(code="x")),
-        seconds=9,
-        then=lambda packet: said.append("answered"),
-        failed=said.append,
-    )
-    sender.run()
-    assert said == [outcome]
+    assert asked(grid, patience)[0] == [outcome]
     assert grid.pushed == pushed if pushed else grid.pushed > 2
 
 
-def test_a_request_that_was_lost_is_repeated_and_the_first_answer_counts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(dispatch, "Message", lambda *_, **__: None)
-    monkeypatch.setattr(dispatch, "FIRST_REPEAT_SECONDS", 0.01)
-    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.001)
-    answered: list[str] = []
-
+def test_a_request_that_was_lost_is_repeated_and_the_first_answer_counts() -> None:
     class Losing(Grid):
         """Loses the first two without a word; then answers what it is asked, the lost ones too."""
 
@@ -106,37 +113,17 @@ def test_a_request_that_was_lost_is_repeated_and_the_first_answer_counts(
             return super().pull_messages(identifiers) if self.pushed > 2 else []
 
     grid = Losing(refused=0, died=0)
-    sender = dispatch.Dispatch(cast(Any, grid), "spring", patience=60.0)
-    sender.post(
-        *(7, "query", Refusal(code="x")),
-        body=b"12345678",
-        seconds=9,
-        then=lambda packet: answered.append(packet.kind),
-        failed=answered.append,
-    )
-    sender.run()
-    assert answered == ["Refusal"]
+    said, sent_bytes = asked(grid, 60.0)
+    assert said == ["answered"]
     assert grid.pushed == 3
-    assert sender.sent_bytes == 3 * 8
+    assert sent_bytes == 3 * 8
 
 
 @pytest.mark.parametrize("patience", [0.0, 60.0])
 def test_a_request_that_nobody_answers_runs_out_of_time_once(
     patience: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "Message", lambda *_, **__: None)
-    monkeypatch.setattr(dispatch, "FIRST_REPEAT_SECONDS", 0.01)
-    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.001)
     grid = Grid(refused=0, died=0)
     monkeypatch.setattr(grid, "pull_messages", lambda identifiers: [])
-    said: list[str] = []
-    sender = dispatch.Dispatch(cast(Any, grid), "spring", patience=patience)
-    sender.post(
-        *(7, "query", Refusal(code="x")),
-        seconds=0.2,
-        then=lambda packet: said.append("answered"),
-        failed=said.append,
-    )
-    sender.run()
-    assert said == ["timeout"]
+    assert asked(grid, patience, seconds=0.2)[0] == ["timeout"]
     assert (grid.pushed > 2) == bool(patience)

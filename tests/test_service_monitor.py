@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+from metrics import figures
 from starlette.applications import Starlette
 
 from not_core.errors import HomeError, ServiceError
@@ -35,15 +35,6 @@ def served() -> Iterator[Callable[[Starlette], httpx.Client]]:
             return stack.enter_context(httpx.Client(base_url=address, timeout=20))
 
         yield caller
-
-
-def figures(client: httpx.Client) -> dict[tuple[str, ...], float]:
-    families = text_string_to_metric_families(client.get("/metrics").text)
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in families
-        for sample in family.samples
-    }
 
 
 def refused() -> str:

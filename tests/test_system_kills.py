@@ -43,7 +43,7 @@ def served(
 def tasks(deployment: Deployment, site: str) -> list[int]:
     """Processes that work on a message at a site."""
     home = deployment.sites[site]
-    superexec = supervisor.status(home).get("superexec", {}).get("pid")
+    superexec = supervisor.pids(home).get("superexec")
     if superexec is None or not psutil.pid_exists(superexec):
         return []
     found = psutil.Process(superexec).children(recursive=True)
@@ -60,7 +60,7 @@ def kill(deployment: Deployment, victim: str, where: str) -> bool:
             for process in working:
                 psutil.Process(process).kill()
             return bool(working)
-        process = supervisor.status(home).get(victim, {}).get("pid")
+        process = supervisor.pids(home).get(victim)
         if process is None:
             return False
         psutil.Process(process).kill()

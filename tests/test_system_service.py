@@ -19,7 +19,7 @@ from flwr.common.serde import fab_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.supercore.fab import Fab
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
-from prometheus_client.parser import text_string_to_metric_families
+from metrics import figures
 
 from client import home as site_home
 from client import service as site_service
@@ -230,20 +230,16 @@ def test_a_monitor_says_that_all_is_well(
     with httpx.Client(base_url=f"http://127.0.0.1:{deployment.service.monitor_port}") as client:
         health = client.get("/healthz")
         assert (health.status_code, set(health.json().values())) == (200, {"ok"})
-        figures = {
-            (sample.name, *sample.labels.values()): sample.value
-            for family in text_string_to_metric_families(client.get("/metrics").text)
-            for sample in family.samples
-        }
-    assert figures["organ_sites",] == 3
-    assert figures["organ_organs",] == 2
-    assert figures["organ_exchanges", "completed"] >= 1
-    verdicts = [value for name, value in figures.items() if name[0] == "organ_receipts"]
+        found = figures(client)
+    assert found["organ_sites",] == 3
+    assert found["organ_organs",] == 2
+    assert found["organ_exchanges", "completed"] >= 1
+    verdicts = [value for name, value in found.items() if name[0] == "organ_receipts"]
     assert sum(verdicts) == 6
     for program in ("superlink", "superexec", "keeper", "gateway"):
-        assert figures["organ_process_starts", program] >= 1
-        assert figures["organ_process_resident_bytes", program] > 20e6
-        assert figures["organ_process_open_files", program] >= 3
+        assert found["organ_process_starts", program] >= 1
+        assert found["organ_process_resident_bytes", program] > 20e6
+        assert found["organ_process_open_files", program] >= 3
 
 
 def test_an_exchange_is_cancelled_and_sites_are_heard_of(

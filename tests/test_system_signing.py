@@ -41,11 +41,6 @@ def served(
             yield deployment
 
 
-def pid(home: Path, program: str) -> int | None:
-    found = supervisor.status(home).get(program, {}).get("pid")
-    return None if found is None else int(found)
-
-
 def test_an_exchange_ends_although_agents_are_killed_and_no_task_has_a_key(
     served: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,7 +49,7 @@ def test_an_exchange_ends_although_agents_are_killed_and_no_task_has_a_key(
 
     def tasks() -> list[dict[str, str]]:
         """Environments of the processes that work on a message, or wait for one."""
-        superexec = pid(hospital, "superexec")
+        superexec = supervisor.pids(hospital).get("superexec")
         found = psutil.Process(superexec).children(recursive=True) if superexec else []
         environments = []
         for one in found:
@@ -63,18 +58,24 @@ def test_an_exchange_ends_although_agents_are_killed_and_no_task_has_a_key(
                     environments.append(one.environ())
         return environments
 
-    served_by = [psutil.Process(until(lambda: pid(hospital, "superexec"), 120, "superexec"))]
-    served_by.append(psutil.Process(pid(hospital, "supernode")))
+    served_by = [
+        psutil.Process(until(lambda: supervisor.pids(hospital).get("superexec"), 120, "superexec"))
+    ]
+    served_by.append(psutil.Process(supervisor.pids(hospital)["supernode"]))
     for environment in (*until(tasks, 240, "a task"), *(one.environ() for one in served_by)):
         assert passphrase.VARIABLE not in environment
     assert served_by[0].environ()[VARIABLE] == str(hospital.resolve() / SOCKET)
 
     for name in ("hospital", "clinic"):
         home = served.sites[name]
-        before = until(lambda home=home: pid(home, "signing-agent"), 60, f"agent of {name}")
+        before = until(
+            lambda home=home: supervisor.pids(home).get("signing-agent"), 60, f"agent of {name}"
+        )
         psutil.Process(before).kill()
         until(
-            lambda home=home, before=before: pid(home, "signing-agent") not in (None, before),
+            lambda home=home, before=before: (
+                supervisor.pids(home).get("signing-agent") not in (None, before)
+            ),
             60,
             f"another agent of {name}",
         )

@@ -6,7 +6,7 @@ It listens on loopback only. Nothing here tells of a record or of an organ's ten
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
@@ -54,10 +54,12 @@ def app(home: Path, checks: Mapping[str, Check], figures: Figures) -> Starlette:
     """
     everything = {"processes": lambda: _processes(home), **checks}
 
+    def said() -> dict[str, str]:
+        return {name: _said(check) for name, check in everything.items()}
+
     class Figured(Collector):
         def collect(self) -> Iterator[Metric]:
-            found = {name: _said(check) for name, check in everything.items()}
-            well = {name: float(said == WELL) for name, said in found.items()}
+            well = {name: float(words == WELL) for name, words in said().items()}
             yield gauge("healthy", "Whether a check finds all well.", well, "check")
             yield from _figures(home)
             yield from figures()
@@ -66,8 +68,8 @@ def app(home: Path, checks: Mapping[str, Check], figures: Figures) -> Starlette:
     registry.register(Figured())
 
     def healthz(request: Request) -> Response:
-        found = {name: _said(check) for name, check in everything.items()}
-        well = all(said == WELL for said in found.values())
+        found = said()
+        well = all(words == WELL for words in found.values())
         return JSONResponse(found, status_code=200 if well else 503)
 
     def metrics(request: Request) -> Response:
@@ -120,34 +122,25 @@ def _processes(home: Path) -> str:
 
 
 def _figures(home: Path) -> Iterator[Metric]:
-    rows = supervisor.status(home)
-    yield gauge(
-        "process_starts", "How often each process was started.", _each(rows, _starts), "process"
-    )
-    yield gauge("process_resident_bytes", "Memory, in bytes.", _each(rows, _resident), "process")
-    yield gauge("process_open_files", "Open files.", _each(rows, _open_files), "process")
+    starts = {name: row["starts"] for name, row in supervisor.status(home).items()}
+    yield gauge("process_starts", "How often each process was started.", starts, "process")
+    pids = supervisor.pids(home)
+    yield gauge("process_resident_bytes", "Memory, in bytes.", _each(pids, _resident), "process")
+    yield gauge("process_open_files", "Open files.", _each(pids, _open_files), "process")
 
 
-def _each(
-    rows: Mapping[str, dict[str, int]], figure: Callable[[dict[str, int]], float]
-) -> dict[str, float]:
+def _each(pids: Mapping[str, int], figure: Callable[[Path], float]) -> dict[str, float]:
     found = {}
-    for name, row in rows.items():
-        try:
-            found[name] = figure(row)
-        except OSError:  # it has just ended, or this system does not tell
-            continue
+    for name, pid in pids.items():
+        with suppress(OSError):  # it has just ended, or this system does not tell
+            found[name] = figure(Path(f"/proc/{pid}"))
     return found
 
 
-def _starts(row: dict[str, int]) -> float:
-    return row["starts"]
-
-
-def _resident(row: dict[str, int]) -> float:
-    lines = Path(f"/proc/{row['pid']}/status").read_text(encoding="ascii").splitlines()
+def _resident(process: Path) -> float:
+    lines = (process / "status").read_text(encoding="ascii").splitlines()
     return 1024.0 * int(dict(line.split(":", 1) for line in lines)["VmRSS"].removesuffix("kB"))
 
 
-def _open_files(row: dict[str, int]) -> float:
-    return float(len(list(Path(f"/proc/{row['pid']}/fd").iterdir())))
+def _open_files(process: Path) -> float:
+    return float(len(list((process / "fd").iterdir())))

@@ -214,6 +214,12 @@ def status(home: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def pids(home: Path) -> dict[str, int]:
+    """Process ids, by name, of what runs now; what is to be started again is not there."""
+    rows = status(home).items()
+    return {name: row["pid"] for name, row in rows if row["pid"] is not None}
+
+
 def stop(home: Path, seconds: float = 60.0) -> None:
     """Tell the process that serves a home to stop, and wait until it has.
 

@@ -17,7 +17,7 @@ from not_core.page.guard import SIGN_IN
 from not_core.page.sessions import Attempts
 from not_core.service.supervisor import LOOPBACK, end_with_parent
 from server import operators
-from server.app import settings
+from server.app import config_of, settings
 from server.home import Coordinator, load
 from server.page.views import (
     ExchangePage,
@@ -165,13 +165,9 @@ def _add_reading(page: Page, views: Views) -> None:
 
     @app.get("/organs", include_in_schema=False)
     def organs(request: Request, search: Search) -> Response:
-        return page.render(
-            request,
-            "organs.html.jinja",
-            rows=views.organs(search),
-            every=views.organs(),
-            wanted=search,
-        )
+        every = views.organs()
+        rows = [row for row in every if search.matches(row)]
+        return page.render(request, "organs.html.jinja", rows=rows, every=every, wanted=search)
 
     @app.get("/organs/{exchange}/{organ}", include_in_schema=False)
     def organ(request: Request, exchange: ExchangeName, organ: OrganDigest) -> Response:
@@ -253,17 +249,7 @@ def _begin(coordinator: Coordinator, asked: dict[str, str]) -> str:
     found = settings(asked)
     if found.sites < 2:
         raise ExchangeError(f"an exchange of {found.sites} sites, expected at least 2")
-    config = {
-        "exchange": found.exchange,
-        "sites": found.sites,
-        "span": str(found.terms.span),
-        "tokens": found.terms.tokens,
-        "rank": found.terms.rank or 0,
-        "learning-rate": found.terms.learning_rate,
-        "seed": found.terms.seed,
-        "mode": found.mode,
-    }
-    coordinator.catalogue.begin(found.exchange, config)
+    coordinator.catalogue.begin(found.exchange, config_of(found))
     return found.exchange
 
 

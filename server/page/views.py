@@ -1,6 +1,6 @@
 """What the coordinator's page shows, as values: the HTML shows them, ``/api`` hands them out."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -227,20 +227,20 @@ class Views:
 
     def organ(self, exchange: str, digest: str) -> OrganPage | None:
         """One organ; None where there is none."""
-        row = next((one for one in self._organs(exchange) if one.organ == digest), None)
-        if row is None:
-            return None
         found = {organ: donation for organ, _, donation in self._catalogue.donations(exchange)}
-        donation = found[digest]
+        donation = found.get(digest)
+        if donation is None:
+            return None
+        receipts = [one for one in self._catalogue.receipts(exchange) if one.organ == digest]
         offer = peek_offer(donation.offer.encode())
         profiles = self._profiles(exchange)
         names = {one.sealing_fingerprint: site for site, one in profiles.items()}
         return OrganPage(
-            row=row,
+            row=self._organ(exchange, digest, donation, receipts, self._catalogue.stored()),
             offer=offer,
             addressees=[names.get(one, one[:12]) for one in offer.addressees if not offer.hidden],
             links=evidence.of_offer(self._now(), offer, donation, profiles.get(offer.donor)),
-            receipts=[one for one in self._catalogue.receipts(exchange) if one.organ == digest],
+            receipts=receipts,
         )
 
     def receipt(self, exchange: str, organ: str, recipient: str, mode: str) -> ReceiptPage | None:
@@ -306,14 +306,19 @@ class Views:
         return rows
 
     def _organs(self, exchange: str) -> list[OrganRow]:
-        receipts = self._catalogue.receipts(exchange)
+        receipts, stored = self._catalogue.receipts(exchange), self._catalogue.stored()
         return [
-            self._organ(exchange, digest, donation, receipts)
+            self._organ(exchange, digest, donation, receipts, stored)
             for digest, _, donation in self._catalogue.donations(exchange)
         ]
 
+    @staticmethod
     def _organ(
-        self, exchange: str, digest: str, donation: Donation, receipts: Iterable[Receipt]
+        exchange: str,
+        digest: str,
+        donation: Donation,
+        receipts: Iterable[Receipt],
+        stored: Collection[str],
     ) -> OrganRow:
         offer = peek_offer(donation.offer.encode())
         others = {
@@ -335,7 +340,7 @@ class Views:
             sealed_bytes=donation.sealed_bytes,
             tokens=donation.tokens,
             steps=donation.steps,
-            stored=digest in self._catalogue.stored(),
+            stored=digest in stored,
             accepted=sum(verdict == "accepted" for _, verdict in others),
             tried=len({site for site, _ in others}),
         )
