@@ -17,6 +17,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import donor, member, recipient
+from client import witness as witnessing
 from client.home import Site, load, settings_of
 from not_core import atomic, canonical, protocol
 from not_core.errors import HomeError, NotError
@@ -34,6 +35,7 @@ WORDS = {
     "Segment": "part of a sealed organ",
     "Delivered": "acknowledgement",
     "Trial": "receipt",
+    "Witnessed": "cosignature",
 }
 """What a reply is called in the site's log."""
 
@@ -77,6 +79,10 @@ def site_app(find_home: FindHome) -> ClientApp:
     @app.evaluate("transplant")
     def transplant(message: Message, context: Context) -> Message:
         return answer(message, find_home, context, protocol.TransplantRequest, recipient.transplant)
+
+    @app.query("witness")
+    def witness(message: Message, context: Context) -> Message:
+        return answer(message, find_home, context, protocol.WitnessRequest, witnessing.witness)
 
     return app
 

@@ -19,9 +19,11 @@ from not_core.protocol import (
     Segment,
     SignedEnrolment,
     Trial,
+    Witnessed,
 )
 from not_core.trust.offer import Offer
 from not_core.trust.profile import Profile
+from not_core.trust.tree_head import Cosignature
 
 COORDINATOR, ADDRESSEES = "coordinator", "addressees"
 NAMED = "the exchange that this answers"
@@ -101,6 +103,15 @@ WORDS: Mapping[type[Any], Mapping[str, str]] = {
         "tokens": "of held-out records that were measured",
         "verdict": "whether the site keeps the organ",
         "reason": "the change that was needed, and the one that was found",
+    },
+    Witnessed: {
+        "size": "entries of the coordinator's log when this site last signed it",
+        "envelope": "a cosignature and its signature",
+    },
+    Cosignature: {
+        "format": "version of this form",
+        "site": "the site's name",
+        "head": "what the coordinator says its log is, as it came",
     },
     Manifest: {
         "format": "version of this form",

@@ -10,11 +10,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from client import witness
 from client.home import Site
 from client.policy import check_addressees, check_release
 from client.reveals import DIGITS
 from not_core import canonical
-from not_core.errors import FormatError, OfferError, OrganError, PolicyError
+from not_core.errors import FormatError, LogError, OfferError, OrganError, PolicyError
 from not_core.learning.verdict import explains
 from not_core.manifest import CARD, Manifest
 from not_core.protocol import ENROLMENT_TYPE, RECEIPT_TYPE, Enrolment, Receipt
@@ -26,6 +27,7 @@ from not_core.trust.offer import OFFER_TYPE, Offer
 from not_core.trust.profile import Profile
 from not_core.trust.sealing import LIFETIME, check_offered
 from not_core.trust.signing import STATEMENT_TYPE, claimed_organ, statement_of, verify_folder
+from not_core.trust.tree_head import COSIGNATURE_TYPE, Cosignature
 
 SIGNED = "signed"
 """Event of the log: the agent has signed this."""
@@ -132,6 +134,15 @@ def _receipt(site: Site, payload: bytes, addressees: Sequence[Profile]) -> Entry
     return Entry(what=_receipt_on(said.donor), digest=said.organ, exchange=said.exchange)
 
 
+def _cosignature(site: Site, payload: bytes, addressees: Sequence[Profile]) -> Entry:
+    """The tree head that came last, which continues those before it."""
+    said = canonical.decode(Cosignature, payload, "cosignature")
+    shown = witness.latest_checked(site.folder, site.trust)
+    if (said.site, said.head) != (site.settings.site, shown):
+        raise LogError("the cosignature is another site's, or not of the tree head that came last")
+    return Entry(what="cosignature", digest=canonical.sha256(payload))
+
+
 def _check_tried(site: Site, said: Receipt) -> None:
     """Check that an organ was opened here, and that its donor has not been answered too often.
 
@@ -182,5 +193,6 @@ RULES: Mapping[str, Rule] = {
     OFFER_TYPE: _offer,
     ENROLMENT_TYPE: _enrolment,
     RECEIPT_TYPE: _receipt,
+    COSIGNATURE_TYPE: _cosignature,
 }
 """By payload type; nothing else is signed."""

@@ -258,6 +258,12 @@ class LedgerError(NotError):
     code = "ledger"
 
 
+class LogError(NotError):
+    """The coordinator's log is not what it was, or does not hold what it must."""
+
+    code = "log"
+
+
 class RefusedError(NotError):
     """A site answered a request with a refusal; ``code`` is the site's."""
 

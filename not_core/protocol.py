@@ -19,6 +19,7 @@ from not_core.canonical import STRICT, Digest, Line, Name
 from not_core.errors import FormatError
 from not_core.manifest import Count, Positive, Span
 from not_core.trust.profile import Pem, Profile
+from not_core.trust.tree_head import Entry, MerklePath
 
 ENROL = "query.enrol"
 REVOKE = "query.revoke"
@@ -26,6 +27,7 @@ DONATE = "train.donate"
 SEGMENT = "query.segment"
 DELIVER = "query.deliver"
 TRANSPLANT = "evaluate.transplant"
+WITNESS = "query.witness"
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 """Bytes of a sealed organ in one message; no process ever holds a whole organ for the wire."""
@@ -221,6 +223,55 @@ class Trial:
     """Reply to a transplant request: the signed receipt."""
 
     receipt: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Logged:
+    """An entry of the coordinator's log, and the proof that a tree head covers it."""
+
+    index: Count
+    entry: Entry
+    path: MerklePath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Cosigned:
+    """What another site has signed of the log, and the proof that a later tree head continues it.
+
+    ``profile`` verifies ``envelope``, which holds a ``Cosignature``.
+    """
+
+    profile: Profile
+    envelope: Text
+    path: MerklePath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class WitnessRequest:
+    """Asks a site to sign the log's tree head, with all that shows that it may.
+
+    ``path`` proves that the log of ``head`` continues the ``since`` entries that it had when this
+    site last signed; ``logged`` that it holds what this site has signed or was given in the
+    exchange.
+    """
+
+    exchange: Name
+    head: Text
+    since: Count
+    path: MerklePath
+    logged: Annotated[tuple[Logged, ...], Field(max_length=10_000)]
+    cosigned: Annotated[tuple[Cosigned, ...], Field(max_length=64)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Witnessed:
+    """A site's ``Cosignature`` in its envelope.
+
+    Empty, where the site has last signed ``size`` entries, and not as many as were asked for.
+    """
+
+    size: Count
+    envelope: Text
 
 
 Reply = TypeVar("Reply")

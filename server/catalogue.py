@@ -4,8 +4,6 @@ Everything here is public within the federation or signed by a site; nothing ope
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +14,8 @@ from not_core import canonical
 from not_core.errors import CatalogueError, ExchangeError, ExchangeQuotaError, SiteQuotaError
 from not_core.protocol import Donation, Enrolment, Receipt
 from not_core.trust.offer import Offer
-from server import database, tables
+from server import database, log, tables
+from server.log import Log
 
 RUNNING, CANCELLING, CANCELLED = "running", "cancelling", "cancelled"
 UNFINISHED = (RUNNING, CANCELLING)
@@ -109,13 +108,18 @@ class Catalogue:
             self.close()
             raise
 
+    @property
+    def log(self) -> Log:
+        """The log of what is written here."""
+        return Log(self._engine)
+
     def close(self) -> None:
         """Let go of the database."""
         self._engine.dispose()
 
     def enrolled(self, exchange: str, enrolment: Enrolment) -> None:
         """Remember a site; its latest enrolment in an exchange is the one that counts."""
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             row = session.scalar(
                 select(tables.Site).filter_by(exchange=exchange, site=enrolment.profile.site)
             )
@@ -130,7 +134,7 @@ class Catalogue:
             SiteQuotaError: Its donor would have too many bytes here.
             ExchangeQuotaError: The exchange would have too many organs.
         """
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             if _organ(session, exchange, offer.organ_digest) is None:
                 all_of_it = select(func.count()).select_from(tables.Organ)
                 count = session.scalar(all_of_it.filter_by(exchange=exchange)) or 0
@@ -169,18 +173,18 @@ class Catalogue:
 
     def banked(self, offer: Offer) -> bool:
         """Whether its donor has brought the body that it offers; another's does not count."""
-        with self._reading() as session:
+        with database.reading(self._engine) as session:
             row = session.get(tables.Body, (offer.body_sha256, offer.donor))
             return row is not None and row.banked
 
     def lost(self, offer: Offer) -> None:
         """Note that a body is no longer in the bank as it was put; its room stays kept."""
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             session.get_one(tables.Body, (offer.body_sha256, offer.donor)).banked = False
 
     def release(self, exchange: str, offer: Offer) -> None:
         """Give up the room of an organ that is not what was offered."""
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             body = session.get(tables.Body, (offer.body_sha256, offer.donor))
             row = _organ(session, exchange, offer.organ_digest)
             if body is not None and not body.banked:
@@ -190,12 +194,14 @@ class Catalogue:
 
     def offered(self, exchange: str, offer: Offer, donation: Donation, header: bytes) -> None:
         """Note an organ whose body is in the bank, instead of an earlier offer in the exchange."""
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             row = _organ(session, exchange, offer.organ_digest)
             row = row or tables.Organ(exchange=exchange, digest=offer.organ_digest)
             row.donor, row.donation, row.header = offer.donor, canonical.encode(donation), header
             session.add(row)
             session.get_one(tables.Body, (offer.body_sha256, offer.donor)).banked = True
+            signed = canonical.sha256(donation.offer.encode())
+            log.append(session, "offered", site=offer.donor, exchange=exchange, digest=signed)
 
     def forget(self, organ: str) -> list[str]:
         """Forget an organ in all exchanges, but for its receipts.
@@ -203,7 +209,10 @@ class Catalogue:
         Returns:
             Its bodies, for which there is no more room kept.
         """
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
+            donors = session.scalars(select(tables.Body.donor).filter_by(organ=organ))
+            for donor in sorted(set(donors)):
+                log.append(session, "forgotten", site=donor, digest=organ)
             session.execute(delete(tables.Organ).filter_by(digest=organ))
             bodies = set(session.scalars(select(tables.Body.digest).filter_by(organ=organ)))
             session.execute(delete(tables.Body).filter_by(organ=organ))
@@ -213,7 +222,7 @@ class Catalogue:
 
     def received(self, receipt: Receipt, envelope: bytes) -> None:
         """Remember a signed receipt; the latest for an organ, recipient and mode counts."""
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             key = {
                 "exchange": receipt.exchange,
                 "organ": receipt.organ,
@@ -223,16 +232,23 @@ class Catalogue:
             row = session.scalar(select(tables.Receipt).filter_by(**key)) or tables.Receipt(**key)
             row.envelope, row.receipt = envelope, canonical.encode(receipt)
             session.add(row)
+            log.append(
+                session,
+                "received",
+                site=receipt.recipient,
+                exchange=receipt.exchange,
+                digest=canonical.sha256(envelope),
+            )
 
     def happened(self, exchange: str, event: Happened) -> None:
         """Remember what a site did."""
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             row = {"time": event.time, "site": event.site, "step": event.step, "code": event.code}
             session.add(tables.Event(exchange=exchange, **row))
 
     def events(self, exchange: str, most: int) -> list[Happened]:
         """What sites did in an exchange, newest first, and no more than so many."""
-        with self._reading() as session:
+        with database.reading(self._engine) as session:
             rows = session.scalars(
                 select(tables.Event)
                 .filter_by(exchange=exchange)
@@ -243,12 +259,12 @@ class Catalogue:
 
     def heard(self, site: str, time: float) -> None:
         """Note that a site's node is there."""
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             session.merge(tables.Contact(site=site, time=time))
 
     def contacts(self) -> dict[str, float]:
         """When each site was last heard of: of its node, or in an exchange."""
-        with self._reading() as session:
+        with database.reading(self._engine) as session:
             found = session.execute(
                 select(tables.Event.site, func.max(tables.Event.time))
                 .filter(tables.Event.code.not_in(("timeout", "unreachable")))
@@ -261,12 +277,12 @@ class Catalogue:
 
     def ran(self, exchange: str, facts: dict[str, Any]) -> None:
         """Remember the failures, bytes and seconds of a run."""
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             session.add(tables.Run(exchange=exchange, facts=json.loads(json.dumps(facts))))
 
     def enrolments(self, exchange: str) -> list[Enrolment]:
         """Sites of an exchange, by name."""
-        with self._reading() as session:
+        with database.reading(self._engine) as session:
             rows = session.scalars(
                 select(tables.Site).filter_by(exchange=exchange).order_by(tables.Site.site)
             )
@@ -274,7 +290,7 @@ class Catalogue:
 
     def organs(self, exchange: str) -> list[Kept]:
         """Organs of an exchange, by donor."""
-        with self._reading() as session:
+        with database.reading(self._engine) as session:
             rows = session.scalars(
                 select(tables.Organ).filter_by(exchange=exchange).order_by(tables.Organ.donor)
             )
@@ -286,14 +302,14 @@ class Catalogue:
 
     def stored(self) -> dict[str, int]:
         """Bytes in the bank by organ, of all its bodies."""
-        with self._reading() as session:
+        with database.reading(self._engine) as session:
             rows = select(tables.Body.organ, func.sum(tables.Body.size)).where(tables.Body.banked)
             sums = session.execute(rows.group_by(tables.Body.organ))
             return {organ: int(size) for organ, size in sums}
 
     def receipts(self, exchange: str) -> list[Receipt]:
         """Receipts of an exchange, by organ and recipient."""
-        with self._reading() as session:
+        with database.reading(self._engine) as session:
             rows = session.scalars(
                 select(tables.Receipt)
                 .filter_by(exchange=exchange)
@@ -305,7 +321,7 @@ class Catalogue:
         self, exchange: str, organ: str, recipient: str, mode: str
     ) -> tuple[Receipt, bytes] | None:
         """A receipt, and the envelope that its recipient signed; None where there is none."""
-        with self._reading() as session:
+        with database.reading(self._engine) as session:
             row = session.scalar(
                 select(tables.Receipt).filter_by(
                     exchange=exchange, organ=organ, recipient=recipient, mode=mode
@@ -317,7 +333,7 @@ class Catalogue:
 
     def last_run(self, exchange: str) -> dict[str, Any] | None:
         """Facts of the latest run of an exchange."""
-        with self._reading() as session:
+        with database.reading(self._engine) as session:
             row = session.scalar(
                 select(tables.Run)
                 .filter_by(exchange=exchange)
@@ -328,19 +344,22 @@ class Catalogue:
 
     def nodes(self) -> dict[str, tuple[int, bytes]]:
         """By site: its node's id, and the envelope that it was admitted with."""
-        with self._reading() as session:
+        with database.reading(self._engine) as session:
             rows = session.scalars(select(tables.Node).order_by(tables.Node.site))
             return {row.site: (int(row.node), row.admission) for row in rows}
 
     def admitted(self, site: str, node: int, admission: bytes) -> None:
         """Remember a site's node, instead of an earlier one."""
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             session.merge(tables.Node(site=site, node=str(node), admission=admission))
+            log.append(session, "admitted", site=site, digest=canonical.sha256(admission))
 
     def expelled(self, site: str) -> None:
         """Forget a site's node."""
-        with self._writing() as session:
-            session.delete(session.get_one(tables.Node, site))
+        with database.writing(self._engine) as session:
+            row = session.get_one(tables.Node, site)
+            log.append(session, "expelled", site=site, digest=canonical.sha256(row.admission))
+            session.delete(row)
 
     def begin(self, name: str, config: dict[str, Any]) -> None:
         """Ask for an exchange, or for one that has ended to go on, with as many sites as there are.
@@ -348,7 +367,7 @@ class Catalogue:
         Raises:
             ExchangeError: One of that name is something else, or is being cancelled.
         """
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             row = session.get(tables.Exchange, name) or tables.Exchange(name=name, config=config)
             if row.config | {"sites": 0} != config | {"sites": 0}:
                 raise ExchangeError(
@@ -363,13 +382,13 @@ class Catalogue:
 
     def running(self, name: str, run: int, since: float) -> None:
         """Note that an exchange has another run."""
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             row = session.get_one(tables.Exchange, name)
             row.run, row.runs, row.since = str(run), row.runs + 1, since
 
     def ended(self, name: str, state: str) -> None:
         """Note how an exchange ended."""
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             session.get_one(tables.Exchange, name).state = state
 
     def cancel(self, name: str) -> None:
@@ -378,7 +397,7 @@ class Catalogue:
         Raises:
             ExchangeError: It does not run.
         """
-        with self._writing() as session:
+        with database.writing(self._engine) as session:
             row = session.get(tables.Exchange, name)
             if row is None or row.state != RUNNING:
                 state = "not there" if row is None else row.state
@@ -387,7 +406,7 @@ class Catalogue:
 
     def begun(self) -> list[Begun]:
         """All exchanges that were asked for, by name."""
-        with self._reading() as session:
+        with database.reading(self._engine) as session:
             rows = session.scalars(select(tables.Exchange).order_by(tables.Exchange.name))
             return [
                 Begun(row.name, dict(row.config), row.state, int(row.run), row.runs, row.since)
@@ -400,20 +419,9 @@ class Catalogue:
 
     def exchanges(self) -> list[str]:
         """Names of all exchanges that sites or organs are known of."""
-        with self._reading() as session:
+        with database.reading(self._engine) as session:
             names = select(tables.Site.exchange).union(select(tables.Organ.exchange))
             return sorted(session.scalars(names))
-
-    @contextmanager
-    def _reading(self) -> Iterator[Session]:
-        with database.reported(self._engine), Session(self._engine) as session:
-            yield session
-
-    @contextmanager
-    def _writing(self) -> Iterator[Session]:
-        with database.reported(self._engine), Session(self._engine) as session, session.begin():
-            database.lock(session.connection())
-            yield session
 
 
 def _organ(session: Session, exchange: str, digest: str) -> tables.Organ | None:

@@ -30,6 +30,7 @@ from not_core.trust.federation import Trust, verify_profile
 from not_core.trust.offer import Offer, verify_offer
 from not_core.trust.profile import Profile
 from not_core.trust.statement import claimed_payload, verify_statement
+from not_core.trust.tree_head import COSIGNATURE_TYPE, Cosignature, TreeHead
 
 Value = TypeVar("Value")
 
@@ -163,3 +164,18 @@ def receipt(
             "than was asked; refuse it and ask the site again"
         )
     return found
+
+
+def cosignature(envelope: bytes, witness: Profile, trust: Trust, head: TreeHead) -> None:
+    """Check that a site has signed a tree head of this log.
+
+    Raises:
+        NotError: It has not.
+    """
+    payload = verify_statement(envelope, COSIGNATURE_TYPE, verify_profile(witness, trust))
+    found = canonical.decode(Cosignature, payload, "cosignature")
+    if (found.site, found.head) != (witness.site, head):
+        raise FormatError(
+            f"cosignature of {witness.site} is of another tree head than was asked for; refuse it "
+            "and ask the site again"
+        )

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.orm import Session
 
 from not_core.errors import CatalogueError
 from server import migrations
@@ -80,6 +81,29 @@ def connect(url: URL) -> Engine:
 def lock(connection: Connection) -> None:
     """Keep all other writers waiting until this transaction ends."""
     connection.exec_driver_sql(_LOCKS[connection.dialect.name])
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A session that only reads.
+
+    Raises:
+        CatalogueError: The database fails.
+    """
+    with reported(engine), Session(engine) as session:
+        yield session
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """A session that writes: all of it or nothing, and no other beside it.
+
+    Raises:
+        CatalogueError: The database fails.
+    """
+    with reported(engine), Session(engine) as session, session.begin():
+        lock(session.connection())
+        yield session
 
 
 @contextmanager

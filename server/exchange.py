@@ -40,11 +40,12 @@ from server.catalogue import Happened
 from server.collection import Collection, Sealed
 from server.dispatch import UNANSWERED, Dispatch
 from server.home import Coordinator
+from server.witnesses import SignedHead, Witnesses, signed_head
 
 Value = TypeVar("Value")
 
 
-_STEPS = ("enrol", "donate", "deliver", "transplant")
+_STEPS = ("enrol", "donate", "deliver", "transplant", "witness")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,8 @@ class _Site:
     enrolment: Enrolment
     inbox: list[str] = field(default_factory=list)
     trying: bool = False
+    logged: list[str] = field(default_factory=list)
+    """Digests of what it has signed or was given, which the log then holds."""
 
     @property
     def name(self) -> str:
@@ -115,6 +118,9 @@ class Exchange:
         self._dispatch = Dispatch(grid, settings.exchange, self._seen, settings.patience_seconds)
         self._sites: dict[str, _Site] = {}
         self._collection = Collection(
+            self._dispatch, coordinator, settings.exchange, settings.wire_seconds
+        )
+        self._witnesses = Witnesses(
             self._dispatch, coordinator, settings.exchange, settings.wire_seconds
         )
         self._offers: dict[str, Offer] = {}
@@ -156,6 +162,8 @@ class Exchange:
         for name in {one.donor for one in self._home.catalogue.organs(self._settings.exchange)}:
             if name not in {donor.name for donor in donors}:
                 self._stand_in(name)
+        self._dispatch.run()
+        self._witness()
         self._dispatch.run()
         self._home.catalogue.ran(
             self._settings.exchange,
@@ -320,6 +328,7 @@ class Exchange:
         wanted = set(offer.addressees)
         for site in self._sites.values():
             if site.name == offer.donor:
+                site.logged.append(canonical.sha256(sealed.donation.offer.encode()))
                 site.inbox.append(organ)
                 self._try(site)
             elif offer.hidden or site.enrolment.profile.sealing_fingerprint in wanted:
@@ -331,6 +340,7 @@ class Exchange:
 
         def settled(code: str | None) -> None:
             if code is None:
+                site.logged.append(canonical.sha256(donation.offer.encode()))
                 site.inbox.append(organ)
                 self._tell(Event(site.name, "deliver"))
                 self._mark("deliver")
@@ -397,6 +407,7 @@ class Exchange:
                 self._offers[request.organ],
             )
             self._home.catalogue.received(receipt, envelope)
+            site.logged.append(canonical.sha256(envelope))
             settled(None)
 
         self._dispatch.post(
@@ -406,6 +417,28 @@ class Exchange:
             seconds=self._settings.step_seconds,
             then=then,
             failed=settled,
+        )
+
+    def _witness(self) -> None:
+        """Have the sites sign what the log is now; not those that have not answered before."""
+        silent = {one["site"] for one in self._failures if one["code"] in UNANSWERED}
+        signed = signed_head(self._home)
+        for site in self._sites.values():
+            if site.name not in silent:
+                self._ask_to_witness(site, signed)
+
+    def _ask_to_witness(self, site: _Site, signed: SignedHead) -> None:
+        def done() -> None:
+            self._tell(Event(site.name, "witness"))
+            self._mark("witness")
+
+        self._witnesses.ask(
+            site.node,
+            site.enrolment.profile,
+            site.logged,
+            signed,
+            done,
+            lambda code: self._fail(site.name, "witness", code),
         )
 
     def _fail(self, site: str, step: str, code: str) -> None:

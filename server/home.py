@@ -5,7 +5,8 @@
     catalogue.db   sites, offers with their headers, receipts, steps; here, or in another database
     bank/          sealed bodies by digest; here, or in another store
     incoming/      sealed bodies still on their way
-No key lies here: nothing in this home can open what is stored in it.
+    log.key        signs what is said of the log
+No other key lies here: nothing in this home can open what is stored in it.
 """
 
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 
 import tomli_w
+from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic.dataclasses import dataclass
 from sqlalchemy import URL
 
@@ -22,14 +24,16 @@ from not_core.errors import CatalogueError, HomeError
 from not_core.manifest import Positive
 from not_core.settings import read
 from not_core.trust.federation import ROOT, Trust, load_trust
-from not_core.trust.keyfile import read_secret
+from not_core.trust.holder import HeldSigner, Signer
+from not_core.trust.keyfile import read_secret, write_secret
 from not_core.trust.offer import Offer
+from not_core.trust.private_keys import read_signing_key, signing_key_pem
 from not_core.trust.revocation import LIST
 from server import database
 from server.bank import Bank, is_url, open_bank
 from server.catalogue import Catalogue, Quotas
 
-SETTINGS = "coordinator.toml"
+SETTINGS, LOG_KEY = "coordinator.toml", "log.key"
 CATALOGUE, BANK, INCOMING = "catalogue.db", "bank", "incoming"
 
 
@@ -66,6 +70,7 @@ class Coordinator:
     catalogue: Catalogue
     bank: Bank
     settings: Settings
+    log_key: Signer
 
     def incoming(self, exchange: str, offer: Offer) -> Path:
         """Place of a body on its way: each exchange fetches for itself, from whoever offers it."""
@@ -89,6 +94,7 @@ def create(folder: Path, root: Path, settings: Settings | None = None) -> None:
         (work / LIST).write_bytes(trusted.revoked.pem)
         (work / SETTINGS).write_text(tomli_w.dumps(asdict(chosen)), encoding="utf-8")
         (work / INCOMING).mkdir(mode=0o700)
+        make_log_key(work)
         open_bank(chosen.bank, work).size("0" * 64)
         engine = database.connect(_address(work, chosen))
         try:
@@ -104,11 +110,18 @@ def load(folder: Path) -> Coordinator:
         HomeError: Not a coordinator's home, or its settings are not valid.
         CatalogueError: The catalogue cannot be used, or is of another version.
         BankError: The bank cannot be used.
-        KeyFileError: There is no such file with the catalogue's password.
+        KeyFileError: There is no key of the log, or no such file with the catalogue's password.
     """
     settings = settings_of(folder)
     bank, trust = open_bank(settings.bank, folder), load_trust(folder)
-    return Coordinator(folder, trust, Catalogue(catalogue_of(folder)), bank, settings)
+    key = HeldSigner(read_signing_key(folder / LOG_KEY, "log's key"))
+    return Coordinator(folder, trust, Catalogue(catalogue_of(folder)), bank, settings, key)
+
+
+def make_log_key(folder: Path) -> None:
+    """Make the key that signs what is said of the log, unless there is one."""
+    if not (folder / LOG_KEY).exists():
+        write_secret(folder / LOG_KEY, signing_key_pem(ec.generate_private_key(ec.SECP384R1())))
 
 
 def placed(bank: str) -> str:

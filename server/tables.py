@@ -107,3 +107,35 @@ class Exchange(Base):
     run: Mapped[str]
     runs: Mapped[int]
     since: Mapped[float] = mapped_column(Double)
+
+
+class LogEntry(Base):
+    """An entry of the log, as it is hashed, and what it is looked up by."""
+
+    __tablename__ = "log_entries"
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    event: Mapped[str]
+    site: Mapped[str]
+    exchange: Mapped[str]
+    digest: Mapped[str] = mapped_column(index=True)
+    leaf: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LogNode(Base):
+    """The hash over ``2 ** level`` entries from ``number * 2 ** level`` on."""
+
+    __tablename__ = "log_nodes"
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Witness(Base):
+    """What a site has last signed of the log."""
+
+    __tablename__ = "witnesses"
+    site: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    time: Mapped[int] = mapped_column(BigInteger)
+    profile: Mapped[bytes] = mapped_column(LargeBinary)
+    envelope: Mapped[bytes] = mapped_column(LargeBinary)

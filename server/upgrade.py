@@ -18,7 +18,7 @@ from server.home import BANK, Coordinator
 
 
 def upgrade(folder: Path) -> None:
-    """Bring catalogue, then bank, up to date; what is, stays as it is.
+    """Bring catalogue, then bank, up to date, and make what is new; what is, stays as it is.
 
     Raises:
         HomeError: Not a coordinator's home.
@@ -31,6 +31,7 @@ def upgrade(folder: Path) -> None:
         database.upgrade(engine)
     finally:
         engine.dispose()
+    home.make_log_key(folder)
     coordinator = home.load(folder)
     try:
         for whole in sorted((folder / BANK).glob("*.organ")):

@@ -26,7 +26,7 @@ from simulations.costs import privacy_costs
 FORMAT = "organ-exchange/report/v1"
 NO_PRIVACY = "none — nothing bounds what this organ may have memorised"
 S = "\N{RIGHT SINGLE QUOTATION MARK}s"
-STEPS = ("enrol", "donate", "deliver", "transplant")
+STEPS = ("enrol", "donate", "deliver", "transplant", "witness")
 VOLUMES = ("uploaded", "delivered", "stored")
 COLUMN = 16
 """Characters of one recipient's column; as many as fit stand side by side in a terminal."""

@@ -17,6 +17,7 @@ WORDS = {
     "collect": "has sent its sealed organ",
     "deliver": "has received a sealed organ",
     "transplant": "has measured an organ and judged it",
+    "witness": "has signed the coordinator's log",
 }
 
 

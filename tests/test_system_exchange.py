@@ -86,6 +86,7 @@ def test_an_exchange_on_flowers_engine(
         "profile",
         "acknowledgement",
         "receipt",
+        "cosignature",
     ]
     assert set(revealed["court"]) == set(WORDS.values())
 

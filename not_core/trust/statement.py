@@ -20,6 +20,7 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]  # exported 
 from not_core import canonical
 from not_core.canonical import STRICT, Digest, Line
 from not_core.errors import FormatError, SignatureError
+from not_core.trust.holder import Signer
 from not_core.trust.keys import Identity
 from not_core.trust.profile import Profile, unbase64
 
@@ -47,12 +48,19 @@ class Envelope:
 def sign_statement(
     payload: bytes, payload_type: str, identity: Identity, addressees: Sequence[Profile] = ()
 ) -> bytes:
+    """Sign a payload as a site; see ``signed_by``."""
+    return signed_by(identity.signing_key, payload, payload_type, addressees)
+
+
+def signed_by(
+    signer: Signer, payload: bytes, payload_type: str, addressees: Sequence[Profile] = ()
+) -> bytes:
     """Sign a payload.
 
     Args:
+        signer: Who signs.
         payload: Any bytes; in this project canonical JSON.
         payload_type: What the payload is; covered by the signature.
-        identity: Who signs.
         addressees: Whose keys an offer names by their fingerprints; empty for all else.
 
     Returns:
@@ -64,8 +72,8 @@ def sign_statement(
 
     Source: DSSE v1.0.2, github.com/secure-systems-lab/dsse.
     """
-    public = SSlibKey.from_crypto(identity.signing_key.public_key())
-    signature = identity.signing_key.sign(payload, payload_type, addressees)
+    public = SSlibKey.from_crypto(signer.public_key())
+    signature = signer.sign(payload, payload_type, addressees)
     signed = {public.keyid: Signature(public.keyid, signature.hex())}
     envelope = LibraryEnvelope(payload, payload_type, signed)
     data = canonical.encode(envelope.to_dict())

@@ -1,0 +1,123 @@
+"""Asking sites to sign what the log is by now, so that no two of them are shown different ones."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from not_core.errors import FormatError
+from not_core.protocol import (
+    WITNESS,
+    Cosigned,
+    Packet,
+    Witnessed,
+    WitnessRequest,
+)
+from not_core.trust.profile import Profile
+from not_core.trust.tree_head import TreeHead, public, sign_head
+from server import claims
+from server.dispatch import Dispatch, Failed
+from server.home import Coordinator
+from server.log import Log
+
+MOST_COSIGNED = 16
+"""Cosignatures of other sites that a site is shown at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedHead:
+    """A tree head, and the envelope that the log's key has signed."""
+
+    head: TreeHead
+    envelope: bytes
+
+
+def signed_head(coordinator: Coordinator) -> SignedHead:
+    """Sign what the log is now."""
+    log = coordinator.catalogue.log
+    size = log.size()
+    head = TreeHead(
+        federation=coordinator.trust.fingerprint,
+        key=public(coordinator.log_key.public_key()),
+        size=size,
+        root=log.root(size),
+        time=int(time.time()),
+    )
+    return SignedHead(head, sign_head(head, coordinator.log_key))
+
+
+class Witnesses:
+    """Asks the sites of one exchange.
+
+    Args:
+        dispatch: Of that exchange.
+        coordinator: Whose log it is.
+        exchange: Its name.
+        seconds: Time limit of a message.
+    """
+
+    def __init__(
+        self, dispatch: Dispatch, coordinator: Coordinator, exchange: str, seconds: float
+    ) -> None:
+        self._dispatch, self._home = dispatch, coordinator
+        self._exchange, self._seconds = exchange, seconds
+
+    def ask(
+        self,
+        node: int,
+        profile: Profile,
+        digests: list[str],
+        signed: SignedHead,
+        done: Callable[[], None],
+        failed: Failed,
+    ) -> None:
+        """Ask a site to sign a tree head.
+
+        Args:
+            node: The site's.
+            profile: Verified.
+            digests: Of the envelopes that it has signed or was given; it is shown that the log
+                holds them.
+            signed: The tree head.
+            done: Called once its cosignature is kept.
+            failed: Told the code of what went wrong.
+        """
+        log, size = self._home.catalogue.log, signed.head.size
+        shown = [found for digest in digests if (found := log.find(digest, size)) is not None]
+
+        def post(since: int, *, again: bool) -> None:
+            def then(packet: Packet) -> None:
+                answer = claims.reply(packet, Witnessed)
+                if answer.envelope:
+                    envelope = answer.envelope.encode()
+                    claims.cosignature(envelope, profile, self._home.trust, signed.head)
+                    log.witnessed(signed.head, profile, envelope)
+                    done()
+                elif again and answer.size <= size:
+                    post(answer.size, again=False)
+                else:
+                    raise FormatError("no cosignature, nor a number of entries to prove it from")
+
+            request = WitnessRequest(
+                exchange=self._exchange,
+                head=signed.envelope.decode(),
+                since=since,
+                path=log.consistency(since, size),
+                logged=tuple(shown),
+                cosigned=_cosigned(log, profile.site, size),
+            )
+            self._dispatch.post(
+                node, WITNESS, request, seconds=self._seconds, then=then, failed=failed
+            )
+
+        post(min(log.seen_by(profile.site), size), again=True)
+
+
+def _cosigned(log: Log, site: str, size: int) -> tuple[Cosigned, ...]:
+    return tuple(
+        Cosigned(
+            profile=one.profile,
+            envelope=one.envelope.decode(),
+            path=log.consistency(one.size, size),
+        )
+        for one in log.others(site, size, MOST_COSIGNED)
+    )
