@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from client import serving
+from client import log, serving
 from client.serving import Home, unlocked
 from not_core.commands import private as options
 from not_core.commands.budget import Delta, Epsilon, show
@@ -300,37 +300,6 @@ def receive(
 
 
 @app.command()
-def log(home: Home, as_json: Json = False) -> None:
-    """Check the log's chain and print what left this site and what was decided.
-
-    Keep the number of rows and the head hash elsewhere: they show later that no row was cut off.
-
-    Example: organ-site log ~/clinic
-    """
-    from datetime import UTC, datetime
-
-    from rich.console import Console
-    from rich.table import Table
-
-    from client.home import read_home
-
-    book = read_home(home).log
-    count, head = book.verify()
-    entries = book.entries()
-    if as_json:
-        rows = [{**asdict(entry), "hash": entry.hash} for entry in entries]
-        Console().print_json(data={"rows": count, "head": head, "entries": rows})
-        return
-    table = Table("time (UTC)", "event", "what", "bytes", "exchange", "digest", box=None)
-    for entry in entries:
-        moment = datetime.fromtimestamp(entry.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        size = str(entry.bytes) if entry.bytes else ""
-        table.add_row(moment, entry.event, entry.what, size, entry.exchange, entry.digest[:16])
-    Console().print(table)
-    Console().print(f"{count} rows, head {head}", highlight=False)
-
-
-@app.command()
 def ledger(home: Home, delta: Delta = None, epsilon: Epsilon = None, as_json: Json = False) -> None:
     """Check the privacy ledger against the log and print what was charged to the records.
 
@@ -378,6 +347,7 @@ def page(
 
 
 serving.add_to(app)
+app.add_typer(log.app, name="log")
 
 
 def _spent(site: "homes.Home") -> dict[str, float]:

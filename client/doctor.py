@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from client import witness
 from client.home import IDENTITY, POLICY, SITE, Home, read_home, settings_of
 from client.records import general_texts, sides
 from client.service import NODE
 from client.signing_wire import socket_of
-from not_core.errors import HomeError, NotError, RecordsError, ServiceError
+from not_core.errors import HomeError, LogError, NotError, RecordsError, ServiceError
 from not_core.learning import device
 from not_core.privacy.ledger import LEDGER, LOG
 from not_core.service import supervisor
@@ -52,6 +53,7 @@ def examine(home: Path, passphrase: Callable[[], bytes | None]) -> Iterator[Foun
         ("certificate", lambda: _certificate(home)),
         ("revocation list", lambda: _list(home)),
         ("log", lambda: _log(home)),
+        ("coordinator's log", lambda: _coordinators_log(home)),
         ("ledger", lambda: _ledger(read_home(home))),
         ("clock", lambda: _clock(read_home(home))),
         ("disk", lambda: _disk(home)),
@@ -116,6 +118,15 @@ def _list(home: Path) -> str:
 def _log(home: Path) -> str:
     rows, head = read_home(home).log.verify()
     return f"{rows} rows, head {head}"
+
+
+def _coordinators_log(home: Path) -> str:
+    shown = witness.verify(read_home(home))
+    if shown is None:
+        return "not shown yet; exchanges end with it"
+    if shown.wrong:
+        raise LogError(shown.wrong)
+    return f"{shown.head.size} entries, {len(shown.witnesses)} other sites signed the same"
 
 
 def _ledger(home: Home) -> str:

@@ -53,6 +53,21 @@ class Shown:
     missing: tuple[str, ...]
     refused: int
 
+    @property
+    def wrong(self) -> str:
+        """What is wrong, and what to do; empty where nothing is."""
+        if self.refused:
+            return (
+                f"{self.refused} tree heads of the coordinator were not believed; they lie in "
+                f"{HEADS}/{REFUSED} of this home: show them to the federation"
+            )
+        if self.missing:
+            return (
+                "no proof that the coordinator's log holds what this site signed or was given: "
+                f"{'; '.join(self.missing)}; if the exchange has ended, ask its operator"
+            )
+        return ""
+
 
 def witness(site: Site, request: WitnessRequest, body: bytes) -> tuple[Witnessed, bytes]:
     """Sign a tree head that continues the one before; keep what proves it.
@@ -144,20 +159,20 @@ def verify(home: Home) -> Shown | None:
         LogError: One does not continue the one before.
         NotError: One is not signed by the log's key, or its file is damaged.
     """
+    kept = _kept(home.folder)
+    if not kept:
+        return None
     trust = load_trust(home.folder / IDENTITY)
-    head: TreeHead | None = None
     proven: dict[str, set[str]] = {}
     witnesses: set[str] = set()
-    kept = _kept(home.folder)
+    heads: list[TreeHead] = []
     for path in kept:
         request = _read(path)
-        head = check(head, request, trust)
+        heads.append(check(heads[-1] if heads else None, request, trust))
         proven.setdefault(request.exchange, set()).update(
             one.entry.digest for one in request.logged
         )
         witnesses.update(seen.site for seen, _ in _cosigned(request, trust))
-    if head is None:
-        return None
     missing = [
         f"{what} in exchange {exchange}"
         for exchange, digests in sorted(proven.items())
@@ -165,8 +180,8 @@ def verify(home: Home) -> Shown | None:
         if digest not in digests
     ]
     return Shown(
-        head=head,
-        heads=len(kept),
+        head=heads[-1],
+        heads=len(heads),
         entries=sum(map(len, proven.values())),
         witnesses=tuple(sorted(witnesses)),
         missing=tuple(missing),

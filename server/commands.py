@@ -441,6 +441,44 @@ def receipts(
     )
 
 
+@app.command()
+def log(home: Home, as_json: Json = False) -> None:
+    """Check the log against all its entries, and print them and who has signed it.
+
+    Example: organ-coordinator log ~/coordinator
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from not_core.page.figures import instant
+    from server.home import load
+    from server.witnesses import signed_head
+
+    coordinator = load(home)
+    try:
+        book = coordinator.catalogue.log
+        size, root = book.verify()
+        entries, witnesses = book.entries(size), book.witnesses()
+        name = signed_head(coordinator).head.log
+    finally:
+        coordinator.catalogue.close()
+    signed = {one.profile.site: one.size for one in witnesses}
+    if as_json:
+        rows = [{"number": one.number, **asdict(one.entry)} for one in reversed(entries)]
+        facts = {"log": name, "entries": size, "root": root, "signed": signed, "rows": rows}
+        Console().print_json(data=facts)
+        return
+    table = Table("number", "time (UTC)", "event", "site", "exchange", "digest", box=None)
+    for one in reversed(entries):
+        entry = one.entry
+        row = (entry.event, entry.site, entry.exchange, entry.digest[:16])
+        table.add_row(str(one.number), instant(entry.time), *row)
+    Console().print(table)
+    report({"log": name, "entries": size, "root": root, "signed": signed or "by nobody yet"}, False)
+
+
 def main() -> None:
     """Entry point of ``organ-coordinator``."""
     run(app)

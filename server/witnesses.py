@@ -1,7 +1,7 @@
 """Asking sites to sign what the log is by now, so that no two of them are shown different ones."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from not_core.errors import FormatError
@@ -82,7 +82,6 @@ class Witnesses:
             failed: Told the code of what went wrong.
         """
         log, size = self._home.catalogue.log, signed.head.size
-        shown = [found for digest in digests if (found := log.find(digest, size)) is not None]
 
         def post(since: int, *, again: bool) -> None:
             def then(packet: Packet) -> None:
@@ -97,27 +96,40 @@ class Witnesses:
                 else:
                     raise FormatError("no cosignature, nor a number of entries to prove it from")
 
-            request = WitnessRequest(
-                exchange=self._exchange,
-                head=signed.envelope.decode(),
-                since=since,
-                path=log.consistency(since, size),
-                logged=tuple(shown),
-                cosigned=_cosigned(log, profile.site, size),
-            )
+            asked = request(log, self._exchange, profile.site, digests, signed, since)
             self._dispatch.post(
-                node, WITNESS, request, seconds=self._seconds, then=then, failed=failed
+                node, WITNESS, asked, seconds=self._seconds, then=then, failed=failed
             )
 
         post(min(log.seen_by(profile.site), size), again=True)
 
 
-def _cosigned(log: Log, site: str, size: int) -> tuple[Cosigned, ...]:
-    return tuple(
-        Cosigned(
-            profile=one.profile,
-            envelope=one.envelope.decode(),
-            path=log.consistency(one.size, size),
-        )
-        for one in log.others(site, size, MOST_COSIGNED)
+def request(
+    log: Log, exchange: str, site: str, digests: Iterable[str], signed: SignedHead, since: int
+) -> WitnessRequest:
+    """What asks a site to sign a tree head.
+
+    Args:
+        log: Of which it is.
+        exchange: Name of the exchange.
+        site: Who is asked.
+        digests: As ``Witnesses.ask``.
+        signed: The tree head.
+        since: Entries that the site has signed last.
+    """
+    size = signed.head.size
+    return WitnessRequest(
+        exchange=exchange,
+        head=signed.envelope.decode(),
+        since=since,
+        path=log.consistency(since, size),
+        logged=tuple(one for digest in digests if (one := log.find(digest, size)) is not None),
+        cosigned=tuple(
+            Cosigned(
+                profile=one.profile,
+                envelope=one.envelope.decode(),
+                path=log.consistency(one.size, size),
+            )
+            for one in log.others(site, size, MOST_COSIGNED)
+        ),
     )

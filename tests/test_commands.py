@@ -216,7 +216,7 @@ def test_a_site_and_a_coordinator_are_set_up(
     code, out, _ = call("status", home, "--json", app=site)
     assert (json.loads(out)["pending"], json.loads(out)["admitted"]) == ([], True)
     assert json.loads(out)["policy"]["release_organs"] == "ask"
-    code, out, _ = call("log", home, "--json", app=site)
+    code, out, _ = call("log", "show", home, "--json", app=site)
     assert json.loads(out)["entries"][0]["event"] == "created"
     assert json.loads(out)["rows"] == 1
     code, _, err = call("approve", home, "abc", app=site)

@@ -417,7 +417,7 @@ def test_organ_site_ledger_is_witnessed_by_the_sites_log(call: Call, tmp_path: P
     code, out, _ = call("ledger", tmp_path, "--json", app=site)
     assert (code, json.loads(out)["charges"]) == (0, [])
     reserve(Ledger(tmp_path / LEDGER, log, toy), "a", 1)
-    code, out, _ = call("log", tmp_path, "--json", app=site)
+    code, out, _ = call("log", "show", tmp_path, "--json", app=site)
     entry = json.loads(out)["entries"][1]
     assert (entry["event"], entry["what"]) == ("reserved", "ledger")
     code, out, _ = call("ledger", tmp_path, "--json", app=site)

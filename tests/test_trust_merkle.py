@@ -1,4 +1,4 @@
-"""Merkle trees against Certificate Transparency's reference values, and every proof of small trees."""
+"""Merkle trees against Certificate Transparency's values, and every proof of small trees."""
 
 import pytest
 
