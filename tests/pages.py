@@ -1,5 +1,6 @@
 """Homes of a coordinator and a site as pages show them: signed by real keys, trained by nobody."""
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from not_core.protocol import RECEIPT_TYPE, Donation, Enrolment, Receipt
 from not_core.trust import authority, federation, keys, sealing, signing
 from not_core.trust.profile import read_request
 from not_core.trust.statement import sign_statement
+from not_core.trust.tree_head import COSIGNATURE_TYPE, Cosignature
 from server import home as coordinator_home
 from server import operators
 from server.catalogue import Happened
 from server.home import Coordinator
+from server.witnesses import signed_head
 
 PORT = 9093
 ORIGIN = f"http://127.0.0.1:{PORT}"
@@ -60,7 +63,17 @@ class Members:
         for (donor, recipient), change in CHANGES.items():
             self._try(name, organs[donor], donor, recipient, change)
         catalogue.happened(name, Happened(1.7e9, "west", "transplant", "timeout"))
+        self.witness("north", "south")
         return list(organs.values())
+
+    def witness(self, *sites: str) -> None:
+        """Have sites sign what the log is now."""
+        head = signed_head(self.coordinator).head
+        for name in sites:
+            said = canonical.encode(Cosignature(site=name, head=head))
+            envelope = sign_statement(said, COSIGNATURE_TYPE, self.sites[name])
+            profile = self.sites[name].profile
+            self.coordinator.catalogue.log.witnessed(head, profile, envelope)
 
     def _admit(self, name: str) -> keys.Identity:
         folder = self.place / name
@@ -111,6 +124,13 @@ class Members:
         found = receipt(exchange, organ, donor, recipient, change)
         envelope = sign_statement(canonical.encode(found), RECEIPT_TYPE, self.sites[recipient])
         self.coordinator.catalogue.received(found, envelope)
+
+
+def damage(coordinator: Coordinator, change: str) -> None:
+    """Change a catalogue behind its coordinator's back."""
+    with sqlite3.connect(coordinator.folder / coordinator_home.CATALOGUE) as database:
+        database.execute(change)
+    database.close()
 
 
 def receipt(exchange: str, organ: str, donor: str, recipient: str, change: float) -> Receipt:

@@ -50,6 +50,8 @@ COORDINATOR = {
     ("GET", "/exchanges/{exchange}/events"): READ,
     ("GET", "/exchanges/{exchange}/receipts/{organ}/{recipient}/{mode}"): READ,
     ("GET", "/sites"): READ,
+    ("GET", "/log"): READ,
+    ("GET", "/log/{digest}"): READ,
     ("POST", "/exchanges"): (OUT, NO, WRONG),  # without terms
     ("POST", "/exchanges/{exchange}/cancel"): (OUT, NO, GONE),  # it does not run
     ("GET", "/api/openapi.json"): READ_API,
@@ -59,6 +61,8 @@ COORDINATOR = {
     ("GET", "/api/organs/{exchange}/{organ}"): READ_API,
     ("GET", "/api/receipts/{exchange}/{organ}/{recipient}/{mode}"): READ_API,
     ("GET", "/api/sites"): READ_API,
+    ("GET", "/api/log"): READ_API,
+    ("GET", "/api/log/{digest}"): READ_API,
     ("POST", "/sign-out"): (OUT, IN, IN),  # last, for this is the end of the session
 }
 """What nobody, a reader and an operator get; a route that is not here fails the test."""
@@ -121,7 +125,9 @@ def test_every_route_of_the_coordinators_page_lets_in_whom_it_should(
 ) -> None:
     assert routes(page) == set(COORDINATOR)
     organ = coordinator.catalogue.donations("spring")[0][0]
+    digest = coordinator.catalogue.log.entries(1)[0].entry.digest
     parts = {"exchange": "spring", "organ": organ, "recipient": "north", "mode": "replace"}
+    parts["digest"] = digest
     for column, name in enumerate(("", "rita", "ada")):
         client = browser(page)
         if name:

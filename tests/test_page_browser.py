@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 from conftest import federation_of_three
 from exchanges import by_hand
-from pages import PASSWORD, cheap_passwords, operated
+from pages import PASSWORD, cheap_passwords, damage, operated
 from pages import site as spent_site
 
 from client import donor
@@ -223,6 +223,22 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
         page.get_by_role("link", name="clinic").first.click()
         page.get_by_text("Why to believe the receipt").wait_for()
         tab.judge("receipt")
+        page.get_by_role("link", name="Log").click()
+        page.get_by_text("and the log has only grown since").nth(2).wait_for()
+        tab.judge("log")
+        tab.picture("log")
+        page.get_by_role("link", name="0", exact=True).click()
+        page.get_by_role("heading", name="Entry 0").wait_for()
+        assert page.locator(".chain li.bad").count() == 0
+        tab.judge("proof")
+        damage(
+            coordinator,
+            "UPDATE log_entries SET leaf = CAST(replace(leaf, 'offered', 'expelled') AS BLOB)",
+        )
+        page.reload()
+        page.get_by_text("no proof that the coordinator's log of").wait_for()
+        assert page.locator(".chain li.bad").count() == 1
+        tab.judge("refused proof")
         page.get_by_role("link", name="Sites").click()
         tab.judge("sites")
         page.get_by_role("button", name="Sign out").click()

@@ -7,7 +7,18 @@ import pytest
 import schemathesis
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pages import HOSTILE, PLACE, PORT, Members, browser, cheap_passwords, operated, sign_in, site
+from pages import (
+    HOSTILE,
+    PLACE,
+    PORT,
+    Members,
+    browser,
+    cheap_passwords,
+    damage,
+    operated,
+    sign_in,
+    site,
+)
 from schemathesis import Case
 from starlette.testclient import TestClient
 
@@ -18,6 +29,9 @@ from not_core.page.application import OPENAPI
 from not_core.privacy.charge import Bound
 from not_core.trust import authority, federation, keys
 from not_core.trust.offer import peek_offer
+from server import database
+from server import home as coordinator_home
+from server import log as log_of
 from server.catalogue import CANCELLED, RUNNING
 from server.page import app as coordinator_page
 from server.page.views import Views, Wanted
@@ -119,13 +133,51 @@ def test_an_organ_and_a_receipt_are_believed_as_far_as_the_federation_goes(tmp_p
     assert kept is not None
     members.coordinator.catalogue.received(kept, envelope.replace(b'"sig":"M', b'"sig":"N'))
     assert failing("receipt") == ["Signature of the receipt"]
+    damage(
+        members.coordinator,
+        "UPDATE log_entries SET leaf = CAST(replace(leaf, 'offered', 'admitted') AS BLOB)",
+    )
+    assert failing() == ["Sealed bytes", "Log"]
     _, revoked = authority.revoke(tmp_path / "federation", "north", "key-compromise")
     keys.install_list(members.coordinator.folder, revoked)
-    assert failing() == ["Certificate of the site", "Signature of the offer", "Sealed bytes"]
+    chain = ["Certificate of the site", "Signature of the offer", "Sealed bytes", "Log"]
+    assert failing() == chain
     assert federation.load_trust(members.coordinator.folder).revoked.number == revoked.number
     (north,) = [row for row in views.sites() if row.site == "north"]
     assert not north.vouched.holds
     assert "key-compromise" in north.vouched.says
+
+
+def test_the_log_shows_who_signed_it_and_proves_its_entries(tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    members.exchange("spring")
+    views = Views(members.coordinator)
+    log = views.log()
+    assert log.whole.holds
+    assert [(one.site, one.size, one.holds.holds) for one in log.witnesses] == [
+        ("north", 5, True),
+        ("south", 5, True),
+    ]
+    assert [one.number for one in log.entries] == [4, 3, 2, 1, 0]
+    for one in log.entries:
+        proof = views.proof(one.entry.digest)
+        assert proof is not None
+        assert (proof.logged.entry, proof.holds.holds) == (one.entry, True)
+    assert views.proof("0" * 64) is None
+
+    # One that was taken out, and the tree made anew: only what sites have signed tells.
+    kept = [one.entry for one in reversed(log.entries)][1:]
+    damage(members.coordinator, "DELETE FROM log_entries")
+    damage(members.coordinator, "DELETE FROM log_nodes")
+    engine = database.connect(coordinator_home.catalogue_of(members.coordinator.folder))
+    with database.writing(engine) as session:
+        for entry in kept:
+            facts = {"site": entry.site, "exchange": entry.exchange, "digest": entry.digest}
+            log_of.append(session, entry.event, **facts)
+    engine.dispose()
+    log = views.log()
+    assert log.whole.holds
+    assert [one.holds.holds for one in log.witnesses] == [False, False]
 
 
 def test_the_matrix_has_each_organ_at_each_site(members: Members) -> None:
@@ -248,5 +300,6 @@ def test_the_apis_keep_to_their_documents(
     """No 5xx, no status and no value that the documents do not have."""
     organ = members.coordinator.catalogue.donations("spring")[0][0]
     parts = {"exchange": "spring", "organ": organ, "recipient": "north", "mode": "replace"}
-    assert conforms(operator, **parts) == 6
+    parts["digest"] = members.coordinator.catalogue.log.entries(1)[0].entry.digest
+    assert conforms(operator, **parts) == 8
     assert conforms(owner, organ=owner.get("/api/pending").json()[0]["organ"]) == 7

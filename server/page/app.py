@@ -19,6 +19,7 @@ from not_core.service.supervisor import LOOPBACK, end_with_parent
 from server import operators
 from server.app import config_of, settings
 from server.home import Coordinator, load
+from server.page.log import LogPage, Proof
 from server.page.views import (
     ExchangePage,
     ExchangeRow,
@@ -31,7 +32,7 @@ from server.page.views import (
     Wanted,
 )
 
-LINKS = {"/": "Exchanges", "/organs": "Organ bank", "/sites": "Sites"}
+LINKS = {"/": "Exchanges", "/organs": "Organ bank", "/sites": "Sites", "/log": "Log"}
 DEFAULTS = {
     "exchange": "",
     "sites": "2",
@@ -159,6 +160,16 @@ def _add_api(page: Page, views: Views) -> None:
         """All sites, and when each was last heard of."""
         return views.sites()
 
+    @app.get("/api/log", tags=["log"])
+    def read_log() -> LogPage:
+        """The log: its tree head, who has signed it, its latest entries."""
+        return views.log()
+
+    @app.get("/api/log/{digest}", tags=["log"], responses=MISSING)
+    def read_proof(digest: OrganDigest) -> Proof:
+        """The proof that the log holds the entry on something, by its digest."""
+        return there(views.proof(digest), "entry")
+
 
 def _add_reading(page: Page, views: Views) -> None:
     app = page.app
@@ -204,6 +215,15 @@ def _add_reading(page: Page, views: Views) -> None:
     @app.get("/sites", include_in_schema=False)
     def sites(request: Request) -> Response:
         return page.render(request, "sites.html.jinja", rows=views.sites())
+
+    @app.get("/log", include_in_schema=False)
+    def log(request: Request) -> Response:
+        return page.render(request, "log.html.jinja", log=views.log())
+
+    @app.get("/log/{digest}", include_in_schema=False)
+    def proof(request: Request, digest: OrganDigest) -> Response:
+        found = there(views.proof(digest), "entry")
+        return page.render(request, "proof.html.jinja", proof=found)
 
 
 def _add_deciding(page: Page, coordinator: Coordinator, views: Views) -> None:

@@ -45,7 +45,7 @@ def of_offer(
             verify_offer(envelope, donor, trust, lapsed=True)
             return f"ECDSA P-384, over all of the offer, by {offer.donor}"
 
-        links.append(_link("Signature of the offer", signed))
+        links.append(linked("Signature of the offer", signed))
     left = offer.expires - seconds(None)
     words = "holds" if left > 0 else "has expired; its donor makes a new one in the next exchange"
     until = f"{moment(offer.not_before)} to {moment(offer.expires)} UTC, {words}"
@@ -57,7 +57,7 @@ def of_offer(
         known = donation.sealed_sha256[:12]
         return f"{size(donation.sealed_bytes)} here, compared by SHA-256 {known} when they came"
 
-    links.append(_link("Sealed bytes", stored))
+    links.append(linked("Sealed bytes", stored))
     return links
 
 
@@ -75,7 +75,7 @@ def of_receipt(
             same = "what is shown here" if found == receipt else "something else than is shown here"
             return f"ECDSA P-384, over {same}, by {receipt.recipient}"
 
-        links.append(_link("Signature of the receipt", signed))
+        links.append(linked("Signature of the receipt", signed))
     return links
 
 
@@ -86,7 +86,7 @@ def _to_site(trust: Trust, profile: Profile | None, site: str) -> list[Link]:
         trust.revoked.check_fresh(seconds(None), trust.grace)
         return f"number {trust.revoked.number}, next one due {trust.revoked.due_words}"
 
-    listed = _link("Revocation list", fresh)
+    listed = linked("Revocation list", fresh)
     if profile is None:
         missing = f"{site} has not enrolled here, so nobody vouches for it"
         return [root, listed, Link("Certificate of the site", False, missing)]
@@ -97,10 +97,11 @@ def _to_site(trust: Trust, profile: Profile | None, site: str) -> list[Link]:
         until = leaf.not_valid_after_utc.timestamp()
         return f"{profile.site}, serial {leaf.serial_number:x}, until {moment(until)} UTC"
 
-    return [root, listed, _link("Certificate of the site", certified)]
+    return [root, listed, linked("Certificate of the site", certified)]
 
 
-def _link(what: str, check: Callable[[], str]) -> Link:
+def linked(what: str, check: Callable[[], str]) -> Link:
+    """A check that says what it found, or raises what is wrong."""
     try:
         return Link(what, True, check())
     except NotError as error:

@@ -13,8 +13,9 @@ from not_core.trust.profile import Profile
 from server.app import settings
 from server.catalogue import RUNNING, UNFINISHED, Begun, Happened
 from server.home import Coordinator
-from server.page import evidence
+from server.page import evidence, log
 from server.page.evidence import Link
+from server.page.log import LogPage, Proof
 
 MOST_EVENTS = 100
 TINTS = 8
@@ -239,7 +240,10 @@ class Views:
             row=self._organ(exchange, digest, donation, receipts, self._catalogue.stored()),
             offer=offer,
             addressees=[names.get(one, one[:12]) for one in offer.addressees if not offer.hidden],
-            links=evidence.of_offer(self._now(), offer, donation, profiles.get(offer.donor)),
+            links=[
+                *evidence.of_offer(self._now(), offer, donation, profiles.get(offer.donor)),
+                log.link(self._coordinator, donation.offer.encode()),
+            ],
             receipts=receipts,
         )
 
@@ -251,7 +255,8 @@ class Views:
         receipt, envelope = found
         profile = self._profiles(exchange).get(recipient)
         links = evidence.of_receipt(self._now(), receipt, envelope, profile)
-        return ReceiptPage(receipt=receipt, links=links)
+        logged = log.link(self._coordinator, envelope)
+        return ReceiptPage(receipt=receipt, links=[*links, logged])
 
     def exchanges(self) -> list[ExchangeRow]:
         """All exchanges; those that run first, then by when they began."""
@@ -304,6 +309,14 @@ class Views:
                 )
             )
         return rows
+
+    def log(self) -> LogPage:
+        """The log as it is now."""
+        return log.log_page(self._now())
+
+    def proof(self, digest: str) -> Proof | None:
+        """That the log holds an entry; None where it has none."""
+        return log.proof(self._coordinator, digest)
 
     def _organs(self, exchange: str) -> list[OrganRow]:
         receipts, stored = self._catalogue.receipts(exchange), self._catalogue.stored()

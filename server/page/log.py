@@ -1,0 +1,153 @@
+"""What the coordinator's page shows of its log: entries, who has signed it, and proofs."""
+
+from dataclasses import dataclass
+
+from not_core import canonical
+from not_core.errors import LogError
+from not_core.page.figures import count
+from not_core.protocol import Logged
+from not_core.trust.federation import Trust, verify_profile
+from not_core.trust.statement import verify_statement
+from not_core.trust.tree_head import (
+    COSIGNATURE_TYPE,
+    Cosignature,
+    TreeHead,
+    check_continues,
+    check_includes,
+)
+from server.home import Coordinator
+from server.log import Numbered, Witness
+from server.page.evidence import Link, linked
+from server.witnesses import signed_head
+
+MOST_ENTRIES, MOST_CHECKED = 200, 50_000
+"""Entries that a page shows, and that it computes the tree of: that takes about a second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessRow:
+    """A site that has signed the log, and whether what it signed is what the log is now.
+
+    Attributes:
+        site: Its name.
+        size: Entries that it signed.
+        time: When, in seconds since the epoch.
+        holds: Whether its signature holds, and the log now continues what it signed.
+    """
+
+    site: str
+    size: int
+    time: int
+    holds: Link
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPage:
+    """The log as it is now.
+
+    Attributes:
+        head: What it is.
+        log: Fingerprint of its key, for people to compare.
+        whole: Whether all of it agrees with itself.
+        witnesses: Who has signed it.
+        entries: The latest, newest first.
+    """
+
+    head: TreeHead
+    log: str
+    whole: Link
+    witnesses: list[WitnessRow]
+    entries: list[Numbered]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """The proof that a tree head holds an entry; anybody may check it by RFC 9162.
+
+    Attributes:
+        head: The tree head, as the log's key has signed it.
+        logged: Entry and path.
+        holds: Whether they agree.
+    """
+
+    head: TreeHead
+    logged: Logged
+    holds: Link
+
+
+def log_page(coordinator: Coordinator) -> LogPage:
+    """The log, checked anew."""
+    book, head = coordinator.catalogue.log, signed_head(coordinator).head
+
+    def whole() -> str:
+        if head.size > MOST_CHECKED:
+            return "too long to compute here each time; organ-coordinator log does"
+        size, root = book.verify()
+        return f"{count(size)} entries, root {root[:16]}, computed anew from them"
+
+    return LogPage(
+        head=head,
+        log=head.log,
+        whole=linked("All of the log", whole),
+        witnesses=[_witness(coordinator, head, one) for one in book.witnesses()],
+        entries=book.entries(MOST_ENTRIES),
+    )
+
+
+def proof(coordinator: Coordinator, digest: str) -> Proof | None:
+    """The proof of the entry on something; None where there is none.
+
+    Raises:
+        LogError: The log's tree is damaged.
+    """
+    head = signed_head(coordinator).head
+    found = coordinator.catalogue.log.find(digest, head.size)
+    return None if found is None else Proof(head=head, logged=found, holds=_holds(head, found))
+
+
+def link(coordinator: Coordinator, envelope: bytes) -> Link:
+    """Whether the log holds what a site has signed."""
+
+    def found() -> str:
+        head = signed_head(coordinator).head
+        digest = canonical.sha256(envelope)
+        logged = coordinator.catalogue.log.find(digest, head.size)
+        if logged is None:
+            raise LogError("not there: it is older than the log, or was taken out of it")
+        check_includes(head, logged.index, logged.entry, logged.path)
+        witnesses = sum(one.size > logged.index for one in coordinator.catalogue.log.witnesses())
+        return f"entry {logged.index} of {count(head.size)}, proven; {witnesses} sites signed it"
+
+    return linked("Log", found)
+
+
+def _holds(head: TreeHead, found: Logged) -> Link:
+    def included() -> str:
+        check_includes(head, found.index, found.entry, found.path)
+        return f"{len(found.path)} hashes lead from the entry to the root {head.root[:16]}"
+
+    return linked("Proof", included)
+
+
+def _witness(coordinator: Coordinator, head: TreeHead, one: Witness) -> WitnessRow:
+    def continued() -> str:
+        seen = _cosignature(coordinator.trust, one)
+        size = min(seen.head.size, head.size)  # a log that was cut off has no proof
+        check_continues(seen.head, head, coordinator.catalogue.log.consistency(size, head.size))
+        return "signature holds, and the log has only grown since"
+
+    return WitnessRow(
+        site=one.profile.site,
+        size=one.size,
+        time=one.time,
+        holds=linked("Cosignature", continued),
+    )
+
+
+def _cosignature(trust: Trust, one: Witness) -> Cosignature:
+    key = verify_profile(one.profile, trust)
+    payload = verify_statement(one.envelope, COSIGNATURE_TYPE, key)
+    found = canonical.decode(Cosignature, payload, "cosignature")
+    if (found.site, found.head.size) != (one.profile.site, one.size):
+        raise LogError("the cosignature is another site's, or of other entries")
+    return found
