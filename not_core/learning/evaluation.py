@@ -30,11 +30,15 @@ class DocumentLoss:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Reading:
     """Losses of a model on documents, in their order."""
 
     losses: tuple[DocumentLoss, ...]
+
+    def __repr__(self) -> str:
+        read = f"{len(self.losses)} documents, {self.tokens} tokens"
+        return f"perplexity {self.perplexity:.4g} ({read})"
 
     @property
     def tokens(self) -> int:
