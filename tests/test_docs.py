@@ -11,7 +11,6 @@ was printed.
 
 import contextlib
 import io
-import os
 import re
 import shlex
 import subprocess
@@ -277,9 +276,12 @@ def session(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ses
     for path in small.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
+    typed = tmp_path / "typed"  # where a page says nothing, its reader types a passphrase
+    typed.write_text("typed\n", encoding="utf-8")
+    typed.chmod(0o600)
+    monkeypatch.setenv("ORGAN_PASSPHRASE_FILE", str(typed))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setitem(os.environ, "HOME", str(tmp_path))
     return Session(monkeypatch)
 
 
@@ -331,7 +333,7 @@ def test_the_policies_that_are_shown_are_policies() -> None:
 
 
 def test_the_reference_is_built_without_a_warning(tmp_path: Path) -> None:
-    """That of ``import not_core as nc``; all others are built by ``make docs``, in half a minute."""
+    """That of ``import not_core as nc``; ``make docs`` builds all, which takes half a minute."""
     words = [sys.executable, str(ROOT / "docs/api/build.py"), str(tmp_path), "not_core"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 - ours
     assert done.returncode == 0, done.stderr
