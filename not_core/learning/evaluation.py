@@ -51,13 +51,16 @@ class Reading:
         return math.exp(sum(loss.nats for loss in self.losses) / self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Change:
     """Relative change of perplexity, after / before - 1, with its 95% interval."""
 
     change: float
     low: float
     high: float
+
+    def __repr__(self) -> str:
+        return f"{self.change:+.1%}, 95% interval {self.low:+.1%} to {self.high:+.1%}"
 
 
 def read_losses(

@@ -13,7 +13,7 @@ from not_core.verbs.facts import table
 
 @dataclass(frozen=True, slots=True, repr=False)
 class OrganFolder:
-    """An organ in a folder; it can be given wherever the folder's path can.
+    """An organ in a folder; it is path-like.
 
     Attributes:
         path: The folder.
@@ -42,7 +42,7 @@ class OrganFolder:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SealedFile:
-    """A sealed organ in a file; it can be given wherever the file's path can.
+    """A sealed organ in a file; it is path-like.
 
     Attributes:
         path: The file.

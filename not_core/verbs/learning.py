@@ -43,7 +43,7 @@ BOUND = 10.0
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Trained:
-    """An organ that was trained, in its folder; it can be given wherever the folder's path can.
+    """An organ that was trained, in its folder; it is path-like.
 
     Attributes:
         path: The folder.
@@ -87,7 +87,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RecoveredModel:
-    """A graft that was tuned, as it was written; it can be given wherever its path can.
+    """A graft that was tuned, as it was written; it is path-like.
 
     Attributes:
         path: Its folder.

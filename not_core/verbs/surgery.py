@@ -37,7 +37,7 @@ ToldOf = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Grafted:
-    """A model with organs in it, as it was written; it can be given wherever its path can.
+    """A model with organs in it, as it was written; it is path-like.
 
     Attributes:
         path: Its folder, which plain ``from_pretrained`` loads.
@@ -72,7 +72,7 @@ class Grafted:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Excised:
-    """A model out of which an organ was taken; it can be given wherever its path can.
+    """A model out of which an organ was taken; it is path-like.
 
     Attributes:
         path: Its folder.
