@@ -190,6 +190,14 @@ def test_a_wrong_command_in_running_text_is_found() -> None:
     assert wrong("```\norgan families\n```\n") != []
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_link_leads_nowhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", FENCE.sub("", text))
+    inside = [link for link in found if "://" not in link]
+    assert [link for link in inside if not ((ROOT / page).parent / link).exists()] == []
+
+
 class Session:
     """A shell of its own folder, in which our programs run as their entry points do."""
 
