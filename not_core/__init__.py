@@ -26,15 +26,8 @@ if TYPE_CHECKING:
     from not_core.trust.sealing import OpenedOrgan
     from not_core.verbs.folders import OrganFolder, SealedFile
     from not_core.verbs.inspection import Differing, InspectedModel, diff, families, inspect, ledger
-    from not_core.verbs.learning import (
-        RecoveredModel,
-        Trained,
-        audit,
-        compare,
-        evaluate,
-        recover,
-        train,
-    )
+    from not_core.verbs.learning import RecoveredModel, Trained, recover, train
+    from not_core.verbs.measurement import audit, compare, evaluate
     from not_core.verbs.surgery import Excised, Grafted, excise, expand, extract, merge, transplant
     from not_core.verbs.trust import Verified, load_identity, open, rewrap, seal, sign, verify
 
@@ -93,7 +86,8 @@ _ROOMS = {
     "trust.sealing": "OpenedOrgan",
     "verbs.folders": "OrganFolder SealedFile",
     "verbs.inspection": "Differing InspectedModel diff families inspect ledger",
-    "verbs.learning": "RecoveredModel Trained audit compare evaluate recover train",
+    "verbs.learning": "RecoveredModel Trained recover train",
+    "verbs.measurement": "audit compare evaluate",
     "verbs.surgery": "Excised Grafted excise expand extract merge transplant",
     "verbs.trust": "Verified load_identity open rewrap seal sign verify",
 }

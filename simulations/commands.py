@@ -180,7 +180,7 @@ def tutorial(
 ) -> None:
     """Make the folder that the guides work in: the demo's model, and records of two institutions.
 
-    Example: organ-simulate tutorial tutorial
+    Example: organ-simulate tutorial runs/tutorial
     """
     from simulations import tutorial as folders
 

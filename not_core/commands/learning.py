@@ -216,10 +216,10 @@ def evaluate(
 
     Example: organ evaluate grafted/ --data clinic.jsonl --json
     """
-    from not_core.verbs import learning
+    from not_core.verbs import measurement
 
     with progress("evaluating", None, "tokens") as bar:
-        reading = learning.evaluate(
+        reading = measurement.evaluate(
             model,
             data,
             text_field=text_field,
@@ -257,9 +257,9 @@ def audit(
     """
     from not_core.errors import OrganError
     from not_core.learning import audit as audits
-    from not_core.verbs import learning
+    from not_core.verbs import measurement
 
-    found = learning.audit(organ, report=kept)
+    found = measurement.audit(organ, report=kept)
     report(audits.summary(found), as_json)
     if found.verdict == "contradicts the claim":
         raise OrganError("the audit contradicts what the organ claims; do not ship or use it")
