@@ -340,6 +340,18 @@ def test_the_policies_that_are_shown_are_policies() -> None:
         assert policy(tomllib.loads(block.text)) != Policy()
 
 
+def test_what_privacy_costs_is_what_was_measured() -> None:
+    said = (ROOT / "docs/guides/differential-privacy.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs/results/privacy/bench-dp.md").read_text(encoding="utf-8")
+    for words, epsilon in (("no privacy", "none"), ("epsilon 8 ", "8.0"), ("epsilon 1 ", "1.0")):
+        (row,) = re.findall(rf"^\| organ, {words}.*?\| (.*?) \| (\d+) \|$", said, re.MULTILINE)
+        (cell,) = re.findall(rf"^\| abstracts \| {epsilon} \| organ \| (.*)$", table, re.MULTILINE)
+        seeds, _, *measured = cell.split(" | ")[:4]
+        numbers = re.findall(r"\d+\.\d+", " ".join(measured))
+        assert row[1] == seeds
+        assert re.findall(r"\d+\.\d+", row[0]) == [f"{float(one):.1f}" for one in numbers]
+
+
 def test_the_reference_is_built_without_a_warning(tmp_path: Path) -> None:
     """That of ``import not_core as nc``; ``make docs`` builds all, which takes half a minute."""
     words = [sys.executable, str(ROOT / "docs/api/build.py"), str(tmp_path), "not_core"]
