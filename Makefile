@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench-speed bench-memory bench-seal bench-served bench-quality \
+.PHONY: demo test check docs bench-speed bench-memory bench-seal bench-served bench-quality \
 	bench-clinic bench-dp readme screenshots vectors fetch fuzz mutants soak clean
 
 demo: $(READY)
@@ -26,6 +26,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The reference of functions, from docstrings.
+docs: $(READY)
+	$(BIN)/python docs/api/build.py build/docs
 
 bench-speed: $(READY) fetch
 	$(BIN)/organ-simulate bench-speed --out runs/bench-speed

@@ -174,6 +174,20 @@ def fetch(as_json: Json = False) -> None:
 
 
 @app.command()
+def tutorial(
+    out: Annotated[Path, typer.Argument(help="Folder to make; it must not exist yet.")],
+    as_json: Json = False,
+) -> None:
+    """Make the folder that the guides work in: the demo's model, and records of two institutions.
+
+    Example: organ-simulate tutorial runs/tutorial
+    """
+    from simulations import tutorial as folders
+
+    report({"folder": str(out), "records": folders.write(out, say)}, as_json)
+
+
+@app.command()
 def search(
     homes: Annotated[Path, typer.Argument(help="The homes of a simulated exchange.")],
     as_json: Json = False,

@@ -10,10 +10,10 @@ from conftest import make_model, sentences, write_jsonl
 from safetensors.torch import load_file, save_file
 
 from not_core import canonical
-from not_core.commands.inspection import family_rows
 from not_core.commands.program import listing, report, say
 from not_core.surgery.anatomy import FAMILIES
 from not_core.surgery.checkpoint import open_checkpoint
+from not_core.verbs.inspection import families
 
 Call = Callable[..., tuple[int, str, str]]
 Organ = Callable[..., dict[str, Any]]
@@ -210,7 +210,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(
 
 
 def test_the_table_of_families_in_the_docs_is_what_the_command_says(organ: Call) -> None:
-    rows = family_rows()
+    rows = families()
     assert [row["family"] for row in rows] == sorted(FAMILIES)
     text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
     lines = ["| " + " | ".join(row.values()) + " |" for row in rows]
@@ -219,7 +219,7 @@ def test_the_table_of_families_in_the_docs_is_what_the_command_says(organ: Call)
 
 
 def test_a_family_is_listed_with_all_its_parts() -> None:
-    rows = {row["family"]: row for row in family_rows()}
+    rows = {row["family"]: row for row in families()}
     parts = ("trunk", "layers", "embedding", "positions and norms", "head")
     assert [rows["gpt2"][name] for name in parts] == [
         "transformer.",
@@ -234,7 +234,7 @@ def test_a_family_is_listed_with_all_its_parts() -> None:
 def test_families_are_listed(call: Call) -> None:
     code, text, _ = call("families", "--json")
     assert code == 0
-    assert json.loads(text) == family_rows()
+    assert json.loads(text) == families()
 
 
 def test_what_was_trained_by_factors_is_shipped_as_factors(

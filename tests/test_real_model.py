@@ -8,14 +8,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from not_core.learning.evaluation import compare, read_losses
 from not_core.learning.recipe import Recipe, default_span
-from not_core.learning.records import split
+from not_core.learning.records import read_records, read_units, split
 from not_core.learning.training import train
 from not_core.surgery import graft
 from not_core.surgery import plan as plans
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.organ import Label, Organ, describe
-from simulations import domains
+from simulations import domains, tutorial
 from simulations.model import base_model
 
 pytestmark = pytest.mark.real
@@ -51,3 +51,15 @@ def test_a_real_organ_helps_on_real_text_and_loads_without_us(tmp_path: Path) ->
     greedy = {"max_new_tokens": 8, "do_sample": False}
     cached = grafted.generate(**prompt, **greedy, use_cache=True)
     assert torch.equal(cached, grafted.generate(**prompt, **greedy, use_cache=False))
+
+
+def test_the_folder_of_the_guides(tmp_path: Path) -> None:
+    counts = tutorial.write(tmp_path / "tutorial", missing)
+    texts = {name: read_records(tmp_path / "tutorial" / name, "text") for name in counts}
+    assert {name: len(read) for name, read in texts.items()} == counts
+    assert list(counts.values()) == [400, 40, 20, 40]
+    seen = [text for read in texts.values() for text in read]
+    assert len(set(seen)) == len(seen)
+    subjects = read_units(tmp_path / "tutorial" / "hospital.jsonl", "text", "patient")
+    assert len(subjects) == 200
+    assert open_checkpoint(tmp_path / "tutorial" / "SmolLM2").layers == 30

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from not_core.commands.program import Json, listing, report
-from not_core.errors import LedgerError
 
 if TYPE_CHECKING:
     from not_core.privacy.charge import Reservation
@@ -44,12 +43,9 @@ def ledger(
 
     Example: organ ledger --epsilon 8 --delta 1e-6
     """
-    from not_core.privacy.ledger import LEDGER, LOG, default_folder, standalone
+    from not_core.verbs import inspection
 
-    folder = folder or default_folder()
-    if not any((folder / name).is_file() for name in (LEDGER, LOG)):
-        raise LedgerError(f"no ledger in {folder}; the first private training makes it")
-    show(standalone(folder), delta, epsilon, as_json)
+    show(inspection.ledger(folder), delta, epsilon, as_json)
 
 
 def show(book: "Ledger", delta: float | None, epsilon: float | None, as_json: bool) -> None:

@@ -1,6 +1,5 @@
 """``organ train``, ``organ evaluate`` and ``organ audit``."""
 
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 
 from not_core.commands import private as options
-from not_core.commands.program import Json, new_place, progress, report, seconds, span
+from not_core.commands.program import Json, progress, report, seconds, span
 from not_core.commands.surgery import Model, Out
 
 Data = Annotated[
@@ -140,7 +139,6 @@ def train(
 
     Example: organ train --model SmolLM2/ --data hospital.jsonl --dp-epsilon 8 --out organ/
     """
-    new_place(out)
     guard = options.guard_of(
         epsilon=dp_epsilon,
         noise_multiplier=dp_noise_multiplier,
@@ -156,15 +154,8 @@ def train(
     form = ship or (ShipName.FACTORS if rank else ShipName.LAYERS)
     if form is ShipName.FACTORS and not rank:
         raise typer.BadParameter("--ship factors takes a --rank above 0")
-    from not_core.learning import audit as audits
-    from not_core.learning.guard import check_base
-    from not_core.learning.private import train_privately
-    from not_core.learning.recipe import Recipe, default_span
-    from not_core.learning.records import read_records, split_part
-    from not_core.learning.training import train as train_organ
-    from not_core.manifest import TENSORS, Span
-    from not_core.surgery import organ as organs
-    from not_core.surgery.checkpoint import open_checkpoint
+    from not_core.learning.recipe import Recipe
+    from not_core.verbs import learning
 
     try:
         recipe = Recipe(
@@ -183,81 +174,29 @@ def train(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    if guard:
-        recipe = replace(recipe, head_sample=None)
-    label = organs.make_label(name=name, domain=domain, licence=licence, version=version)
-    host = open_checkpoint(model)
-    cut = default_span(host.layers, recipe.rank)
-    if wanted:
-        cut = Span(start=wanted[0], stop=wanted[1])
-    planted = audits.canaries_for(host, canaries, work) if canaries else None
-    more = planted.to_plant if planted else ()
-
     with progress("training", recipe.tokens, "tokens") as bar:
-
-        def advance(n: int, loss: float) -> None:
-            bar(n, f"loss {loss:.3f}")
-
-        if guard:
-            check_base(host)
-            private = options.private_of(
-                guard,
-                data,
-                text_field,
-                unit_field,
-                more=more,
-                ledger=ledger,
-                bound=dp_bound,
-                label=name,
-            )
-            trained = train_privately(host, cut, private, recipe, work=work, advance=advance)
-        else:
-            parts = split_part(read_records(data, text_field), validation, seed)
-            trained = train_organ(
-                host,
-                cut,
-                (*parts.train, *more),
-                recipe,
-                validation=parts.held_out,
-                work=work,
-                advance=advance,
-            )
-    manifest = organs.describe(
-        host,
-        cut,
-        trained.tensors,
-        label,
-        training=trained.facts,
-        privacy=trained.privacy,
-        form=form.value,
-    )
-    found = None
-    if planted:
-        organ = organs.Organ(manifest, trained.tensors)
-        found = audits.audited(host, organ, planted, claim=audits.claimed(manifest))
-        manifest = replace(manifest, audit=found.digest)
-        audits.write_report(audits.beside(out), found)
-    organs.write_organ(out, trained.tensors, manifest)
-    audits.forget(work)
-    trained.finished()
-    report(
-        {
-            "organ": str(out),
-            "digest": manifest.digest,
-            "span": str(cut),
-            "form": manifest.stored.form,
-            "artefact_bytes": (out / TENSORS).stat().st_size,
-            "tokens": trained.facts.tokens,
-            "steps": trained.facts.steps,
-            # Of private training these would be exact means of what was drawn.
-            **({} if guard else {"loss_first": trained.losses[0]}),
-            **({} if guard else {"loss_last": trained.losses[-1]}),
-            "validation": list(trained.validation),
-            "privacy": manifest.privacy.words,
-            "audit": audits.summary(found) if found else None,
-        },
-        as_json,
-    )
+        trained = learning.train(
+            model,
+            data,
+            out,
+            text_field=text_field,
+            span=wanted,
+            recipe=recipe,
+            ship=form.value,
+            validation=validation,
+            canaries=canaries,
+            guard=guard,
+            unit_field=unit_field,
+            ledger=ledger,
+            bound=dp_bound,
+            work=work,
+            name=name,
+            domain=domain,
+            licence=licence,
+            version=version,
+            advance=lambda n, loss: bar(n, f"loss {loss:.3f}"),
+        )
+    report(trained.facts(), as_json)
 
 
 def evaluate(
@@ -277,26 +216,20 @@ def evaluate(
 
     Example: organ evaluate grafted/ --data clinic.jsonl --json
     """
-    from not_core.learning import device as devices
-    from not_core.learning.evaluation import read_losses
-    from not_core.learning.records import read_records
-    from not_core.surgery.assemble import assemble
-    from not_core.surgery.checkpoint import open_checkpoint
-    from not_core.surgery.plan import identity
+    from not_core.verbs import measurement
 
-    host = open_checkpoint(model)
-    texts = read_records(data, text_field)[:limit]
-    with devices.threads(threads):
-        body = assemble(identity(host.layers), host, {}).to(devices.pick(device))
-        with progress("evaluating", len(texts) * block_tokens, "tokens") as bar:
-            reading = read_losses(
-                body,
-                host.tokenizer,
-                texts,
-                block_tokens=block_tokens,
-                blocks_per_document=None if whole_documents else 1,
-                advance=bar,
-            )
+    with progress("evaluating", None, "tokens") as bar:
+        reading = measurement.evaluate(
+            model,
+            data,
+            text_field=text_field,
+            block_tokens=block_tokens,
+            whole_documents=whole_documents,
+            limit=limit,
+            device=device,
+            threads=threads,
+            advance=lambda read, total: bar(read, total=total),
+        )
     report(
         {
             "model": model,
@@ -324,9 +257,9 @@ def audit(
     """
     from not_core.errors import OrganError
     from not_core.learning import audit as audits
-    from not_core.surgery.organ import read_manifest
+    from not_core.verbs import measurement
 
-    found = audits.read_report(kept or audits.beside(organ), read_manifest(organ))
+    found = measurement.audit(organ, report=kept)
     report(audits.summary(found), as_json)
     if found.verdict == "contradicts the claim":
         raise OrganError("the audit contradicts what the organ claims; do not ship or use it")

@@ -1,6 +1,5 @@
 """Options of private training, which several commands take."""
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,6 @@ from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from not_core.learning.guard import Guard
-    from not_core.learning.private import Private
 
 
 class ClippingName(StrEnum):
@@ -115,47 +113,3 @@ def _given() -> str:
         if name in ONLY_PRIVATE
         and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     )
-
-
-def private_of(
-    guard: "Guard",
-    data: Path,
-    text_field: str,
-    unit_field: str | None,
-    *,
-    more: Sequence[str] = (),
-    ledger: Path | None,
-    bound: float,
-    label: str,
-) -> "Private":
-    """Read records as units, and open the ledger that pays for them.
-
-    Args:
-        guard: Of the training.
-        data: Private records.
-        text_field: Field that holds a record's text.
-        unit_field: Field that names whom a record is about.
-        more: Texts of nobody, such as canaries; each is a unit that is not charged.
-        ledger: Folder of the ledger; None for the user's.
-        bound: Most that a unit may cost over all runs in it.
-        label: What is trained.
-
-    Raises:
-        RecordsError: They cannot be read as units.
-        LedgerError: The ledger cannot be used.
-    """
-    from not_core.learning.private import Private
-    from not_core.learning.records import read_units, record_units
-    from not_core.privacy.account import Charged
-    from not_core.privacy.charge import Bound
-    from not_core.privacy.ledger import default_folder, standalone
-
-    units = read_units(data, text_field, unit_field)
-    account = Charged(
-        standalone(ledger or default_folder()),
-        tuple(unit.key for unit in units),
-        guard.unit,
-        Bound(bound, guard.delta),
-        label,
-    )
-    return Private((*units, *record_units(more)), guard, account)

@@ -22,6 +22,7 @@ from rich.table import Table
 from typer.core import TyperArgument
 
 from not_core.errors import NotError
+from not_core.verbs.facts import flat, plain
 
 # Nothing of ours phones home; an operator who wants Flower's telemetry sets the variable.
 QUIET = {
@@ -103,7 +104,7 @@ def _fail(message: str) -> None:
 
 def say(line: str) -> None:
     """One line of progress on standard error."""
-    errors.print(_plain(line), highlight=False, markup=False)
+    errors.print(plain(line), highlight=False, markup=False)
 
 
 def report(facts: dict[str, Any], as_json: bool) -> None:
@@ -115,7 +116,7 @@ def report(facts: dict[str, Any], as_json: bool) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in _flat(facts):
+    for name, value in flat(facts):
         table.add_row(_escaped(name), _escaped(value))
     console.print(table)
 
@@ -138,21 +139,28 @@ def listing(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
 
 
 class Advance(Protocol):
-    """Move a progress bar on by some units, with a word on how it goes."""
+    """Move a progress bar on by some units, with a word on how it goes, of ``total`` if known."""
 
-    def __call__(self, units: int, note: str = "") -> None:
+    def __call__(self, units: int, note: str = "", total: int | None = None) -> None:
         """Move on."""
 
 
 @contextmanager
 def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
     """A bar with rate and remaining time on standard error; nothing when that is no terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}" + (f"/{total} " if total else " ") + unit),
+        MofNCompleteColumn(),
+        TextColumn(unit),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=errors,
@@ -161,8 +169,8 @@ def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
     ) as bar:
         task = bar.add_task(title, total=total, note="")
 
-        def advance(units: int, note: str = "") -> None:
-            bar.update(task, advance=units, note=note)
+        def advance(units: int, note: str = "", total: int | None = None) -> None:
+            bar.update(task, advance=units, note=note, total=total)
 
         yield advance
 
@@ -198,18 +206,6 @@ def new_place(out: Path) -> Path:
     return out
 
 
-def _flat(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in facts.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, float):
-            yield prefix + name, f"{value:.4g}"
-        elif isinstance(value, list | tuple):
-            yield prefix + name, ", ".join(map(str, value)) or "none"
-        else:
-            yield prefix + name, "none" if value is None else str(value)
-
-
 def _short(value: Any) -> str:
     """A value for a narrow column; digests by their first characters."""
     text = "none" if value is None else str(value)
@@ -220,11 +216,4 @@ def _escaped(text: str) -> str:
     """Text that is printed as it is: no markup, and nothing that the terminal would obey."""
     from rich.markup import escape
 
-    return escape(_plain(text))
-
-
-def _plain(text: str) -> str:
-    """Text on one line: models, organs and their makers choose names that end up in it."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text
-    )
+    return escape(plain(text))

@@ -1,6 +1,5 @@
 """``organ recover``."""
 
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,7 @@ import typer
 
 from not_core.commands import private as options
 from not_core.commands.learning import Data, Device, TextField, Threads
-from not_core.commands.program import Json, new_place, progress, report, seconds
+from not_core.commands.program import Json, progress, report, seconds
 from not_core.commands.surgery import Out
 
 
@@ -90,7 +89,6 @@ def recover(
 
     Example: organ recover grafted/ --data clinic.jsonl --out recovered/
     """
-    new_place(out)
     guard = options.guard_of(
         epsilon=dp_epsilon,
         noise_multiplier=dp_noise_multiplier,
@@ -103,10 +101,8 @@ def recover(
         validation=validation,
     )
     from not_core.learning import recovery
-    from not_core.learning.guard import around
     from not_core.learning.recipe import Recipe
-    from not_core.learning.records import Split, read_records, split_part
-    from not_core.surgery.checkpoint import open_checkpoint
+    from not_core.verbs import learning
 
     try:
         recipe = Recipe(
@@ -122,46 +118,21 @@ def recover(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    if guard:
-        recipe = replace(recipe, head_sample=None)
-    host = open_checkpoint(graft)
-    recovery.places(host, what.value)  # refused before records are read
-    private, parts = None, Split((), ())
-    if guard:
-        private = options.private_of(
-            guard, data, text_field, unit_field, ledger=ledger, bound=dp_bound, label="recovery"
-        )
-    else:
-        part = recovery.VALIDATION if validation is None else validation
-        parts = split_part(read_records(data, text_field), part, seed)
     with progress("recovering", recipe.tokens, "tokens") as bar:
-        recovered = recovery.recover(
-            host,
-            parts.train,
-            recipe,
+        recovered = learning.recover(
+            graft,
+            data,
+            out,
+            text_field=text_field,
             what=what.value,
-            validation=parts.held_out,
-            private=private,
+            recipe=recipe,
+            validation=validation,
+            keep_replaced=keep_replaced,
+            guard=guard,
+            unit_field=unit_field,
+            ledger=ledger,
+            bound=dp_bound,
             work=work,
             advance=lambda n, loss: bar(n, f"loss {loss:.3f}"),
         )
-    written = recovery.write(host, recovered, out, keep_replaced=keep_replaced)
-    recovered.finished()
-    facts = recovered.facts
-    report(
-        {
-            "recovered": str(out),
-            "what": what.value,
-            "layers": list(facts.layers) if recovered.better else [],
-            "weights": written.weights,
-            "recovery": facts.digest if recovered.better else None,
-            "records": round(around(len(private.units))) if private else len(parts.train),
-            "validation_records": len(parts.held_out),
-            "validation": list(recovered.validation),
-            "note": None
-            if recovered.better
-            else "no reading was better than the graft's; what was written is the graft",
-            "privacy": facts.privacy.words,  # to change nothing is chosen by records, too
-        },
-        as_json,
-    )
+    report(recovered.facts(), as_json)

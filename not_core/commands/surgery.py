@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
-from not_core.commands.inspection import summary
-from not_core.commands.program import Json, listing, new_place, progress, report, span
+from not_core.commands.program import Json, listing, progress, report, span
 
 Out = Annotated[Path, typer.Option(help="Folder to make; it must not exist yet.")]
 Model = Annotated[str, typer.Option(help="Model folder, .gguf file or hub id.")]
@@ -61,19 +60,9 @@ def extract(
 
     Example: organ extract --model SmolLM2/ --span 2:4 --out plain/
     """
-    start, stop = span(span_)
-    new_place(out)
-    from not_core.manifest import Span
-    from not_core.surgery import organ as organs
-    from not_core.surgery.checkpoint import open_checkpoint
+    from not_core.verbs import surgery
 
-    label = organs.make_label(name=name, domain="unspecified", licence="unspecified", version=1)
-    host = open_checkpoint(model)
-    cut = Span(start=start, stop=stop)
-    tensors = organs.extract(host, cut)
-    manifest = organs.describe(host, cut, tensors, label, training=None)
-    organs.write_organ(out, tensors, manifest)
-    report({"organ": str(out), "digest": manifest.digest, **summary(manifest)}, as_json)
+    report(surgery.extract(model, span(span_), out, name=name).facts(), as_json)
 
 
 def expand(
@@ -89,25 +78,10 @@ def expand(
 
     Example: organ expand opened/ --base SmolLM2/ --out layers/
     """
-    new_place(out)
-    from not_core.manifest import TENSORS
-    from not_core.surgery import expansion
-    from not_core.surgery.checkpoint import open_checkpoint
-    from not_core.surgery.organ import read_stored, write_organ
+    from not_core.verbs import surgery
 
-    stored = read_stored(organ)
-    manifest = expansion.as_layers(stored.manifest)
-    write_organ(out, expansion.expand(stored, open_checkpoint(base)).tensors, manifest)
-    report(
-        {
-            "organ": str(out),
-            "digest": manifest.digest,
-            "parent": manifest.parents[0],
-            "artefact_bytes": (out / TENSORS).stat().st_size,
-            **summary(manifest),
-        },
-        as_json,
-    )
+    made = surgery.expand(organ, base, out)
+    report({**made.facts(), "parent": made.manifest.parents[0]}, as_json)
 
 
 def transplant(
@@ -162,69 +136,32 @@ def transplant(
 
     Example: organ transplant a/ b/ --into SmolLM2/ --mode replace --mode insert --out grafted/
     """
-    new_place(out)
-    from not_core.surgery import graft
-    from not_core.surgery.checkpoint import open_checkpoint
-    from not_core.surgery.compatibility import check
-    from not_core.surgery.organ import read_manifest
-    from not_core.surgery.plan import compose
-    from not_core.surgery.quarantine import Bounds, admit
-
     if not most_drift > 0:
         raise typer.BadParameter(f"expected --most-drift above 0, got {most_drift}")
-    bounds = Bounds(most_drift=most_drift)
     places, modes = _places(position, organs, data), _modes(mode, organs)
-    host = open_checkpoint(into)
-    manifests = [read_manifest(folder) for folder in organs]
-    if places != AUTO:  # before the base is hashed and the organs are read
-        compose(host.layers, _grafts(manifests, modes, places))
-    allowed = frozenset(map(str, allow or ()))
-    for manifest in manifests:
-        check(manifest, host, allowed)
-    read = {
-        manifest.digest: admit(folder, host, bounds, allow=allowed)
-        for manifest, folder in zip(manifests, organs, strict=True)
-    }
-    trials: dict[str, Any] = {}
-    if places == AUTO and data is not None:
-        (organ,) = read.values()
-        trials, best = _try_positions(host, organ, modes[0], data, text_field, documents, device)
-        places = [best]
-    grafts = _grafts(manifests, modes, places)
-    plan = compose(host.layers, grafts)
-    written = graft.transplant(plan, host, read, out, allow=allowed, keep_replaced=keep_replaced)
-    if trials and not as_json:
-        listing([row | {"best": "best" if row["best"] else ""} for row in trials["tried"]], as_json)
-        trials = {name: value for name, value in trials.items() if name != "tried"}
-    report(
-        {
-            "grafted": str(out),
-            "organs": [one.organ for one in grafts],
-            "modes": [one.mode for one in grafts],
-            "positions": [one.position for one in grafts],
-            "layers": written.layers,
-            "weights": written.weights,
-            **trials,
-        },
-        as_json,
-    )
+    from not_core.verbs import surgery
 
-
-def _grafts(
-    manifests: Sequence[Any], modes: Sequence[ModeName], places: Sequence[int | str | None]
-) -> list[Any]:
-    """Where each organ goes: where it grew, if no position is named."""
-    from not_core.surgery.plan import Graft
-
-    return [
-        Graft(
-            organ=manifest.digest,
-            count=len(manifest.span),
-            mode=how.value,
-            position=place if isinstance(place, int) else manifest.span.start,
+    with progress("transplanting", None, "tokens") as bar:
+        made = surgery.transplant(
+            organs,
+            into,
+            out,
+            mode=[one.value for one in modes],
+            position=places,
+            data=data,
+            text_field=text_field,
+            documents=documents,
+            device=device,
+            allow=[one.value for one in allow or ()],
+            most_drift=most_drift,
+            keep_replaced=keep_replaced,
+            advance=lambda read, total: bar(read, total=total),
         )
-        for manifest, how, place in zip(manifests, modes, places, strict=True)
-    ]
+    facts = made.facts()
+    if made.scan and not as_json:
+        tried = facts.pop("tried")
+        listing([row | {"best": "best" if row["best"] else ""} for row in tried], as_json)
+    report(facts, as_json)
 
 
 def _modes(given: list[ModeName] | None, organs: list[Path]) -> Sequence[ModeName]:
@@ -237,74 +174,19 @@ def _modes(given: list[ModeName] | None, organs: list[Path]) -> Sequence[ModeNam
 
 def _places(
     given: list[str] | None, organs: list[Path], data: Path | None
-) -> Sequence[int | str | None]:
-    """Positions as given, None for where an organ grew; a usage error otherwise."""
+) -> Literal["auto"] | list[int] | None:
+    """Positions as given; a usage error otherwise."""
     if (given == AUTO) != (data is not None):
         raise typer.BadParameter("--position auto and --data go together")
     if given is None:
-        return [None] * len(organs)
+        return None
     if len(given) != len(organs):
         raise typer.BadParameter(f"{len(given)} positions for {len(organs)} organs")
     if given == AUTO:
-        return AUTO
+        return "auto"
     if odd := [place for place in given if not place.isdecimal()]:
         raise typer.BadParameter(f"expected a position from 0, or auto for one organ, got {odd[0]}")
     return [int(place) for place in given]
-
-
-def _try_positions(
-    host: Any,
-    organ: Any,
-    mode: ModeName,
-    data: Path,
-    text_field: str,
-    documents: int,
-    device: str,
-) -> tuple[dict[str, Any], int]:
-    """The table of all positions, and the best one."""
-    from not_core.learning import device as devices
-    from not_core.learning.evaluation import compare
-    from not_core.learning.positions import positions, scan
-    from not_core.learning.records import read_records
-    from not_core.learning.text_blocks import document_blocks
-    from not_core.surgery.compatibility import fitted
-
-    texts = read_records(data, text_field)[:documents]
-    blocks = document_blocks(host.tokenizer, texts, 256, 1)
-    tokens = sum(len(block) for parts in blocks for block in parts)
-    tries = len(positions(host.layers, len(organ), mode.value))
-    with progress("positions", tokens * (tries + 1), "tokens") as bar:
-        found = scan(
-            host,
-            fitted(organ, host),
-            mode.value,
-            blocks,
-            device=devices.pick(device),
-            advance=bar,
-        )
-    rows = []
-    for position, reading in found.after.items():
-        change = compare(found.before, reading, 0)
-        rows.append(
-            {
-                "position": position,
-                "perplexity": round(reading.perplexity, 3),
-                "change": f"{change.change:+.1%}",
-                "95% interval": f"{change.low:+.1%} to {change.high:+.1%}",
-                "best": position == found.best,
-            }
-        )
-    before = found.before.perplexity
-    helped = found.after[found.best].perplexity < before
-    facts = {
-        "tried": rows,
-        "refused": {str(position): why for position, why in found.refused.items()},
-        "documents": len(found.before.losses),
-        "without_organ": round(before, 3),
-        "note": ("chosen" if helped else "no position beats the model without the organ; chosen")
-        + " on these documents, so better here than elsewhere: measure on others",
-    }
-    return facts, found.best
 
 
 def excise(
@@ -321,22 +203,9 @@ def excise(
 
     Example: organ excise grafted/ --organ hospital/organ --out host/
     """
-    new_place(out)
-    from not_core.surgery import graft
-    from not_core.surgery.checkpoint import open_checkpoint
+    from not_core.verbs import surgery
 
-    written = graft.excise(
-        open_checkpoint(model), organ, out, root=open_checkpoint(host) if host else None
-    )
-    report(
-        {
-            "model": str(out),
-            "layers": written.layers,
-            "weights": written.weights,
-            "organs": list(written.organs.values()),
-        },
-        as_json,
-    )
+    report(surgery.excise(model, organ, out, host=host).facts(), as_json)
 
 
 def merge(
@@ -371,12 +240,8 @@ def merge(
 
     Example: organ merge opened-a/ opened-b/ --base SmolLM2/ --method ties --out merged/
     """
-    new_place(out)
-    from not_core.surgery import organ as made
-    from not_core.surgery.checkpoint import open_checkpoint
-    from not_core.surgery.expansion import read_expanded
     from not_core.surgery.merge import Average, Ties
-    from not_core.surgery.merge import merge as merge_organs
+    from not_core.verbs import surgery
 
     given = {"density": density, "scale": scale}
     changed = {key: value for key, value in given.items() if value is not None}
@@ -393,14 +258,4 @@ def merge(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    host = open_checkpoint(base)
-    parents = [read_expanded(folder, host) for folder in organs]
-    label = made.make_label(
-        name=name,
-        domain="; ".join(sorted({parent.manifest.domain for parent in parents})),
-        licence="; ".join(sorted({parent.manifest.licence for parent in parents})),
-        version=1,
-    )
-    manifest, tensors = merge_organs(parents, host, label, how)
-    made.write_organ(out, tensors, manifest)
-    report({"organ": str(out), "digest": manifest.digest, **summary(manifest)}, as_json)
+    report(surgery.merge(organs, base, out, method=how, name=name).facts(), as_json)

@@ -1,7 +1,7 @@
 """``organ sign``, ``verify``, ``seal``, ``rewrap`` and ``open``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,8 +10,7 @@ from not_core.commands.program import Json, new_place, report
 
 if TYPE_CHECKING:
     from not_core.trust.keys import Identity
-    from not_core.trust.offer import SignedOffer
-    from not_core.trust.sealing import Audience
+    from not_core.verbs.folders import SealedFile
 
 IdentityDir = Annotated[Path, typer.Option(help="Identity folder, made by `organ identity`.")]
 Trust = Annotated[
@@ -48,13 +47,11 @@ def sign(
 
     Example: organ sign organ/ --identity keys/
     """
-    from not_core.surgery.organ import claim
-    from not_core.trust import signing
+    from not_core.verbs import trust
 
     who = _load(identity, passphrase_file)
-    manifest = claim(organ, who.site)
-    signing.sign_folder(organ, who)
-    report({"organ": str(organ), "digest": manifest.digest, "signer": who.site}, as_json)
+    made = trust.sign(organ, who)
+    report({"organ": str(organ), "digest": made.manifest.digest, "signer": who.site}, as_json)
 
 
 def verify(
@@ -73,23 +70,17 @@ def verify(
 
     Example: organ verify opened/ --trust root.pem
     """
-    from not_core.surgery.organ import read_stored
-    from not_core.trust import federation, sealing, signing
-    from not_core.trust.keys import SEEN
-    from not_core.trust.seen import Seen
+    from not_core.verbs import trust as trusts
+    from not_core.verbs.folders import SealedFile
 
     if base and organ.is_file():
         raise typer.BadParameter("--base is for an organ folder: open the sealed organ first")
-    believed = federation.load_trust(trust)
-    if organ.is_file():
-        offer = sealing.verify_sealed(organ, believed).offer
-        report({"sealed": str(organ), "digest": offer.organ_digest, "signer": offer.donor}, as_json)
-        return
-    signer = signing.verify_folder(organ, believed, seen=Seen(trust / SEEN).first)
-    manifest = read_stored(organ).manifest
-    facts = {"organ": str(organ), "digest": manifest.digest, "signer": signer.site}
-    far = _farthest(organ, base) if base else {}
-    report({**facts, "privacy": manifest.privacy.words, **_recomputed(manifest), **far}, as_json)
+    found = trusts.verify(organ, trust, base=base)
+    if isinstance(found, SealedFile):
+        facts = {"digest": found.offer.organ_digest, "signer": found.offer.donor}
+        report({"sealed": str(organ), **facts}, as_json)
+    else:
+        report(found.facts(), as_json)
 
 
 def seal(
@@ -107,16 +98,11 @@ def seal(
 
     Example: organ seal organ/ --identity keys/ --to clinic.profile --out x.organ
     """
-    new_place(out)
-    from not_core.surgery.organ import claim, read_stored
-    from not_core.trust import sealing, signing
+    who = _sealer(out, identity, passphrase_file, exchange)
+    from not_core.verbs import trust
 
-    who, audience = _audience(identity, passphrase_file, to, exchange, days, hide)
-    read_stored(organ)
-    claim(organ, who.site)
-    if not (organ / signing.SIGNATURE).exists():
-        signing.sign_folder(organ, who)
-    _report_sealed(sealing.seal(organ, who, audience, out), audience, out, as_json)
+    made = trust.seal(organ, who, to, out, exchange=exchange, days=days, hide=hide)
+    _report_sealed(made, as_json)
 
 
 def rewrap(
@@ -134,11 +120,11 @@ def rewrap(
 
     Example: organ rewrap x.organ --identity keys/ --to other.profile --out y.organ
     """
-    new_place(out)
-    from not_core.trust import sealing
+    who = _sealer(out, identity, passphrase_file, exchange)
+    from not_core.verbs import trust
 
-    who, audience = _audience(identity, passphrase_file, to, exchange, days, hide)
-    _report_sealed(sealing.rewrap(sealed, who, audience, out), audience, out, as_json)
+    made = trust.rewrap(sealed, who, to, out, exchange=exchange, days=days, hide=hide)
+    _report_sealed(made, as_json)
 
 
 def open_(
@@ -156,9 +142,9 @@ def open_(
     Example: organ open x.organ --identity keys/ --out opened/
     """
     new_place(out)
-    from not_core.trust import sealing
+    from not_core.verbs import trust
 
-    opened = sealing.open_sealed(sealed, _load(identity, passphrase_file), out, exchange=exchange)
+    opened = trust.open(sealed, _load(identity, passphrase_file), out, exchange=exchange)
     report(
         {
             "opened": str(opened.path),
@@ -172,70 +158,32 @@ def open_(
 
 
 def _load(folder: Path, passphrase_file: Path | None) -> "Identity":
-    from not_core.trust import keys
+    from not_core.verbs import trust
 
-    return keys.load(folder, passphrase=identity_passphrase(folder, passphrase_file))
+    return trust.load_identity(folder, identity_passphrase(folder, passphrase_file))
 
 
-def _audience(
-    identity: Path,
-    passphrase_file: Path | None,
-    to: list[Path],
-    exchange: str,
-    days: int,
-    hide: bool,
-) -> "tuple[Identity, Audience]":
-    """Who seals, and for whom; all that can refuse does so before a folder is claimed or signed."""
+def _sealer(out: Path, identity: Path, passphrase_file: Path | None, exchange: str) -> "Identity":
+    """Who seals; the place and the exchange's name are checked before a passphrase is asked for."""
     from not_core.errors import FormatError
-    from not_core.trust import federation, profile, sealing
-    from not_core.trust.certificates import DAY, check_name
+    from not_core.trust.certificates import check_name
 
+    new_place(out)
     try:
         check_name(exchange, "exchange name")
     except FormatError as error:
         raise typer.BadParameter(str(error)) from None
-    who = _load(identity, passphrase_file)
-    addressees = [profile.read_profile(path) for path in to]
-    for one in (who.profile, *addressees):
-        federation.verify_profile(one, who.trust)
-    return who, sealing.Audience(
-        addressees=addressees, exchange=exchange, lifetime_seconds=days * DAY, hide=hide
-    )
+    return _load(identity, passphrase_file)
 
 
-def _report_sealed(signed: "SignedOffer", audience: "Audience", out: Path, as_json: bool) -> None:
+def _report_sealed(made: "SealedFile", as_json: bool) -> None:
     report(
         {
-            "sealed": str(out),
-            "organ": signed.offer.organ_digest,
-            "addressees": [one.site for one in audience.addressees],
-            "hidden": signed.offer.hidden is not None,
-            "bytes": out.stat().st_size,
+            "sealed": str(made.path),
+            "organ": made.offer.organ_digest,
+            "addressees": list(made.sites),
+            "hidden": made.offer.hidden is not None,
+            "bytes": made.path.stat().st_size,
         },
         as_json,
     )
-
-
-def _farthest(organ: Path, base: str) -> dict[str, Any]:
-    """How far an organ that passes quarantine is from its base, at most."""
-    from not_core.surgery.checkpoint import open_checkpoint
-    from not_core.surgery.quarantine import Bounds, admit, drifts
-
-    host = open_checkpoint(base)
-    found = [*drifts(admit(organ, host, Bounds()), host)]
-    norm, peak = max(one.norm for one in found), max(one.peak for one in found)
-    return {"drift": {"norm": round(norm, 4), "peak": round(peak, 4)}}
-
-
-def _recomputed(manifest: Any) -> dict[str, Any]:
-    """The epsilon that follows from a statement's other numbers, and what that is worth."""
-    from not_core.manifest import PROVES, DifferentialPrivacy
-    from not_core.privacy.statement import check
-
-    if not isinstance(manifest.privacy, DifferentialPrivacy):
-        return {}
-    found = check(manifest.privacy)
-    return {
-        "epsilon": {"stated": manifest.privacy.epsilon, "pld": found.pld, "prv": found.prv},
-        "note": PROVES,
-    }

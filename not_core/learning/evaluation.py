@@ -30,11 +30,15 @@ class DocumentLoss:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Reading:
     """Losses of a model on documents, in their order."""
 
     losses: tuple[DocumentLoss, ...]
+
+    def __repr__(self) -> str:
+        read = f"{len(self.losses)} documents, {self.tokens} tokens"
+        return f"perplexity {self.perplexity:.4g} ({read})"
 
     @property
     def tokens(self) -> int:
@@ -47,13 +51,16 @@ class Reading:
         return math.exp(sum(loss.nats for loss in self.losses) / self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Change:
     """Relative change of perplexity, after / before - 1, with its 95% interval."""
 
     change: float
     low: float
     high: float
+
+    def __repr__(self) -> str:
+        return f"{self.change:+.1%}, 95% interval {self.low:+.1%} to {self.high:+.1%}"
 
 
 def read_losses(

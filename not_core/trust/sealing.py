@@ -61,7 +61,7 @@ LIFETIME = 30 * DAY
 _PROOF = object()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class OpenedOrgan:
     """An organ that this site was sent, in a folder whose every byte has been verified.
 
@@ -83,6 +83,10 @@ class OpenedOrgan:
     def __post_init__(self, proof: object) -> None:
         if proof is not _PROOF:
             raise TypeError("only opening makes an OpenedOrgan")
+
+    def __repr__(self) -> str:
+        found = self.manifest
+        return f"{found.organ_id} version {found.version}, {found.digest[:12]}, in {self.path}"
 
     @property
     def offer(self) -> Offer:
