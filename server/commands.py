@@ -18,7 +18,7 @@ from not_core.commands.program import (
 app = new_app(
     "Coordinate exchanges: pass sealed organs on and keep signed offers and receipts.\n\n"
     "    organ-coordinator init HOME --root root.pem\n\n"
-    "The coordinator holds no key: it can open nothing that it stores."
+    "The coordinator holds no key that opens what it stores; it signs its log."
 )
 
 Home = Annotated[Path, typer.Argument(help="The coordinator's home folder.")]
