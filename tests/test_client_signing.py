@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from trust_world import manifest
 
 from client import donor, represented, signing_agent, signing_wire
@@ -32,13 +33,22 @@ from not_core.protocol import (
     Admission,
     Enrolment,
     Receipt,
+    WitnessRequest,
 )
 from not_core.service.supervisor import keep_memory_private, listens, python
 from not_core.surgery.card import card
-from not_core.trust import addressees, authority, federation, keys, sealing, signing
+from not_core.trust import addressees, authority, federation, keys, merkle, sealing, signing
+from not_core.trust.holder import HeldSigner
 from not_core.trust.offer import OFFER_TYPE, Offer
 from not_core.trust.profile import Profile, read_request
 from not_core.trust.statement import sign_statement, verify_statement
+from not_core.trust.tree_head import (
+    COSIGNATURE_TYPE,
+    Cosignature,
+    TreeHead,
+    public,
+    sign_head,
+)
 from simulations.served import until
 
 WORDS = b"a passphrase that no task is told"
@@ -321,6 +331,43 @@ def test_receipts_are_on_organs_that_came_here_and_so_many_of_a_donor(served: Me
     refused(served, "organ", receipt(donor="north"), RECEIPT_TYPE)
     own = receipt(donor="north", organ=served.organ.digest)
     sign_statement(canonical.encode(own), RECEIPT_TYPE, identity)
+
+
+def test_a_cosignature_is_of_a_tree_head_that_came_and_continues_the_one_before(
+    served: Members,
+) -> None:
+    key = HeldSigner(ec.generate_private_key(ec.SECP384R1()))
+    federation, name = served.site().trust.fingerprint, public(key.public_key())
+    leaves = [merkle.leaf_hash(bytes([number])) for number in range(2)]
+
+    def head(size: int, root: bytes) -> TreeHead:
+        return TreeHead(federation=federation, key=name, size=size, root=root.hex(), time=1)
+
+    def came(number: int, found: TreeHead, *path: bytes) -> Cosignature:
+        request = WitnessRequest(
+            exchange="trial",
+            head=sign_head(found, key).decode(),
+            since=0,
+            path=tuple(one.hex() for one in path),
+            logged=(),
+            cosigned=(),
+        )
+        place = served.site().place("heads", f"{number:06}.json")
+        place.write_bytes(canonical.encode(request))
+        return Cosignature(site="north", head=found)
+
+    early, late = head(1, leaves[0]), head(2, merkle.node_hash(*leaves))
+    said = Cosignature(site="north", head=early)
+    refused(served, "log", said, COSIGNATURE_TYPE)  # none has come
+    came(1, early)
+    refused(served, "log", replace(said, site="south"), COSIGNATURE_TYPE)
+    refused(served, "log", replace(said, head=late), COSIGNATURE_TYPE)
+    sign_statement(canonical.encode(said), COSIGNATURE_TYPE, served.site().identity)
+    rewritten = came(2, head(2, merkle.node_hash(*reversed(leaves))), leaves[1])
+    refused(served, "log", rewritten, COSIGNATURE_TYPE)
+    grown = came(2, late, leaves[1])
+    refused(served, "log", said, COSIGNATURE_TYPE)
+    sign_statement(canonical.encode(grown), COSIGNATURE_TYPE, served.site().identity)
 
 
 def test_reasons_are_those_of_verdicts() -> None:
