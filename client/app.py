@@ -1,11 +1,12 @@
 """The site's Flower app: messages in, answers out, and nothing else crosses the border.
 
 An error answers with its code only. Flower would send an exception's text to the coordinator, so
-every handler is wrapped, and what happened is written to ``site.log`` in the site's own home, as
-type and place of the error: an unexpected error's text may quote a record.
+every handler is wrapped, and what happened is written to ``site.log`` in the site's own home (JSON
+lines) as type and place of the error: an unexpected error's text may quote a record.
 """
 
 import contextlib
+import json
 import sqlite3
 import traceback
 from collections.abc import Callable
@@ -120,11 +121,11 @@ def _content(
             value, body = handler(site, request, packet.body)
             return _leave(site.log, value, body, exchange)
     except NotError as error:
-        _note(home, f"{cls.__name__}: {error.code}: {error}")
+        _note(home, cls.__name__, error.code, str(error))
         return _refuse(home, error.code, exchange)
     except Exception as error:  # the border: no text of an unexpected error may leave
         where = "".join(traceback.format_tb(error.__traceback__))
-        _note(home, f"{cls.__name__}: {type(error).__name__}", f"\n{where}")
+        _note(home, cls.__name__, "internal", type(error).__name__, where)
         return _refuse(home, "internal", exchange)
 
 
@@ -152,16 +153,14 @@ def _refuse(home: Path | None, code: str, exchange: str) -> RecordDict:
     return protocol.pack(refusal)
 
 
-def _note(home: Path | None, text: str, where: str = "") -> None:
-    """Append to ``site.log``; ``text``, which others had a hand in, stays one plain line."""
+def _note(home: Path | None, request: str, code: str, says: str, where: str = "") -> None:
+    """Append a line to ``site.log``; others had a hand in what it says, so JSON keeps it apart."""
     if home is None or not home.is_dir():
         return
-    line = "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
     moment = datetime.now(UTC).isoformat(timespec="seconds")
-    with contextlib.suppress(OSError), (home / "site.log").open("a", encoding="utf-8") as file:
-        file.write(f"{moment} {line}{where}\n")
+    facts = {"time": moment, "request": request, "code": code, "says": says, "where": where}
+    with contextlib.suppress(OSError), (home / "site.log").open("a", encoding="ascii") as file:
+        file.write(json.dumps(facts) + "\n")
 
 
 app = site_app(configured_home)

@@ -28,6 +28,7 @@ from client.home import IDENTITY, Site, load, settings_of
 from client.signing_wire import REQUEST_LIMIT, VARIABLE, Answer, Ask, Open, Sign, socket_of, text
 from not_core import canonical
 from not_core.errors import FormatError, HomeError, NotError, TooLargeError, UnsealError
+from not_core.service import journal
 from not_core.service.supervisor import end_with_parent, keep_memory_private
 from not_core.trust.federation import load_trust
 from not_core.trust.keys import PROFILE
@@ -196,7 +197,7 @@ def _too_long(number: int, frame: FrameType | None) -> None:
 def main(home: Path) -> None:
     """Answer for a home's keys until told to stop."""
     keep_memory_private()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    journal.begin()
     signal.signal(signal.SIGALRM, _too_long)
     os.environ.pop(VARIABLE, None)  # it asks nobody: it is the one that is asked
     words = sys.stdin.buffer.read() or None

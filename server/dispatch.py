@@ -174,8 +174,10 @@ class Dispatch:
             self.received_bytes += len(packet.body)
             one.then(packet)
         except NotError as error:
-            _log.warning("a reply to %s: %s: %s", self._group, error.code, error)
+            facts = {"exchange": self._group, "code": error.code}
+            _log.warning("a reply is refused: %s", error, extra=facts)
             one.failed(error.code)
         except Exception as error:  # one site's reply must not end the exchange of the others
-            _log.error("a reply to %s: %s", self._group, type(error).__name__, exc_info=error)
+            facts = {"exchange": self._group, "code": "internal"}
+            _log.error("a reply failed", extra=facts, exc_info=error)
             one.failed("internal")

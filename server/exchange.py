@@ -4,6 +4,7 @@ The coordinator checks every signature that it can check without opening anythin
 no site about another.
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -44,7 +45,7 @@ from server.witnesses import SignedHead, Witnesses, signed_head
 
 Value = TypeVar("Value")
 
-
+_log = logging.getLogger(__name__)
 _STEPS = ("enrol", "donate", "deliver", "transplant", "witness")
 
 
@@ -448,6 +449,8 @@ class Exchange:
     def _tell(self, event: Event) -> None:
         row = Happened(time.time(), event.site, event.step, event.code)
         self._home.catalogue.happened(self._settings.exchange, row)
+        facts = {"exchange": self._settings.exchange, "site": event.site, "code": event.code}
+        _log.info(event.step, extra=facts)
         self._notify(event)
 
     def _mark(self, step: str) -> None:

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from not_core.service import journal
 from not_core.service.supervisor import end_with_parent
 
 PREFIX = "/v1/fleet/"
@@ -189,10 +190,11 @@ def serve(home: Path) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=5,
         limit_concurrency=512,
-        log_level="warning",
+        log_config=None,
     )
 
 
 if __name__ == "__main__":
     end_with_parent()
+    journal.begin()
     serve(Path(sys.argv[1]))

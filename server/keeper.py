@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from not_core.errors import NotError
+from not_core.service import journal
 from not_core.service.supervisor import end_with_parent
 from not_core.trust.federation import load_trust
 from server import service
@@ -50,11 +51,11 @@ def look(coordinator: Coordinator, control: Control, now: float) -> None:
             coordinator.catalogue.ended(one.name, COMPLETED)
         elif one.runs >= MOST_RUNS:
             coordinator.catalogue.ended(one.name, "failed")
-            _log.error("exchange %s has failed %d times", one.name, one.runs)
+            _log.error("failed too often", extra={"exchange": one.name, "runs": one.runs})
         elif now - one.since >= AGAIN_SECONDS or not one.run:
             begun = control.start({"home": str(coordinator.folder.resolve()), **one.config})
             coordinator.catalogue.running(one.name, begun, now)
-            _log.warning("exchange %s: run %d", one.name, one.runs + 1)
+            _log.warning("starts", extra={"exchange": one.name, "run": one.runs + 1})
 
 
 def ended(coordinator: Coordinator, name: str) -> str:
@@ -84,7 +85,7 @@ def waited(coordinator: Coordinator, name: str) -> str:
 
 def main(home: Path) -> None:
     """Look after a coordinator's exchanges until told to stop."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    journal.begin()
     coordinator, control = load(home), service.control_of(home)
     known, heard = 0, 0.0
     while True:
@@ -92,7 +93,7 @@ def main(home: Path) -> None:
             trust = load_trust(home)  # anew: the operator may have taken in another list
             if trust.revoked.number != known:
                 for site in service.expel(replace(coordinator, trust=trust)):
-                    _log.warning("%s is revoked; its node is taken back", site)
+                    _log.warning("revoked; its node is taken back", extra={"site": site})
                 known = trust.revoked.number
             look(coordinator, control, time.time())
             if time.time() - heard > HEARD_SECONDS:

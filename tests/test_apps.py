@@ -1,5 +1,6 @@
 """How a deployment tells the two Flower apps where they are at home."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,14 +74,12 @@ def test_the_bundle_declares_these_apps() -> None:
 
 
 def test_a_strangers_text_writes_no_line_of_the_sites_log(tmp_path: Path) -> None:
-    client.app._note(
-        tmp_path, "DonateRequest: x\n2027 all is well\x1b[2J\u202e\ud800", "\n  our trace"
-    )
-    lines = (tmp_path / "site.log").read_text().splitlines()
-    assert [line.split(" ", 1)[1] for line in lines] == [
-        r"DonateRequest: x\n2027 all is well\x1b[2J\u202e\ud800",
-        " our trace",
-    ]
+    said = "x\n2027 all is well\x1b[2J\u202e\ud800"
+    client.app._note(tmp_path, "DonateRequest", "policy", said, "our trace\n")
+    (line,) = (tmp_path / "site.log").read_text().splitlines()
+    assert line.isprintable()
+    found = json.loads(line)
+    assert (found["code"], found["says"], found["where"]) == ("policy", said, "our trace\n")
 
 
 def test_the_coordinators_log_says_why_a_reply_was_not_believed(
@@ -98,4 +97,5 @@ def test_the_coordinators_log_says_why_a_reply_was_not_believed(
     )
     dispatch._handle(reply)  # type: ignore[arg-type]  # what is used of a message
     assert codes == ["format"]
-    assert "a reply to trial: format: expected another value" in caplog.text
+    assert "a reply is refused: expected another value" in caplog.text
+    assert (caplog.records[0].exchange, caplog.records[0].code) == ("trial", "format")  # type: ignore[attr-defined]

@@ -30,7 +30,7 @@ def test_what_was_wrong_with_a_reply_is_in_the_coordinators_log(
     with caplog.at_level(logging.WARNING):
         sender.run()
     assert codes == ["offer"]
-    assert "a reply to spring: offer: offer is for another exchange" in caplog.text
+    assert "a reply is refused: offer is for another exchange" in caplog.text
 
 
 class Grid:

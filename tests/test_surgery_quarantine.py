@@ -515,14 +515,12 @@ def test_a_signed_and_sealed_but_poisoned_organ_never_touches_a_sites_model(
     assert not (trial.home / "identity" / keys.SEEN).exists()
     assert not list(trial.home.glob("organs/opened/*"))
     assert not list(trial.home.glob("receipts/**/*.json"))
-    checks = [
-        line.split(" ", 1)[1].split(Q)[0]
-        for line in (trial.home / "site.log").read_text().splitlines()
-    ]
-    assert checks == [
-        "TransplantRequest: quarantine: finite: ",
-        "TransplantRequest: quarantine: drift: the norm of ",
-        "TransplantRequest: quarantine: drift: the norm of ",
+    said = [json.loads(line) for line in (trial.home / "site.log").read_text().splitlines()]
+    assert {(one["request"], one["code"]) for one in said} == {("TransplantRequest", "quarantine")}
+    assert [one["says"].split(Q)[0] for one in said] == [
+        "finite: ",
+        "drift: the norm of ",
+        "drift: the norm of ",
     ]
     assert trial.ask(trial.organ("honest", {Q: scaled(1.01)})).kind == "Trial"
     assert len(assembled) == 2  # the model alone, and with the organ
@@ -540,8 +538,8 @@ def test_the_sites_policy_says_how_far_and_how_large(trial: Trial) -> None:
         assert (answer.kind, b"quarantine" in answer.value) == (kind, True)
         (trial.home / "organs" / "in" / "trial").rename(trial.place / line[:9])
     log = (trial.home / "site.log").read_text()
-    assert "quarantine: drift: the norm of" in log
-    assert "quarantine: size: organ.safetensors has" in log
+    assert '"drift: the norm of' in log
+    assert '"size: organ.safetensors has' in log
     policy.write_text("most_drift = 0.6\n")
     assert trial.ask(half).kind == "Trial"
 

@@ -632,7 +632,8 @@ def test_a_handlers_error_tells_the_coordinator_a_code_only(
     assert {f["code"] for f in gather_failures(scenario)} == {"internal"}
     assert not [reply for reply in replies if b"marked" in reply]
     log = (scenario.home("hospital") / "site.log").read_text()
-    assert "DonateRequest: KeyError" in log
+    (line,) = map(json.loads, log.splitlines())
+    assert (line["request"], line["says"]) == ("DonateRequest", "KeyError")
     assert "marked" not in log
 
 

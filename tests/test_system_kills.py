@@ -11,6 +11,7 @@ import pytest
 from conftest import federation_of_three
 
 from client import home as site_home
+from client import witness
 from not_core.service import supervisor
 from not_core.surgery import organ as organs
 from server import claims
@@ -76,6 +77,7 @@ def check(deployment: Deployment, exchange: str) -> None:
         organs_there = coordinator.catalogue.organs(exchange)
         receipts = coordinator.catalogue.receipts(exchange)
         facts = coordinator.catalogue.last_run(exchange)
+        coordinator.catalogue.log.verify()
     finally:
         coordinator.catalogue.close()
     assert facts is not None
@@ -91,6 +93,9 @@ def check(deployment: Deployment, exchange: str) -> None:
     for home in deployment.sites.values():
         site = site_home.load(home)
         site.log.verify()
+        shown = witness.verify(site)
+        assert shown is not None
+        assert shown.wrong == ""
         assert not list(home.glob("organs/in/**/*.part"))
     assert not list((deployment.coordinator / "incoming").iterdir())
 

@@ -216,5 +216,5 @@ def serve(page: Page, place: Place) -> None:
         proxy_headers=False,
         limit_concurrency=128,
         timeout_graceful_shutdown=2,
-        log_level="warning",
+        log_config=None,
     )

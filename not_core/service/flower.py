@@ -22,6 +22,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from not_core.errors import ServiceError
+from not_core.service import journal
 from not_core.service.supervisor import end_with_parent, python
 
 FLOWER = "1.41."
@@ -158,6 +159,7 @@ def task(kind: str, app: str, address: str, certificates: str | None, token: str
         token: What lets it have them.
     """
     end_with_parent()
+    _begin_journal()
     module, _, attribute = app.partition(":")
     installed = getattr(importlib.import_module(module), attribute)
     given: dict[str, Any] = {
@@ -199,6 +201,11 @@ def _runs(installed: Any) -> Any:
     return run
 
 
+def _begin_journal() -> None:
+    importlib.import_module("flwr.supercore.logger")  # which gives Flower's logger its own handler
+    journal.begin()
+
+
 def main(words: Sequence[str]) -> None:
     """Run a program of Flower's; the first word says which.
 
@@ -208,6 +215,7 @@ def main(words: Sequence[str]) -> None:
     program, *rest = words
     os.environ |= QUIET
     end_with_parent()
+    _begin_journal()
     if program == "superexec":
         superexec(rest[0], rest[1], rest[2], rest[3:])
     elif program == "supernode":

@@ -15,6 +15,7 @@ from not_core.page import live
 from not_core.page.application import MISSING, Page, Place, Problem, form, moved, serve, there
 from not_core.page.guard import SIGN_IN
 from not_core.page.sessions import Attempts
+from not_core.service import journal
 from not_core.service.supervisor import LOOPBACK, end_with_parent
 from server import operators
 from server.app import config_of, settings
@@ -301,4 +302,5 @@ def main(home: Path, listen: str, port: int) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
+    journal.begin()
     main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
