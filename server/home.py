@@ -76,6 +76,10 @@ class Coordinator:
         """Place of a body on its way: each exchange fetches for itself, from whoever offers it."""
         return self.folder / INCOMING / f"{exchange}.{offer.donor}.{offer.body_sha256}.part"
 
+    def parts(self, exchange: str) -> list[Path]:
+        """Bodies on their way in an exchange."""
+        return sorted((self.folder / INCOMING).glob(f"{exchange}.*.part"))
+
 
 def create(folder: Path, root: Path, settings: Settings | None = None) -> None:
     """Make a home that trusts the federation of ``root``.

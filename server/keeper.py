@@ -43,19 +43,26 @@ def look(coordinator: Coordinator, control: Control, now: float) -> None:
         if one.state == CANCELLING:
             if under_way:
                 control.stop(one.run)
-            coordinator.catalogue.ended(one.name, CANCELLED)
+            _end(coordinator, one.name, CANCELLED)
             continue
         if under_way:
             continue
         if run is not None and run.outcome == COMPLETED:
-            coordinator.catalogue.ended(one.name, COMPLETED)
+            _end(coordinator, one.name, COMPLETED)
         elif one.runs >= MOST_RUNS:
-            coordinator.catalogue.ended(one.name, "failed")
+            _end(coordinator, one.name, "failed")
             _log.error("failed too often", extra={"exchange": one.name, "runs": one.runs})
         elif now - one.since >= AGAIN_SECONDS or not one.run:
             begun = control.start({"home": str(coordinator.folder.resolve()), **one.config})
             coordinator.catalogue.running(one.name, begun, now)
             _log.warning("starts", extra={"exchange": one.name, "run": one.runs + 1})
+
+
+def _end(coordinator: Coordinator, name: str, state: str) -> None:
+    """Note how an exchange ended, and keep no body of it that never came whole."""
+    coordinator.catalogue.ended(name, state)
+    for part in coordinator.parts(name):
+        part.unlink(missing_ok=True)
 
 
 def ended(coordinator: Coordinator, name: str) -> str:

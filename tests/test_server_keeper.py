@@ -1,0 +1,98 @@
+"""The keeper of exchanges: it starts runs, starts them again, gives up, cancels, and tidies up."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from pages import Members
+
+from server import keeper
+from server.catalogue import CANCELLED, RUNNING
+from server.control import COMPLETED, ENDED, Run
+from server.home import Coordinator
+
+
+@dataclass
+class Runs:
+    """Flower's control, as far as the keeper uses it: a list of runs."""
+
+    known: dict[int, Run] = field(default_factory=dict)
+    stopped: list[int] = field(default_factory=list)
+
+    def runs(self) -> list[Run]:
+        return list(self.known.values())
+
+    def start(self, config: dict[str, object]) -> int:
+        number = len(self.known) + 1
+        self.known[number] = Run(number, "running", "")
+        return number
+
+    def stop(self, number: int) -> None:
+        self.stopped.append(number)
+
+    def end(self, number: int, outcome: str) -> None:
+        self.known[number] = Run(number, ENDED, outcome)
+
+
+@pytest.fixture
+def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
+    found = Members(tmp_path).coordinator
+    found.catalogue.begin("spring", {"exchange": "spring", "sites": 2})
+    for name in ("spring.north.ab.part", "autumn.north.ab.part"):
+        (found.folder / "incoming" / name).write_bytes(b"sealed")
+    yield found
+    found.catalogue.close()
+
+
+def parts(coordinator: Coordinator) -> list[str]:
+    return sorted(path.name for path in (coordinator.folder / "incoming").iterdir())
+
+
+def state(coordinator: Coordinator) -> tuple[str, int]:
+    (one,) = coordinator.catalogue.begun()
+    return one.state, one.runs
+
+
+def test_a_run_that_dies_is_started_again_until_one_completes(coordinator: Coordinator) -> None:
+    runs, now = Runs(), 1000.0
+
+    def look() -> None:
+        nonlocal now
+        now += keeper.AGAIN_SECONDS
+        keeper.look(coordinator, runs, now)  # type: ignore[arg-type]  # what is used of a control
+
+    look()
+    assert state(coordinator) == (RUNNING, 1)
+    look()  # it is under way
+    assert state(coordinator) == (RUNNING, 1)
+    runs.end(1, "failed")
+    look()
+    assert state(coordinator) == (RUNNING, 2)
+    assert len(parts(coordinator)) == 2  # what has come so far is not fetched again
+    runs.end(2, COMPLETED)
+    look()
+    assert state(coordinator) == (COMPLETED, 2)
+    assert parts(coordinator) == ["autumn.north.ab.part"]
+
+
+def test_one_that_dies_too_often_is_given_up(coordinator: Coordinator) -> None:
+    runs, now = Runs(), 1000.0
+    for number in range(1, keeper.MOST_RUNS + 1):
+        keeper.look(coordinator, runs, now)  # type: ignore[arg-type]
+        assert state(coordinator) == (RUNNING, number)
+        runs.end(number, "failed")
+        now += keeper.AGAIN_SECONDS
+    keeper.look(coordinator, runs, now)  # type: ignore[arg-type]
+    assert state(coordinator) == ("failed", keeper.MOST_RUNS)
+    assert parts(coordinator) == ["autumn.north.ab.part"]
+
+
+def test_one_that_is_cancelled_is_stopped(coordinator: Coordinator) -> None:
+    runs = Runs()
+    keeper.look(coordinator, runs, 1000.0)  # type: ignore[arg-type]
+    coordinator.catalogue.cancel("spring")
+    keeper.look(coordinator, runs, 1001.0)  # type: ignore[arg-type]
+    assert runs.stopped == [1]
+    assert state(coordinator) == (CANCELLED, 1)
+    assert parts(coordinator) == ["autumn.north.ab.part"]
