@@ -24,6 +24,7 @@ from starlette.testclient import TestClient
 
 from client.page import app as site_page
 from client.page.burn_down import Point, chart, points
+from client.page.views import Views as SiteViews
 from not_core.page import live
 from not_core.page.application import OPENAPI
 from not_core.privacy.charge import Bound
@@ -259,6 +260,18 @@ def test_a_site_shows_what_is_left_and_what_it_decided(
     assert "does not continue the chain" in client.get("/api/log").json()["broken"]
     assert client.get("/log").status_code == 200
     assert client.get("/privacy").status_code == 409
+
+
+def test_a_site_shows_what_became_of_the_coordinators_log(tmp_path: Path) -> None:
+    home = site(tmp_path)
+    views = SiteViews(home)
+    assert (views.log().shown, views.log().doubtful) == (None, "")
+    place = home / "heads"
+    place.mkdir()
+    (place / "000001.json").write_text("{}")
+    assert "not valid" in views.log().doubtful
+    (place / "000001.json").unlink()
+    assert views.log().doubtful == ""
 
 
 def test_a_burn_down_falls_by_steps() -> None:

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from client import donor, progress
+from client import donor, progress, witness
 from client.home import IDENTITY, Home, read_home
 from client.page.burn_down import Chart, Point, chart, points
 from client.progress import Doing
 from client.reveals import Revealed, listed
+from client.witness import Shown
 from not_core import canonical
 from not_core.errors import NotError
 from not_core.manifest import CARD, TENSORS, Manifest
@@ -129,12 +130,16 @@ class Logged:
         rows: How many it has.
         head: Hash of the last.
         broken: What is wrong with its chain; empty where it holds.
+        shown: What the coordinator showed of its own log; None where it has not yet.
+        doubtful: What is wrong with that; empty where nothing is.
         entries: The latest, newest first.
     """
 
     rows: int
     head: str
     broken: str
+    shown: Shown | None
+    doubtful: str
     entries: list[Entry]
 
 
@@ -221,15 +226,27 @@ class Views:
         return chart(spending.points, bound) if bound else None
 
     def log(self) -> Logged:
-        """The log, and whether its chain holds."""
-        book = self.home().log
-        entries = book.entries()
-        newest = entries[::-1][:MOST_ENTRIES]
+        """The log, and whether its chain holds; and the coordinator's, as far as it was shown."""
+        home = self.home()
+        entries = home.log.entries()
+        rows, head, broken, shown = len(entries), "", "", None
         try:
-            rows, head = book.verify()
+            rows, head = home.log.verify()
         except NotError as error:
-            return Logged(rows=len(entries), head="", broken=str(error), entries=newest)
-        return Logged(rows=rows, head=head, broken="", entries=newest)
+            broken = str(error)
+        try:
+            shown = witness.verify(home)
+            doubtful = shown.wrong if shown else ""
+        except NotError as error:
+            doubtful = str(error)
+        return Logged(
+            rows=rows,
+            head=head,
+            broken=broken,
+            shown=shown,
+            doubtful=doubtful,
+            entries=entries[::-1][:MOST_ENTRIES],
+        )
 
     def reveals(self) -> list[Revealed]:
         """Every field that ever leaves."""
