@@ -67,6 +67,22 @@ def verify(home: Home, as_json: Json = False) -> None:
         raise LogError(shown.wrong)
 
 
+@app.command()
+def reset(home: Home, as_json: Json = False) -> None:
+    """Put away what was seen of the coordinator's log, and believe the next tree head that comes.
+
+    For a coordinator that had to put back an old copy, or begin anew: when its operator has said so
+    by another way, and not before other sites were asked. What was seen stays in the home.
+
+    Example: organ-site log reset ~/clinic
+    """
+    from client import witness
+    from client.home import read_home
+
+    aside = witness.set_aside(read_home(home))
+    report({"set aside": str(aside) if aside else "nothing was seen yet"}, as_json)
+
+
 def _told(shown: "Shown") -> dict[str, object]:
     return {
         LOG: shown.head.log,

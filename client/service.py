@@ -20,7 +20,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from client import signing_wire
+from client import signing_wire, witness
 from client.home import Site
 from client.signing_agent import check_path
 from not_core import atomic, canonical
@@ -71,6 +71,9 @@ def connect(site: Site, coordinator: str, certificate: Path, *, new_key: bool = 
         write_secret(key, node_key())
     if not (place / "secret").is_file():
         write_secret(place / "secret", secrets.token_bytes(32))
+    known = place / "coordinator.pem"
+    if known.is_file() and known.read_bytes() != pem:  # another coordinator has another log
+        witness.set_aside(site)
     atomic.write(place / "coordinator", coordinator.encode())
     atomic.write(place / "coordinator.pem", pem)
     admission = Admission(profile=site.identity.profile, node_key=_public(key))

@@ -5,6 +5,7 @@ without a network, and one that was not, as evidence. The first tree head that c
 its log's fingerprint is for people to compare.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -187,6 +188,21 @@ def verify(home: Home) -> Shown | None:
         missing=tuple(missing),
         refused=len(list((home.folder / HEADS / REFUSED).glob("*.json"))),
     )
+
+
+def set_aside(home: Home) -> Path | None:
+    """Put away what was seen of a coordinator's log: the next tree head is believed, whose ever.
+
+    Returns:
+        Where it is now; None where nothing was seen.
+    """
+    heads = home.folder / HEADS
+    if not heads.is_dir():
+        return None
+    aside = home.folder / f"{HEADS}.{int(time.time())}"
+    heads.rename(aside)
+    home.log.append("set aside", what="coordinator's log")
+    return aside
 
 
 def _claims_growth(request: WitnessRequest, before: TreeHead | None, trust: Trust) -> bool:

@@ -13,7 +13,7 @@ from flwr.app import Message
 from local_grid import LocalGrid
 
 from client import home as site_home
-from client import recipient
+from client import recipient, witness
 from not_core import canonical, protocol
 from not_core.errors import BodyError
 from not_core.protocol import DeliverRequest, Donation, Segment, SegmentRequest
@@ -50,6 +50,12 @@ def scenario(prepared: simulation.Scenario, tmp_path: Path) -> simulation.Scenar
     """A copy of them; records and text lie where they lay."""
     shutil.copytree(prepared.homes, tmp_path / "homes")
     return replace(prepared, homes=tmp_path / "homes")
+
+
+def forget_log(scenario: simulation.Scenario) -> None:
+    """Sites have seen no log yet."""
+    for name in ("hospital", "court"):
+        assert witness.set_aside(site_home.read_home(scenario.home(name)))
 
 
 def kept(scenario: simulation.Scenario, exchange: str = "trial") -> dict[str, Kept]:
@@ -318,6 +324,7 @@ def test_quotas_are_refused_by_their_codes(
 ) -> None:
     shutil.rmtree(scenario.coordinator)  # to another coordinator; what donors made, they have
     coordinator_home.create(scenario.coordinator, scenario.homes / "federation")
+    forget_log(scenario)
     settings = scenario.coordinator / coordinator_home.SETTINGS
     name = line.partition(" ")[0]
     rows = [row for row in settings.read_text().splitlines() if not row.startswith(name)]
@@ -379,11 +386,15 @@ def test_a_home_of_the_first_version_keeps_its_organs(scenario: simulation.Scena
         (home / "bank" / f"{one.organ}.organ").write_bytes(one.header + body)
     coordinator.catalogue.close()
     (home / coordinator_home.SETTINGS).unlink()
+    (home / coordinator_home.LOG_KEY).unlink()
     database = sqlite3.connect(home / "catalogue.db")
     for statement in (
         "DROP TABLE bodies",
         "DROP TABLE contacts",
         "DROP TABLE events",
+        "DROP TABLE log_entries",
+        "DROP TABLE log_nodes",
+        "DROP TABLE witnesses",
         "DROP TABLE alembic_version",
         "ALTER TABLE organs DROP COLUMN header",
     ):
@@ -397,6 +408,7 @@ def test_a_home_of_the_first_version_keeps_its_organs(scenario: simulation.Scena
     assert list(kept(scenario).values()) == organs
     assert [path.name for path in (home / "bank").glob("*.organ")] == ["0" * 64 + ".organ"]
     assert not list((home / "incoming").iterdir())
+    forget_log(scenario)
     by_hand(scenario)
     assert ran(scenario)["uploaded"] < 2 * HEADER
     assert len(verdicts(scenario)) == 6

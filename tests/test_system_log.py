@@ -217,6 +217,23 @@ def test_another_log_is_refused(coordinator: Coordinator, clinic: Site) -> None:
     other.catalogue.close()
 
 
+def test_an_operator_believes_another_log_by_a_word(
+    coordinator: Coordinator, clinic: Site, call: Call
+) -> None:
+    append(coordinator, A, B)
+    signs(coordinator, clinic)
+    with written(coordinator) as session:  # put back from an old copy
+        for table in (tables.LogEntry, tables.LogNode, tables.Witness):
+            session.execute(sa.delete(table))
+    assert "has 0 entries, it had 2" in refused(clinic, asked(coordinator, clinic))
+    code, out, _ = call("log", "reset", clinic.folder, "--json", app=client.commands.app)
+    assert code == 0
+    assert Path(json.loads(out)["set aside"]).is_dir()
+    signs(coordinator, clinic)
+    assert call("log", "verify", clinic.folder, app=client.commands.app)[0] == 0
+    assert "set aside" in {one.event for one in clinic.log.entries()}
+
+
 def test_an_entry_that_is_not_there_is_not_believed(coordinator: Coordinator, clinic: Site) -> None:
     append(coordinator, A, B, C)
     request = asked(coordinator, clinic, B)

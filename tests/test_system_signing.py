@@ -93,7 +93,7 @@ def test_an_exchange_ends_although_agents_are_killed_and_no_task_has_a_key(
         log = site_home.read_home(home).log
         log.verify()
         signed = {one.what for one in log.entries() if one.event == "signed"}
-        expected = {"enrolment", "receipt on hospital", "receipt on court"}
+        expected = {"enrolment", "cosignature", "receipt on hospital", "receipt on court"}
         if name != "clinic":
             expected |= {"organ", "offer"}
         assert signed == expected, name
