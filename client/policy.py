@@ -41,6 +41,7 @@ class Policy:
         most_passes: Most passes over the records it may ask for: repetition is memorisation.
         most_sealed_bytes: Largest sealed organ taken in.
         most_stored_bytes: Most bytes of sealed organs kept from all exchanges.
+        most_heads_bytes: Most bytes kept of what a coordinator shows of its log.
         most_drift: Farthest that an organ's tensor may be from the base's, in norm and in its
             largest change, where 1 is as far as the base's tensor is from zero.
         most_trials: Most organs of one donor tried, ever: every receipt says a little about the
@@ -69,6 +70,7 @@ class Policy:
     most_passes: Annotated[float, Field(gt=0, le=1000)] = 4.0
     most_sealed_bytes: Positive = 8 * 2**30
     most_stored_bytes: Positive = 64 * 2**30
+    most_heads_bytes: Positive = 2**30
     most_drift: Annotated[float, Field(gt=0)] = 1.0
     most_trials: Positive = 20
     revocation_grace_days: Annotated[float, Field(ge=0, le=365)] = 7.0
@@ -189,6 +191,23 @@ def check_delivery(policy: Policy, request: DeliverRequest, stored: int, files: 
         raise PolicyError(
             f"{files} sealed organs and parts of some would be kept, at most {MOST_FILES} are; "
             "remove old exchanges from organs/in"
+        )
+
+
+def check_heads(policy: Policy, kept: int) -> None:
+    """Check that a tree head and its proofs may be kept beside earlier ones.
+
+    Args:
+        policy: Of the site.
+        kept: Bytes that would be kept.
+
+    Raises:
+        PolicyError: Too many.
+    """
+    if kept > policy.most_heads_bytes:
+        raise PolicyError(
+            f"{kept} bytes of tree heads would be kept, the policy allows "
+            f"{policy.most_heads_bytes}; ask the coordinator's operator why they are so many"
         )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.home import IDENTITY, Home, Site
+from client.policy import check_heads
 from not_core import atomic, canonical
 from not_core.errors import LogError, NotError
 from not_core.protocol import Witnessed, WitnessRequest
@@ -75,22 +76,25 @@ def witness(site: Site, request: WitnessRequest, body: bytes) -> tuple[Witnessed
 
     Raises:
         LogError: It does not, or other sites were shown another log; that is kept as evidence.
+        PolicyError: The site keeps no more of them.
         NotError: It is not signed by the log's key.
     """
     before = latest(site.folder, site.trust)
     known = 0 if before is None else before.size
     if request.since != known and _claims_growth(request, before, site.trust):
         return Witnessed(size=known, envelope=""), b""
+    evidence = canonical.encode(request)
+    sizes = [path.stat().st_size for path in site.folder.glob(f"{HEADS}/**/*.json")]
+    check_heads(site.policy, sum(sizes) + len(evidence))
     try:
         head = check(before, request, site.trust)
     except LogError:
-        evidence = canonical.encode(request)
         kept = site.place(HEADS, REFUSED, f"{canonical.sha256(evidence)[:16]}.json")
         atomic.write(kept, evidence, mode=0o600)
         raise
     number = 1 + max((int(path.stem) for path in _kept(site.folder)), default=0)
     kept = site.place(HEADS, f"{number:06}.json")
-    atomic.write(kept, canonical.encode(request), mode=0o600)
+    atomic.write(kept, evidence, mode=0o600)
     digest = canonical.sha256(request.head.encode())
     site.log.append("witnessed", what="tree head", digest=digest, exchange=request.exchange)
     said = Cosignature(site=site.settings.site, head=head)

@@ -20,7 +20,7 @@ from client import home as site_home
 from client import witness
 from client.home import Site
 from not_core import canonical, protocol
-from not_core.errors import LogError, NotError
+from not_core.errors import LogError, NotError, PolicyError
 from not_core.protocol import WitnessRequest
 from not_core.trust.statement import sign_statement
 from not_core.trust.tree_head import COSIGNATURE_TYPE, Cosignature
@@ -263,6 +263,18 @@ def test_a_head_that_the_logs_key_has_not_signed_is_refused(
         with pytest.raises(NotError):
             witness.witness(clinic, replace(request, head=head), b"")
     assert witness.verify(clinic) is None
+
+
+def test_a_coordinator_cannot_fill_a_sites_disk_with_heads(
+    coordinator: Coordinator, clinic: Site
+) -> None:
+    append(coordinator, A)
+    signs(coordinator, clinic)
+    (kept,) = clinic.folder.glob("heads/*.json")
+    clinic = replace(clinic, policy=replace(clinic.policy, most_heads_bytes=kept.stat().st_size))
+    with pytest.raises(PolicyError, match="tree heads would be kept"):
+        witness.witness(clinic, asked(coordinator, clinic), b"")
+    assert list(clinic.folder.glob("heads/**/*.json")) == [kept]
 
 
 def test_a_site_that_was_put_back_is_asked_from_what_it_knows(
