@@ -12,6 +12,9 @@ ResultsOut = Annotated[Path, typer.Option(help="Folder for results and what is k
 BaseModel = Annotated[str | None, typer.Option(help="Default: the demo's.")]
 OrganTokens = Annotated[int, typer.Option(min=256, help="Training tokens an organ.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of training.")]
+KeptOnly = Annotated[
+    bool, typer.Option("--kept-only", help="Measure nothing; tell what is measured already.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,6 +33,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(clinic)
     app.command()(attack)
     app.command("bench-dp")(bench_dp)
+    app.command()(plot)
     app.command()(readme)
 
 
@@ -208,9 +212,7 @@ def compare_methods(
     searching: Annotated[
         bool, typer.Option("--search", help="Choose ranks and learning rates on validation text.")
     ] = False,
-    kept_only: Annotated[
-        bool, typer.Option("--kept-only", help="Measure nothing; tell what is measured already.")
-    ] = False,
+    kept_only: KeptOnly = False,
     as_json: Json = False,
 ) -> None:
     """Compare organs with LoRA and full fine-tuning on the same records, tokens and seconds.
@@ -320,6 +322,7 @@ def bench_dp(
     searching: Annotated[
         bool, typer.Option("--search", help="Choose how each learns, on validation text.")
     ] = False,
+    kept_only: KeptOnly = False,
     as_json: Json = False,
 ) -> None:
     """Measure what differential privacy costs an organ and LoRA: time, memory and perplexity.
@@ -336,7 +339,7 @@ def bench_dp(
     if searching:
         listing(private.search(base, out, say), as_json)
         return
-    found = private.experiment(base, out, say, quick=quick)
+    found = private.experiment(base, out, say, quick=quick, kept_only=kept_only)
     if as_json:
         report(found, as_json)
         return
@@ -344,6 +347,21 @@ def bench_dp(
     listing(found["utility"], as_json)
     for line in found["said"]:
         say(line)
+
+
+def plot(
+    folder: Annotated[Path, typer.Argument(help="Folder of results, an experiment's --out.")],
+    as_json: Json = False,
+) -> None:
+    """Draw results that are kept, anew: a PNG each, and a CSV of the numbers in it.
+
+    Measures nothing and needs no model. Experiments draw the same when they end.
+
+    Example: organ-simulate plot docs/results/privacy
+    """
+    from simulations.plots import plot as draw
+
+    report({"drawn": [str(path) for path in draw(folder)]}, as_json)
 
 
 def readme(

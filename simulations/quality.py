@@ -13,10 +13,9 @@ from typing import Any
 from not_core import atomic
 from not_core.learning.device import precision
 from not_core.learning.evaluation import compare
-from simulations import tables
+from simulations import charts, frontier, tables
 from simulations.compare import Case, reading, run
 from simulations.contestants import CONTESTANTS
-from simulations.frontier import draw
 
 DOMAINS = ("abstracts", "cases", "weaknesses", "finance")
 LONG_DOMAINS = ("abstracts", "cases")
@@ -60,7 +59,7 @@ def quality(
         table = summary(rows)
         atomic.write(out / "quality.json", json.dumps(table, indent=1).encode())
         atomic.write(out / "quality.md", (markdown(table) + "\n" + targets(table)).encode())
-    draw(table, BASELINE, out / "quality.png")
+    charts.write(frontier.chart(table), out / "quality")
     return table
 
 
@@ -198,6 +197,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "seeds": len(group),
             "trained tokens": round(fmean(row["tokens"] for row in group)),
             "perplexity": round(math.exp(fmean(_log(row, "domain") for row in group)), 3),
+            "perplexity interval": interval([_log(row, "domain") for row in group]),
             "general": round(math.exp(fmean(_log(row, "general") for row in group)), 3),
             "cpu seconds": round(fmean(row["cpu_seconds"] for row in group), 1),
             "peak MB": round(fmean(row["peak_mb"] for row in group)),
