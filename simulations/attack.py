@@ -247,7 +247,6 @@ def chart(found: Mapping[str, Any]) -> Chart:
         look="region",
         hue=charts.ORANGE,
     )
-    part = {"log": True, "limits": (CHANCE[0], 1.1)}
     return Chart(
         title="What an organ tells of its records",
         note="one seed; steps: one organ each. Shown: the audit's lower bound, 95% confidence; a "
@@ -256,8 +255,8 @@ def chart(found: Mapping[str, Any]) -> Chart:
             (
                 Panel(
                     title="membership",
-                    x=Axis(label="part of the others taken for members", **part),
-                    y=Axis(label="part of the members found", **part),
+                    x=_part("part of the others taken for members"),
+                    y=_part("part of the members found"),
                     series=(*roc, chance),
                 ),
                 Panel(
@@ -269,6 +268,10 @@ def chart(found: Mapping[str, Any]) -> Chart:
             ),
         ),
     )
+
+
+def _part(label: str) -> Axis:
+    return Axis(label=label, log=True, limits=(CHANCE[0], 1.1))
 
 
 def _shown(table: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> Iterator[Series]:

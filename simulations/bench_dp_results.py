@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from simulations import charts, tables
-from simulations.charts import Axis, Chart, Look, Panel, Point, Series, over_seeds
+from simulations.charts import Axis, Chart, Look, Panel, Point, Series, over_seeds, valued
 from simulations.quality import interval
 
 Row = Mapping[str, Any]
@@ -181,12 +181,14 @@ def _curves(domain: str, table: Sequence[Row]) -> Panel:
             (row for row in rows if row["method"] == method), key=lambda row: places[row["epsilon"]]
         )
         points = tuple(
-            Point(
-                places[row["epsilon"]], row["perplexity"], *row["perplexity interval"] or (),
-                word=f"{row['seeds']} seeds",
+            valued(
+                places[row["epsilon"]],
+                row["perplexity"],
+                row["perplexity interval"],
+                f"seeds: {row['seeds']}",
             )
             for row in own
-        )  # fmt: skip
+        )
         look: Look = "level" if method == "stock" else "line"
         if points:
             series.append(Series(name=name, points=points, look=look, hue=hue, style=style))

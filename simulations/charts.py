@@ -41,6 +41,12 @@ class Point:
     word: str = ""
 
 
+def valued(x: float, y: float, interval: Sequence[float] | None, word: str = "") -> Point:
+    """A value with its interval, if it has one."""
+    low, high = interval or (None, None)
+    return Point(x, y, low, high, word)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """What belongs together in a panel.

@@ -10,7 +10,7 @@ from typing import Any
 from not_core import atomic
 from not_core.learning.evaluation import DocumentLoss, Reading, compare
 from simulations import charts, tables
-from simulations.charts import Axis, Chart, Panel, Point, Series, over_seeds
+from simulations.charts import Axis, Chart, Panel, Series, over_seeds, valued
 from simulations.quality import interval
 
 BASELINES = ("lora", "organ")
@@ -147,7 +147,7 @@ def chart(table: Sequence[Mapping[str, Any]]) -> Chart:
     series, sizes = [], sorted({row["records"] for row in table})
     for method, (hue, style) in STYLE.items():
         points = tuple(
-            Point(sizes.index(row["records"]), row["perplexity"], *_range(row["by seed"]))
+            valued(sizes.index(row["records"]), row["perplexity"], _range(row["by seed"]))
             for row in table
             if row["method"] == method
         )
@@ -170,5 +170,5 @@ def chart(table: Sequence[Mapping[str, Any]]) -> Chart:
     )
 
 
-def _range(values: Sequence[float]) -> tuple[float, float] | tuple[()]:
-    return (min(values), max(values)) if len(values) > 1 else ()
+def _range(values: Sequence[float]) -> tuple[float, float] | None:
+    return (min(values), max(values)) if len(values) > 1 else None

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from not_core.commands import private as options
-from not_core.commands.program import Json, errors, new_app, report, run, say, span
+from not_core.commands.program import Json, errors, goes_on, new_app, report, run, say, span
 from not_core.commands.surgery import ModeName
 from simulations import experiments
 
@@ -138,7 +138,8 @@ def exchange(
     if resumed:
         say("resuming: what is already done is not done again")
     watch = Watch(scenario, errors)
-    with watch.shown():
+    kept = f"what is finished is kept in {scenario.homes}; the same command goes on there"
+    with goes_on(kept), watch.shown():
         if served:
             servers.run(scenario)
         else:

@@ -1,12 +1,14 @@
 """Commands of ``organ-simulate`` that measure: benchmarks and experiments."""
 
 import math
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from not_core.commands.program import Json, listing, report, say
+from not_core.commands.program import Json, goes_on, listing, report, say
 
 ResultsOut = Annotated[Path, typer.Option(help="Folder for results and what is kept.")]
 BaseModel = Annotated[str | None, typer.Option(help="Default: the demo's.")]
@@ -23,18 +25,29 @@ def add_to(app: typer.Typer) -> None:
     app.command("bench-memory")(bench_memory)
     app.command("bench-seal")(bench_seal)
     app.command("bench-served")(bench_served)
-    app.command()(soak)
-    app.command()(compose)
-    app.command()(positions)
-    app.command()(transfer)
+    app.command()(resumed(soak))
+    app.command()(resumed(compose))
+    app.command()(resumed(positions))
+    app.command()(resumed(transfer))
     app.command()(encoders)
-    app.command("compare")(compare_methods)
-    app.command()(federated)
-    app.command()(clinic)
-    app.command()(attack)
-    app.command("bench-dp")(bench_dp)
+    app.command("compare")(resumed(compare_methods))
+    app.command()(resumed(federated))
+    app.command()(resumed(clinic))
+    app.command()(resumed(attack))
+    app.command("bench-dp")(resumed(bench_dp))
     app.command()(plot)
     app.command()(readme)
+
+
+def resumed(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that goes on where it was stopped, and says so when it is."""
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        with goes_on(f"what is finished is kept in {given['out']}; the same command goes on there"):
+            command(**given)
+
+    return run
 
 
 def bench_speed(

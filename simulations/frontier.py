@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from simulations import charts
-from simulations.charts import Axis, Chart, Panel, Point, Series, over_seeds
+from simulations.charts import Axis, Chart, Panel, Point, Series, over_seeds, valued
 
 METHODS = {
     "organ": ("organ", charts.BLUE, 0),
@@ -43,10 +43,14 @@ def _panel(domain: str, table: Sequence[dict[str, Any]], key: str, label: str, l
     for method, (name, hue, style) in drawn.items():
         own = sorted((row for row in rows if row["method"] == method), key=lambda row: row[key])
         points = tuple(
-            Point(row[key], row["perplexity"], *row.get("perplexity interval") or (),
-                  word=f"{row['seeds']} seeds")
+            valued(
+                row[key],
+                row["perplexity"],
+                row.get("perplexity interval"),
+                f"seeds: {row['seeds']}",
+            )
             for row in own
-        )  # fmt: skip
+        )
         if points:
             series.append(Series(name=name, points=points, hue=hue, style=style))
     for row in rows:

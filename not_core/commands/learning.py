@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from not_core.commands import private as options
-from not_core.commands.program import Json, new_place, progress, report, seconds, span
+from not_core.commands.program import Json, goes_on, new_place, progress, report, seconds, span
 from not_core.commands.surgery import Model, Out
 
 Data = Annotated[
@@ -50,6 +50,16 @@ def add_to(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(evaluate)
     app.command()(audit)
+
+
+def kept_in(work: Path | None, guard: object | None) -> str:
+    """What is kept of a training that is stopped, and how to go on."""
+    if work:
+        return (
+            f"what was learned up to a minute ago is kept in {work}; the same command goes on there"
+        )
+    charged = "; what the ledger was charged stays charged" if guard else ""
+    return f"nothing is kept without --work, a folder to go on from{charged}"
 
 
 def train(
@@ -193,7 +203,7 @@ def train(
     planted = audits.canaries_for(host, canaries, work) if canaries else None
     more = planted.to_plant if planted else ()
 
-    with progress("training", recipe.tokens, "tokens") as bar:
+    with goes_on(kept_in(work, guard)), progress("training", recipe.tokens, "tokens") as bar:
 
         def advance(n: int, loss: float) -> None:
             bar(n, f"loss {loss:.3f}")

@@ -62,13 +62,24 @@ def new_app(help_text: str) -> typer.Typer:
     )
 
 
+class Stopped(SystemExit):
+    """A signal asked the program to end; notes say what is kept and how to go on."""
+
+
 def run(app: typer.Typer) -> None:
-    """Run a command line; an expected error becomes one line and exit code 1."""
+    """Run a command line; an expected error becomes one line and exit code 1.
+
+    Ctrl-C and SIGTERM end it with exit codes 130 and 143, when what was begun is cleaned up.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    before = _exit_on_termination()
+    before = _stop_on_signals()
     try:
         app()
+    except Stopped as stop:
+        told, *_ = [*getattr(stop, "__notes__", ()), "what was half done is removed; run it again"]
+        errors.print(f"[bold]stopped:[/] {_escaped(told)}", highlight=False, soft_wrap=True)
+        raise
     except NotError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
@@ -80,20 +91,31 @@ def run(app: typer.Typer) -> None:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or type(error).__name__}; check path, permissions and disk")
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _exit_on_termination() -> Any:
-    """Make SIGTERM an exit, so that what was begun is cleaned up; the handler before, if any."""
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return None
+@contextmanager
+def goes_on(how: str) -> Iterator[None]:
+    """Say how to go on, if a signal ends the program in this block."""
+    try:
+        yield
+    except Stopped as stop:
+        stop.add_note(how)
+        raise
+
+
+def _stop_on_signals() -> dict[int, Any]:
+    """Make Ctrl-C and SIGTERM a ``Stopped``, unless somebody sees to them; the handlers before."""
 
     def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
+        raise Stopped(128 + number)
 
-    return signal.signal(signal.SIGTERM, leave)
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    unseen = [number for number, one in usual.items() if signal.getsignal(number) is one]
+    return {number: signal.signal(number, leave) for number in unseen}
 
 
 def _fail(message: str) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from not_core.commands import private as options
-from not_core.commands.learning import Data, Device, TextField, Threads
-from not_core.commands.program import Json, new_place, progress, report, seconds
+from not_core.commands.learning import Data, Device, TextField, Threads, kept_in
+from not_core.commands.program import Json, goes_on, new_place, progress, report, seconds
 from not_core.commands.surgery import Out
 
 
@@ -134,7 +134,7 @@ def recover(
     else:
         part = recovery.VALIDATION if validation is None else validation
         parts = split_part(read_records(data, text_field), part, seed)
-    with progress("recovering", recipe.tokens, "tokens") as bar:
+    with goes_on(kept_in(work, guard)), progress("recovering", recipe.tokens, "tokens") as bar:
         recovered = recovery.recover(
             host,
             parts.train,
