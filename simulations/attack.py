@@ -161,9 +161,12 @@ def experiment(
     Returns:
         Rows of the table.
     """
+    from not_core.commands.program import progress
+
     wanted = list(attacks(claims, quick=quick))
-    cells = run(wanted, model, out / "cells", say, module="simulations.attack")
-    found = dict(zip(wanted, cells, strict=True))
+    with progress("attacking", len(wanted), "cells") as bar:
+        cells = run(wanted, model, out / "cells", say, module="simulations.attack", advance=bar)
+        found = dict(zip(wanted, cells, strict=True))
     table = [row for attack, cell in found.items() for row in _rows(attack, cell, claims)]
     curves = {
         attack.setting: {kind: _roc(cell, kind) for kind in HUES} for attack, cell in found.items()

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,21 +233,23 @@ def experiment(
     Returns:
         Rows of the tables ``cost`` and ``utility``, and sentences under ``said``.
     """
+    from not_core.commands.program import progress
     from simulations import bench_dp_results as results
 
     base = open_checkpoint(model).weights_digest
     rows: list[dict[str, Any]] = []
     found: dict[str, Any] = {}
-    for cell in dict.fromkeys(cells(quick=quick)):
-        module = "bench_dp" if isinstance(cell.case, PrivateCase) else "compare"
-        folder = _folder(cell.case.file, base, out)
-        for row in run(
-            [cell.case], model, folder, say, module=f"simulations.{module}", kept_only=kept_only
-        ):
-            rows.append({**row, **cell.tags})
-        found = results.summary(rows)
-        atomic.write(out / "bench-dp.json", json.dumps(found, indent=1).encode())
-        atomic.write(out / "bench-dp.md", results.markdown(found).encode())
+    wanted = list(dict.fromkeys(cells(quick=quick)))
+    with progress("measuring", len(wanted), "cells") as bar:
+        measured = partial(run, model=model, say=say, kept_only=kept_only, advance=bar)
+        for cell in wanted:
+            module = "bench_dp" if isinstance(cell.case, PrivateCase) else "compare"
+            folder = _folder(cell.case.file, base, out)
+            for row in measured([cell.case], out=folder, module=f"simulations.{module}"):
+                rows.append({**row, **cell.tags})
+            found = results.summary(rows)
+            atomic.write(out / "bench-dp.json", json.dumps(found, indent=1).encode())
+            atomic.write(out / "bench-dp.md", results.markdown(found).encode())
     charts.write(results.chart(found), out / "bench-dp")
     return found
 

@@ -164,15 +164,16 @@ def experiment(
     Returns:
         Rows of the table.
     """
+    from not_core.commands.program import progress
     from simulations.clinic_results import chart, markdown, summary, written
 
     wanted = list(dict.fromkeys(visits(quick=quick)))
     rows: list[dict[str, Any]] = []
-    for visit, row in zip(
-        wanted, run(wanted, model, out / "cells", say, module="simulations.clinic"), strict=True
-    ):
-        rows.append({**row, **asdict(visit)})
-        written(out, summary(rows))
+    with progress("measuring", len(wanted), "cells") as bar:
+        found = run(wanted, model, out / "cells", say, module="simulations.clinic", advance=bar)
+        for visit, row in zip(wanted, found, strict=True):
+            rows.append({**row, **asdict(visit)})
+            written(out, summary(rows))
     table = summary(rows)
     (out / "clinic.md").write_text(markdown(table), encoding="utf-8")
     charts.write(chart(table), out / "clinic")

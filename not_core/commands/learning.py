@@ -244,7 +244,10 @@ def train(
     found = None
     if planted:
         organ = organs.Organ(manifest, trained.tensors)
-        found = audits.audited(host, organ, planted, claim=audits.claimed(manifest))
+        with goes_on(kept_in(work, guard)), progress("audit", 2 * canaries, "texts") as read:
+            found = audits.audited(
+                host, organ, planted, claim=audits.claimed(manifest), advance=read
+            )
         manifest = replace(manifest, audit=found.digest)
         audits.write_report(audits.beside(out), found)
     organs.write_organ(out, trained.tensors, manifest)

@@ -35,6 +35,9 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+RATE_SECONDS = 3600.0
+"""Past from which a rate is taken: a step may take minutes."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 errors = Console(stderr=True)
@@ -77,8 +80,9 @@ def run(app: typer.Typer) -> None:
     try:
         app()
     except Stopped as stop:
-        told, *_ = [*getattr(stop, "__notes__", ()), "what was half done is removed; run it again"]
-        errors.print(f"[bold]stopped:[/] {_escaped(told)}", highlight=False, soft_wrap=True)
+        notes: Sequence[str] = getattr(stop, "__notes__", ())
+        said = notes[0] if notes else "what was half done is removed; run the command again"
+        errors.print(f"[bold]stopped:[/] {_escaped(said)}", highlight=False, soft_wrap=True)
         raise
     except NotError as error:
         _fail(str(error))
@@ -105,7 +109,7 @@ def goes_on(how: str) -> Iterator[None]:
         raise
 
 
-def _stop_on_signals() -> dict[int, Any]:
+def _stop_on_signals() -> dict[signal.Signals, Any]:
     """Make Ctrl-C and SIGTERM a ``Stopped``, unless somebody sees to them; the handlers before."""
 
     def leave(number: int, frame: object) -> None:
@@ -160,31 +164,48 @@ def listing(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
 
 
 class Advance(Protocol):
-    """Move a progress bar on by some units, with a word on how it goes."""
+    """Move a progress bar on by some units, with a word on how it goes.
 
-    def __call__(self, units: int, note: str = "") -> None:
+    ``kept`` are units that were found done: they count, but not for the rate.
+    """
+
+    def __call__(self, units: int, note: str = "", *, kept: bool = False) -> None:
         """Move on."""
 
 
 @contextmanager
 def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
     """A bar with rate and remaining time on standard error; nothing when that is no terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich import progress as bars
+    from rich.text import Text
 
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}" + (f"/{total} " if total else " ") + unit),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+    class Rate(bars.ProgressColumn):
+        """Units a second."""
+
+        def render(self, task: bars.Task) -> Text:
+            speed = task.speed or 0.0
+            return Text(f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s" if speed else "")
+
+    done = "{task.completed:.0f}" + (f"/{total} " if total else " ") + unit
+    size = unit == "bytes"
+    with bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(bar_width=20),  # the rest takes 60 columns
+        bars.DownloadColumn() if size else bars.TextColumn(done),
+        bars.TransferSpeedColumn() if size else Rate(),
+        bars.TimeRemainingColumn(),
+        bars.TextColumn("{task.fields[note]}"),
         console=errors,
         disable=not errors.is_terminal,
         transient=True,
+        speed_estimate_period=RATE_SECONDS,
     ) as bar:
         task = bar.add_task(title, total=total, note="")
 
-        def advance(units: int, note: str = "") -> None:
+        def advance(units: int, note: str = "", *, kept: bool = False) -> None:
             bar.update(task, advance=units, note=note)
+            if kept:
+                bar.reset(task, completed=int(bar.tasks[task].completed), note=note)
 
         yield advance
 

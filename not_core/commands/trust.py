@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from not_core.commands.passphrase import PassphraseFile, identity_passphrase
-from not_core.commands.program import Json, new_place, report
+from not_core.commands.program import Json, new_place, progress, report
 
 if TYPE_CHECKING:
     from not_core.trust.keys import Identity
@@ -116,7 +116,10 @@ def seal(
     claim(organ, who.site)
     if not (organ / signing.SIGNATURE).exists():
         signing.sign_folder(organ, who)
-    _report_sealed(sealing.seal(organ, who, audience, out), audience, out, as_json)
+    size = sum(path.stat().st_size for path in organ.iterdir() if path.is_file())
+    with progress("sealing", size, "bytes") as bar:
+        signed = sealing.seal(organ, who, audience, out, advance=bar)
+    _report_sealed(signed, audience, out, as_json)
 
 
 def rewrap(
@@ -158,7 +161,9 @@ def open_(
     new_place(out)
     from not_core.trust import sealing
 
-    opened = sealing.open_sealed(sealed, _load(identity, passphrase_file), out, exchange=exchange)
+    who = _load(identity, passphrase_file)
+    with progress("opening", sealed.stat().st_size, "bytes") as bar:
+        opened = sealing.open_sealed(sealed, who, out, exchange=exchange, advance=bar)
     report(
         {
             "opened": str(opened.path),

@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -108,7 +108,13 @@ class Audience:
 
 
 def seal(
-    organ: Path, identity: Identity, audience: Audience, out: Path, *, now: float | None = None
+    organ: Path,
+    identity: Identity,
+    audience: Audience,
+    out: Path,
+    *,
+    now: float | None = None,
+    advance: Callable[[int], None] = lambda size: None,
 ) -> SignedOffer:
     """Seal a folder that this site has signed.
 
@@ -118,6 +124,7 @@ def seal(
         audience: For whom.
         out: The ``.organ`` file; it must not exist.
         now: Seconds since the epoch.
+        advance: Told of bytes that were just encrypted.
 
     Returns:
         The signed offer.
@@ -145,7 +152,7 @@ def seal(
     key = Cobblestone256Encryptor.generate_key()
     # The offer stands before the body and holds its digest, so the body waits in a nameless file.
     with atomic.file(out) as work, tempfile.TemporaryFile(dir=out.parent) as body:
-        body_sha256 = _encrypt(organ, key, descriptor, body)
+        body_sha256 = _encrypt(organ, key, descriptor, body, advance)
         draft = Offer(
             federation=identity.trust.fingerprint,
             exchange=audience.exchange,
@@ -225,15 +232,16 @@ def open_sealed(
     *,
     exchange: str | None = None,
     now: float | None = None,
+    advance: Callable[[int], None] = lambda size: None,
 ) -> OpenedOrgan:
     """Verify a sealed organ, decrypt it in quarantine, verify what is inside, then show it.
 
     What was opened is remembered in the identity's folder, after the last check: no older version
     of that organ is opened later, not even one that was opened before.
 
-    Args and errors are those of ``open_unremembered``.
+    Args and errors are those of ``open_unremembered``; ``advance`` is told of bytes just read.
     """
-    return _open(path, identity, out, exchange, now, remembering=True)
+    return _open(path, identity, out, exchange, now, remembering=True, advance=advance)
 
 
 def open_unremembered(
@@ -291,6 +299,7 @@ def _open(
     now: float | None,
     *,
     remembering: bool,
+    advance: Callable[[int], None] = lambda size: None,
 ) -> OpenedOrgan:
     atomic.refuse_existing(out)
     moment = seconds(now)
@@ -301,7 +310,7 @@ def _open(
         seen.check(offer, identity.trust.revoked)
         key = slots.unwrapped(header.wraps, signed.offer, identity.site, identity.sealing_keys)
         with atomic.folder(out, mode=0o700) as quarantine:
-            unpack(_decrypt(file, key, offer), quarantine, limit=offer.body_bytes)
+            unpack(_decrypt(file, key, offer, advance), quarantine, limit=offer.body_bytes)
             organ = verify_folder(quarantine, identity.trust, now=moment, seen=seen.first)
             check_offered(organ.manifest, offer)
             opened = OpenedOrgan(
@@ -351,7 +360,9 @@ def _write(
     return signed
 
 
-def _encrypt(organ: Path, key: bytes, descriptor: str, body: IO[bytes]) -> str:
+def _encrypt(
+    organ: Path, key: bytes, descriptor: str, body: IO[bytes], advance: Callable[[int], None]
+) -> str:
     """Write the body and return its SHA-256."""
     encryptor = Cobblestone256Encryptor(key, bytes.fromhex(descriptor))
     hasher = hashlib.sha256()
@@ -359,18 +370,22 @@ def _encrypt(organ: Path, key: bytes, descriptor: str, body: IO[bytes]) -> str:
         data = encryptor.update(piece)
         hasher.update(data)
         body.write(data)
+        advance(len(piece))
     data = encryptor.finalize()
     hasher.update(data)
     body.write(data)
     return hasher.hexdigest()
 
 
-def _decrypt(file: BinaryIO, key: bytes, offer: Offer) -> Iterator[bytes]:
+def _decrypt(
+    file: BinaryIO, key: bytes, offer: Offer, advance: Callable[[int], None]
+) -> Iterator[bytes]:
     """Yield plaintext; it may be believed only after the last piece, which is checked."""
     decryptor = Cobblestone256Decryptor(key, bytes.fromhex(offer.descriptor))
     try:
         while data := file.read(CHUNK):
             yield decryptor.update(data)
+            advance(len(data))
         yield decryptor.finalize()
     except InvalidTag:
         raise UnsealError(
