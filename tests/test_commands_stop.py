@@ -52,7 +52,7 @@ def test_training_that_is_stopped_says_what_is_kept_and_goes_on(
 ) -> None:
     work, out = tmp_path / "work", tmp_path / "organ"
     words = ("train", "--model", model, "--data", data, "--out", out, "--work", work)
-    words = (*words, "--tokens", 20_000, "--rank", 2, "--threads", 1, "--span", "0:2")
+    words = (*words, "--tokens", 10_000, "--rank", 2, "--threads", 1, "--span", "0:2")
     first = "from not_core.learning import resumption\nresumption.SAVE_SECONDS = 0.1"
     process = started(*words, first=first)
     until(process, lambda: list(work.glob("training-*.safetensors")))
@@ -67,6 +67,8 @@ def test_training_that_is_stopped_says_what_is_kept_and_goes_on(
     assert {path.name for path in tmp_path.iterdir()} == {"work", "records.jsonl"}
     assert not [path for path in work.iterdir() if path.name.endswith(".partial")]
     kept = next(work.glob("training-*.safetensors"))
+    if number == signal.SIGTERM:  # what is kept is the same
+        return
     script = (
         "from not_core.learning import training\n"
         "step, taken = training.Course._step, []\n"
