@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperArgument
 
+from not_core.checkup import Found
 from not_core.errors import NotError
 
 # Nothing of ours phones home; an operator who wants Flower's telemetry sets the variable.
@@ -161,6 +162,18 @@ def listing(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     for row in rows:
         table.add_row(*(_escaped(_short(value)) for value in row.values()))
     console.print(table)
+
+
+def checked(found: Iterable[Found], as_json: bool) -> None:
+    """Print what a check-up found, one row a check; exit code 1 if anything is wrong."""
+    all_found = list(found)
+    rows = [
+        {"check": one.check, "found": "well" if one.well else "WRONG", "says": one.says}
+        for one in all_found
+    ]
+    listing(rows, as_json)
+    if not all(one.well for one in all_found):
+        raise typer.Exit(1)
 
 
 class Advance(Protocol):
