@@ -229,7 +229,10 @@ def search(
     if outside.sentences or outside.organ_blocks:
         raise ExchangeError("the coordinator holds what it must not; see the report")
     if inside.sentences < len(marks) or not inside.organ_blocks:
-        raise ExchangeError("the search does not find what is there, so it proves nothing")
+        raise ExchangeError(
+            "the search does not find what is there, so it proves nothing; run the exchange anew "
+            "with --plant, --keep-messages and --fresh"
+        )
 
 
 experiments.add_to(app)

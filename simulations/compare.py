@@ -204,7 +204,10 @@ def run(
                 check=False,
             )
             if done.returncode:
-                raise ExchangeError(f"{kept.stem} failed: {done.stderr[-2000:]}")
+                raise ExchangeError(
+                    f"{kept.stem} failed, the same command goes on from there; it said: "
+                    f"{done.stderr[-2000:]}"
+                )
             row = json.loads(done.stdout.splitlines()[-1])
             atomic.write(kept, json.dumps({**_about(case), **row}, indent=1).encode())
         advance(1, kept=there)

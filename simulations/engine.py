@@ -44,4 +44,7 @@ def play(server: ServerApp, client: ClientApp, nodes: int, *, threads: int, para
             },
         )
     except RuntimeError as error:
-        raise ExchangeError(f"Flower's simulation engine ended: {error}") from error
+        raise ExchangeError(
+            f"Flower's simulation engine ended: {error}; see that no other runs here and memory "
+            "is free, then run it again: it goes on"
+        ) from error

@@ -46,7 +46,7 @@ def test_this_machine_is_told_of(
     assert "organ-simulate fetch" in well["cache"]
     assert not (tmp_path / "cache").exists(), "something was changed"
     assert well["hub"].startswith("offline, by HF_HUB_OFFLINE")
-    assert well["model"].endswith("llama, 6 layers")
+    assert well["model"].endswith("llama of 6 layers")
     (tmp_path / "cache" / "models" / "Small").mkdir(parents=True)
     assert examine()[0]["cache"].endswith("cache: Small")
 

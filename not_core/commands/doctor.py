@@ -193,4 +193,4 @@ def _model(name: str) -> str:
 
     host = open_checkpoint(name)
     host.source  # noqa: B018 - tensors are compared with what the class loads
-    return f"{name}: {host.config.model_type}, {host.layers} layers"
+    return f"{name}: {host.anatomy.family} of {host.layers} layers"

@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -124,7 +124,7 @@ def seal(
         audience: For whom.
         out: The ``.organ`` file; it must not exist.
         now: Seconds since the epoch.
-        advance: Told of bytes that were just encrypted.
+        advance: Told of bytes as they are encrypted.
 
     Returns:
         The signed offer.
@@ -239,7 +239,7 @@ def open_sealed(
     What was opened is remembered in the identity's folder, after the last check: no older version
     of that organ is opened later, not even one that was opened before.
 
-    Args and errors are those of ``open_unremembered``; ``advance`` is told of bytes just read.
+    Args and errors are those of ``open_unremembered``; ``advance`` is told of bytes decrypted.
     """
     return _open(path, identity, out, exchange, now, remembering=True, advance=advance)
 
@@ -310,7 +310,7 @@ def _open(
         seen.check(offer, identity.trust.revoked)
         key = slots.unwrapped(header.wraps, signed.offer, identity.site, identity.sealing_keys)
         with atomic.folder(out, mode=0o700) as quarantine:
-            unpack(_decrypt(file, key, offer, advance), quarantine, limit=offer.body_bytes)
+            unpack(_told(_decrypt(file, key, offer), advance), quarantine, limit=offer.body_bytes)
             organ = verify_folder(quarantine, identity.trust, now=moment, seen=seen.first)
             check_offered(organ.manifest, offer)
             opened = OpenedOrgan(
@@ -366,26 +366,29 @@ def _encrypt(
     """Write the body and return its SHA-256."""
     encryptor = Cobblestone256Encryptor(key, bytes.fromhex(descriptor))
     hasher = hashlib.sha256()
-    for piece in pack(organ):
+    for piece in _told(pack(organ), advance):
         data = encryptor.update(piece)
         hasher.update(data)
         body.write(data)
-        advance(len(piece))
     data = encryptor.finalize()
     hasher.update(data)
     body.write(data)
     return hasher.hexdigest()
 
 
-def _decrypt(
-    file: BinaryIO, key: bytes, offer: Offer, advance: Callable[[int], None]
-) -> Iterator[bytes]:
+def _told(pieces: Iterable[bytes], advance: Callable[[int], None]) -> Iterator[bytes]:
+    """Pieces as they come, and their sizes to who waits."""
+    for piece in pieces:
+        advance(len(piece))
+        yield piece
+
+
+def _decrypt(file: BinaryIO, key: bytes, offer: Offer) -> Iterator[bytes]:
     """Yield plaintext; it may be believed only after the last piece, which is checked."""
     decryptor = Cobblestone256Decryptor(key, bytes.fromhex(offer.descriptor))
     try:
         while data := file.read(CHUNK):
             yield decryptor.update(data)
-            advance(len(data))
         yield decryptor.finalize()
     except InvalidTag:
         raise UnsealError(
