@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,11 +240,11 @@ def experiment(
     found: dict[str, Any] = {}
     wanted = list(dict.fromkeys(cells(quick=quick)))
     with progress("measuring", len(wanted), "cells") as bar:
-        measured = partial(run, model=model, say=say, kept_only=kept_only, advance=bar)
         for cell in wanted:
             module = "bench_dp" if isinstance(cell.case, PrivateCase) else "compare"
             folder = _folder(cell.case.file, base, out)
-            for row in measured([cell.case], out=folder, module=f"simulations.{module}"):
+            how: dict[str, Any] = {"module": f"simulations.{module}", "kept_only": kept_only}
+            for row in run([cell.case], model, folder, say, advance=bar, **how):
                 rows.append({**row, **cell.tags})
             found = results.summary(rows)
             atomic.write(out / "bench-dp.json", json.dumps(found, indent=1).encode())
