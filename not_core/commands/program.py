@@ -84,6 +84,7 @@ def run(app: typer.Typer) -> None:
         notes: Sequence[str] = getattr(stop, "__notes__", ())
         said = notes[0] if notes else "what was half done is removed; run the command again"
         errors.print(f"[bold]stopped:[/] {_escaped(said)}", highlight=False, soft_wrap=True)
+        _end_threads(int(stop.code or 0))
         raise
     except NotError as error:
         _fail(str(error))
@@ -121,6 +122,18 @@ def _stop_on_signals() -> dict[signal.Signals, Any]:
     usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     unseen = [number for number, one in usual.items() if signal.getsignal(number) is one]
     return {number: signal.signal(number, leave) for number in unseen}
+
+
+def _end_threads(code: int) -> None:
+    """End at once if threads would keep the process: they wait for what no longer comes.
+
+    What they write must outlive a kill, and does.
+    """
+    others = [one for one in threading.enumerate() if one is not threading.current_thread()]
+    if any(not one.daemon for one in others):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _fail(message: str) -> None:
