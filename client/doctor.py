@@ -1,12 +1,10 @@
 """What keeps a site from taking part: one check after the other, each with what to do next."""
 
-import shutil
 import socket
 import ssl
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from client import witness
@@ -14,7 +12,8 @@ from client.home import IDENTITY, POLICY, SITE, Home, read_home, settings_of
 from client.records import general_texts, sides
 from client.service import NODE
 from client.signing_wire import socket_of
-from not_core.errors import HomeError, LogError, NotError, RecordsError, ServiceError
+from not_core.checkup import Check, Found, disk, examined
+from not_core.errors import HomeError, LogError, RecordsError, ServiceError
 from not_core.learning import device
 from not_core.privacy.ledger import LEDGER, LOG
 from not_core.service import supervisor
@@ -25,18 +24,7 @@ from not_core.trust.federation import load_trust, verify_profile
 from not_core.trust.keys import PROFILE
 from not_core.trust.profile import read_profile
 
-LEAST_FREE = 2 * 2**30
-"""Bytes of disk below which an exchange would soon stop."""
 REACH_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """The outcome of one check; ``says`` ends with what to do next where it is not well."""
-
-    check: str
-    well: bool
-    says: str
 
 
 def examine(home: Path, passphrase: Callable[[], bytes | None]) -> Iterator[Found]:
@@ -46,7 +34,7 @@ def examine(home: Path, passphrase: Callable[[], bytes | None]) -> Iterator[Foun
         home: The site's.
         passphrase: Gives that of the keys, when it is their turn.
     """
-    checks: list[tuple[str, Callable[[], str]]] = [
+    checks: list[Check] = [
         ("home", lambda: _home(home)),
         ("settings", lambda: _settings(home)),
         ("keys", lambda: _keys(home, passphrase())),
@@ -56,21 +44,14 @@ def examine(home: Path, passphrase: Callable[[], bytes | None]) -> Iterator[Foun
         ("coordinator's log", lambda: _coordinators_log(home)),
         ("ledger", lambda: _ledger(read_home(home))),
         ("clock", lambda: _clock(read_home(home))),
-        ("disk", lambda: _disk(home)),
+        ("disk", lambda: disk(home, "organs/in of old exchanges")),
         ("device", lambda: str(device.pick(settings_of(home)[0].device))),
         ("model", lambda: _model(home)),
         ("records", lambda: _records(read_home(home))),
         ("coordinator", lambda: _coordinator(home)),
         ("processes", lambda: _processes(home)),
     ]
-    for name, check in checks:
-        try:
-            yield Found(check=name, well=True, says=check())
-        except NotError as error:
-            yield Found(check=name, well=False, says=str(error))
-        except OSError as error:
-            words = f"{error.filename or home}: {error.strerror or type(error).__name__}"
-            yield Found(check=name, well=False, says=f"{words}; check path and permissions")
+    return examined(checks, home)
 
 
 def _home(home: Path) -> str:
@@ -148,16 +129,6 @@ def _clock(home: Home) -> str:
             f"this machine's clock is {behind:.0f} seconds behind what has happened here; set it"
         )
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-
-
-def _disk(home: Path) -> str:
-    free = shutil.disk_usage(home).free
-    if free < LEAST_FREE:
-        raise HomeError(
-            f"{free / 2**30:.1f} GiB are free, {LEAST_FREE / 2**30:.0f} are needed; make room, "
-            "such as in organs/in of old exchanges"
-        )
-    return f"{free / 2**30:.0f} GiB free"
 
 
 def _model(home: Path) -> str:

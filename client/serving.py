@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from not_core.commands.passphrase import PassphraseFile, identity_passphrase
-from not_core.commands.program import Json, listing, report, say
+from not_core.commands.program import Json, checked, listing, report, say
 from not_core.trust.passphrase import VARIABLE
 
 if TYPE_CHECKING:
@@ -123,14 +123,7 @@ def doctor(home: Home, passphrase_file: PassphraseFile = None, as_json: Json = F
     def words() -> bytes | None:
         return identity_passphrase(home / IDENTITY, passphrase_file)
 
-    found = list(checks.examine(home, words))
-    rows = [
-        {"check": one.check, "found": "well" if one.well else "WRONG", "says": one.says}
-        for one in found
-    ]
-    listing(rows, as_json)
-    if not all(one.well for one in found):
-        raise typer.Exit(1)
+    checked(checks.examine(home, words), as_json)
 
 
 def unlocked(home: Path, passphrase_file: Path | None) -> "Site":

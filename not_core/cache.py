@@ -20,12 +20,16 @@ def cache_home() -> Path:
 
     Source: XDG Base Directory Specification 0.8, for ``XDG_CACHE_HOME``.
     """
-    named = os.environ.get(VARIABLE)
-    home = Path(named).expanduser() if named else _user_cache() / "organ-exchange"
-    home = home.absolute()
+    home = cache_place()
     home.parent.mkdir(parents=True, exist_ok=True)
     home.mkdir(mode=0o700, exist_ok=True)
     return home
+
+
+def cache_place() -> Path:
+    """Where the cache folder is, or will be made."""
+    named = os.environ.get(VARIABLE)
+    return (Path(named).expanduser() if named else _user_cache() / "organ-exchange").absolute()
 
 
 def _user_cache() -> Path:

@@ -278,6 +278,12 @@ class ExchangeError(NotError):
     code = "exchange"
 
 
+class SetupError(NotError):
+    """This machine, or what is installed on it, is not fit for the work."""
+
+    code = "setup"
+
+
 class SourceError(NotError):
     """A model or text source cannot be fetched or has the wrong digest."""
 

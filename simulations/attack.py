@@ -26,7 +26,8 @@ from not_core.privacy.membership import Estimate, curve, membership
 from not_core.privacy.report import DELTA, AuditReport, Claim, Observed, conclude
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.organ import Label, Organ, describe
-from simulations import tables
+from simulations import charts, tables
+from simulations.charts import Axis, Chart, Panel, Point, Series
 from simulations.compare import run, shuffled
 
 DOMAIN = "abstracts"
@@ -37,7 +38,9 @@ UNITS_PER_STEP = 32
 """Of training with a guard: few large steps, as many passes as without."""
 CHARACTERS = 200
 """Read of each record."""
-COLOURS = {"canaries": "#0072b2", "records": "#d55e00"}
+HUES = {"canaries": charts.BLUE, "records": charts.ORANGE}
+CHANCE = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Parts at which nothing but luck is drawn; the first is where the axes begin."""
 NO_NOISE = "no noise"
 
 
@@ -158,13 +161,20 @@ def experiment(
     Returns:
         Rows of the table.
     """
+    from not_core.commands.program import progress
+
     wanted = list(attacks(claims, quick=quick))
-    cells = run(wanted, model, out / "cells", say, module="simulations.attack")
-    found = dict(zip(wanted, cells, strict=True))
+    with progress("attacking", len(wanted), "cells") as bar:
+        cells = run(wanted, model, out / "cells", say, module="simulations.attack", advance=bar)
+        found = dict(zip(wanted, cells, strict=True))
     table = [row for attack, cell in found.items() for row in _rows(attack, cell, claims)]
-    atomic.write(out / "attack.json", json.dumps(table, indent=1).encode())
+    curves = {
+        attack.setting: {kind: _roc(cell, kind) for kind in HUES} for attack, cell in found.items()
+    }
+    whole = {"table": table, "curves": curves}
+    atomic.write(out / "attack.json", json.dumps(whole).encode())
     atomic.write(out / "attack.md", markdown(table).encode())
-    draw(table, {attack.setting: cell for attack, cell in found.items()}, out / "attack.png")
+    charts.write(chart(whole), out / "attack")
     return table
 
 
@@ -212,57 +222,88 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     return tables.table(names, [[tables.word(row[name]) for name in names] for row in table])
 
 
-def draw(
-    table: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]], path: Path
-) -> None:
+def chart(found: Mapping[str, Any]) -> Chart:
     """Who is found at which cost in false positives, and what is shown of each claim.
 
     Args:
-        table: Rows of the table.
-        cells: Measurements by setting.
-        path: The PNG to write.
+        found: What attack.json holds.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    table, curves = found["table"], found["curves"]
+    top = round(1.1 * max(max(row["claim"], row["could have shown"]) for row in table), 3)
+    roc = [
+        Series(
+            name=f"{setting}, {kind}",
+            points=tuple(Point(*one) for one in points),
+            look="steps",
+            hue=HUES[kind],
+            style=number,
+        )
+        for number, (setting, kinds) in enumerate(curves.items())
+        for kind, points in kinds.items()
+    ]
+    chance = Series(
+        name="chance", points=tuple(Point(x, x) for x in CHANCE), look="band", hue=charts.GREY
+    )
+    claimed = Series(
+        name="contradicts the claim",
+        points=(Point(0, 0), Point(top, top)),
+        look="region",
+        hue=charts.ORANGE,
+    )
+    return Chart(
+        title="What an organ tells of its records",
+        note="one seed; steps: one organ each. Shown: the audit's lower bound, 95% confidence; a "
+        "claim below it is contradicted.",
+        rows=(
+            (
+                Panel(
+                    title="membership",
+                    x=_part("part of the others taken for members"),
+                    y=_part("part of the members found"),
+                    series=(*roc, chance),
+                ),
+                Panel(
+                    title="audit",
+                    x=Axis(label="epsilon claimed", limits=(0, top)),
+                    y=Axis(label="epsilon, at least", limits=(-0.03 * top, top)),
+                    series=(claimed, *_shown(table, list(curves))),
+                ),
+            ),
+        ),
+    )
 
-    figure = Figure(figsize=(11, 5), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    for number, (setting, cell) in enumerate(cells.items()):
-        for kind, colour in COLOURS.items():
-            points = curve(*_sides(cell, kind))
-            left.plot(
-                *zip(*points, strict=True),
-                drawstyle="steps-post",
-                color=colour,
-                linestyle=("-", "--", ":", "-.")[number % 4],
-                label=f"{setting}, {kind}",
-            )
-    left.plot([1e-3, 1], [1e-3, 1], color="#bbbbbb", linewidth=1, zorder=0)
-    left.set(xscale="log", yscale="log", xlim=(2e-3, 1), ylim=(2e-3, 1.1))
-    left.set_xlabel("part of the others taken for members")
-    left.set_ylabel("part of the members found")
-    left.legend(frameon=False, loc="lower right")
-    top = 1.1 * max(max(row["claim"], row["could have shown"]) for row in table)
-    right.fill_between([0, top], [0, top], top, color="#d55e00", alpha=0.08, linewidth=0)
-    right.plot([0, top], [0, top], color="#bbbbbb", linewidth=1)
-    right.text(0.04 * top, 0.95 * top, "contradicts the claim", color="#d55e00", va="top")
-    for number, setting in enumerate(cells):
+
+def _part(label: str) -> Axis:
+    return Axis(label=label, log=True, limits=(CHANCE[0], 1.1))
+
+
+def _shown(table: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> Iterator[Series]:
+    """What was shown of each claim, and what could have been."""
+    for number, setting in enumerate(settings):
         rows = [row for row in table if row["setting"] == setting]
-        claims = [row["claim"] for row in rows]
-        mark, colour = "os^D"[number % 4], "#0072b2"
-        right.plot(claims, [row["epsilon at least"] for row in rows], mark, color=colour,
-                   label=f"{setting}: shown")  # fmt: skip
-        right.plot(claims, [row["could have shown"] for row in rows], mark, color=colour,
-                   mfc="none", label=f"{setting}: could have been shown")  # fmt: skip
-    right.set(xlim=(0, top), ylim=(0, top))
-    right.set_xlabel("epsilon claimed")
-    right.set_ylabel("epsilon, at least, with 95% confidence")
-    right.legend(frameon=False, loc="lower right")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    with atomic.file(path) as work, work.open("wb") as out:
-        figure.savefig(out, format="png")
+        for key, word in (
+            ("epsilon at least", "shown"),
+            ("could have shown", "could have been shown"),
+        ):
+            yield Series(
+                name=f"{setting}: {word}",
+                points=tuple(Point(row["claim"], row[key]) for row in rows),
+                look="marks",
+                hue=charts.GREEN,
+                style=number,
+                hollow=word != "shown",
+            )
+
+
+def _roc(cell: Mapping[str, Any], kind: str) -> list[tuple[float, float]]:
+    """The corners of the steps of the curve, rounded."""
+    points = [(round(x, 4), round(y, 4)) for x, y in curve(*_sides(cell, kind))]
+    ends = [
+        one
+        for before, one, after in zip(points, points[1:], points[2:], strict=False)
+        if not (before[0] == one[0] == after[0] or before[1] == one[1] == after[1])
+    ]
+    return [points[0], *ends, points[-1]]
 
 
 def _sides(cell: Mapping[str, Any], kind: str) -> tuple[list[float], list[float]]:

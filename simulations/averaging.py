@@ -287,7 +287,9 @@ def _answers(grid: Grid, requests: Sequence[Message], sites: int) -> list[Messag
     """
     replies = list(grid.send_and_receive(requests))
     if failed := [reply for reply in replies if reply.has_error()]:
-        raise ExchangeError(f"a site failed: {failed[0].error.reason}")
+        raise ExchangeError(
+            f"a site failed: {failed[0].error.reason}; mend that, and run it again to go on"
+        )
     if len(replies) != sites:
         raise ExchangeError(f"{len(replies)} of {sites} sites answered; run it again to go on")
     return sorted(replies, key=_site)

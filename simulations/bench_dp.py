@@ -19,7 +19,7 @@ from not_core.learning.guard import Clipping, Guard, plan
 from not_core.learning.recipe import Recipe
 from not_core.learning.records import record_units
 from not_core.surgery.checkpoint import open_checkpoint
-from simulations import domains
+from simulations import charts, domains
 from simulations.bench import peak_bytes
 from simulations.compare import BLOCK_TOKENS, GENERAL, Case, parts, run
 from simulations.contestants import CONTESTANTS, recipe_of
@@ -213,7 +213,12 @@ def cells(*, quick: bool) -> Iterator[Cell]:
 
 
 def experiment(
-    model: str, out: Path, say: Callable[[str], None], *, quick: bool = False
+    model: str,
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    quick: bool = False,
+    kept_only: bool = False,
 ) -> dict[str, Any]:
     """Measure what is not measured yet, and write what all says together.
 
@@ -222,24 +227,29 @@ def experiment(
         out: Folder of tables, plot and ``cells``, which holds one file a measurement.
         say: Told of progress.
         quick: One domain, one seed, one epsilon, few tokens.
+        kept_only: Measure nothing; say what is there.
 
     Returns:
         Rows of the tables ``cost`` and ``utility``, and sentences under ``said``.
     """
+    from not_core.commands.program import progress
     from simulations import bench_dp_results as results
 
     base = open_checkpoint(model).weights_digest
     rows: list[dict[str, Any]] = []
     found: dict[str, Any] = {}
-    for cell in dict.fromkeys(cells(quick=quick)):
-        module = "bench_dp" if isinstance(cell.case, PrivateCase) else "compare"
-        folder = _folder(cell.case.file, base, out)
-        for row in run([cell.case], model, folder, say, module=f"simulations.{module}"):
-            rows.append({**row, **cell.tags})
-        found = results.summary(rows)
-        atomic.write(out / "bench-dp.json", json.dumps(found, indent=1).encode())
-        atomic.write(out / "bench-dp.md", results.markdown(found).encode())
-    results.draw(found, out / "bench-dp.png")
+    wanted = list(dict.fromkeys(cells(quick=quick)))
+    with progress("measuring", len(wanted), "cells") as bar:
+        for cell in wanted:
+            module = "bench_dp" if isinstance(cell.case, PrivateCase) else "compare"
+            folder = _folder(cell.case.file, base, out)
+            how: dict[str, Any] = {"module": f"simulations.{module}", "kept_only": kept_only}
+            for row in run([cell.case], model, folder, say, advance=bar, **how):
+                rows.append({**row, **cell.tags})
+            found = results.summary(rows)
+            atomic.write(out / "bench-dp.json", json.dumps(found, indent=1).encode())
+            atomic.write(out / "bench-dp.md", results.markdown(found).encode())
+    charts.write(results.chart(found), out / "bench-dp")
     return found
 
 

@@ -1,17 +1,21 @@
-"""What the measurements under privacy say together: two tables, sentences and a picture."""
+"""What the measurements under privacy say together: two tables, sentences and a chart."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from not_core import atomic
-from simulations import tables
+from simulations import charts, tables
+from simulations.charts import Axis, Chart, Look, Panel, Point, Series, over_seeds, valued
 from simulations.quality import interval
 
 Row = Mapping[str, Any]
-COLOURS = {"organ": "#0072b2", "lora": "#d55e00"}
+DRAWN = {
+    "organ": ("organ", charts.BLUE, 0),
+    "lora": ("LoRA", charts.ORANGE, 1),
+    "stock": ("untrained", charts.GREY, 0),
+}
+"""Name, hue and style of each method."""
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
@@ -149,52 +153,78 @@ def _table(rows: Sequence[Row]) -> str:
     return tables.table(list(rows[0]), [list(map(tables.word, row.values())) for row in rows])
 
 
-def draw(found: Mapping[str, Any], path: Path) -> None:
+def chart(found: Mapping[str, Any]) -> Chart:
     """Perplexity over epsilon, a panel a domain, and what a token costs by way to clip.
 
     Args:
         found: As ``summary`` returns it.
-        path: The PNG to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     table = found["utility"]
-    domains = list(dict.fromkeys(row["domain"] for row in table))
-    figure = Figure(
-        figsize=(4.5 * (len(domains) + 1), 4.5), dpi=150, facecolor="white", layout="constrained"
+    panels = [_curves(domain, table) for domain in dict.fromkeys(row["domain"] for row in table)]
+    if found["cost"]:
+        panels.append(_costs(found["cost"]))
+    counts = over_seeds(row["seeds"] for row in table if row["method"] != "stock")
+    return Chart(
+        title="What differential privacy costs an organ and LoRA",
+        note=f"{counts}. Costs: one run each.",
+        rows=(tuple(panels),),
     )
-    FigureCanvasAgg(figure)
-    *panels, last = figure.subplots(1, len(domains) + 1, squeeze=False)[0]
-    for axes, domain in zip(panels, domains, strict=True):
-        rows = [row for row in table if row["domain"] == domain]
-        budgets = {row["epsilon"] for row in rows if row["epsilon"] != "none"}
-        places = {one: place for place, one in enumerate([*sorted(budgets), "none"])}
-        for row in rows:
-            if row["method"] == "stock":
-                axes.axhline(row["perplexity"], color="#8a8f98", linestyle="--", label="untrained")
-        for method, colour in COLOURS.items():
-            own = {places[row["epsilon"]]: row for row in rows if row["method"] == method}
-            for place, row in own.items():
-                if row["perplexity interval"]:
-                    axes.vlines(place, *row["perplexity interval"], color=colour)
-            across = sorted(own)
-            heights = [own[place]["perplexity"] for place in across]
-            axes.plot(across, heights, "o-", color=colour, label=method)
-        axes.set_xticks(list(places.values()), [f"{one}" for one in places])
-        axes.set_title(domain)
-        axes.set_xlabel("epsilon")
-        axes.set_ylabel("perplexity on test documents")
-        axes.legend(frameon=False)
-    for place, row in enumerate(found["cost"]):
-        bar = last.bar(place, 1000 / row["tokens a cpu second"], color=COLOURS[row["method"]])
-        last.bar_label(bar, [f"{row['peak MB']:,} MB"], rotation=90, padding=3)
-    names = [f"{row['method']}, {row['clipping']}" for row in found["cost"]]
-    last.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    last.set_ylabel("CPU seconds a thousand tokens")
-    last.set_title("way to clip, and peak memory")
-    last.margins(y=0.3)
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    with atomic.file(path) as work, work.open("wb") as out:
-        figure.savefig(out, format="png")
+
+
+def _curves(domain: str, table: Sequence[Row]) -> Panel:
+    rows = [row for row in table if row["domain"] == domain]
+    budgets = sorted({row["epsilon"] for row in rows if row["epsilon"] != "none"})
+    places = {one: place for place, one in enumerate([*budgets, "none"])}
+    series = []
+    for method, (name, hue, style) in DRAWN.items():
+        own = sorted(
+            (row for row in rows if row["method"] == method), key=lambda row: places[row["epsilon"]]
+        )
+        points = tuple(
+            valued(
+                places[row["epsilon"]],
+                row["perplexity"],
+                row["perplexity interval"],
+                f"seeds: {row['seeds']}",
+            )
+            for row in own
+        )
+        look: Look = "level" if method == "stock" else "line"
+        if points:
+            series.append(Series(name=name, points=points, look=look, hue=hue, style=style))
+    return Panel(
+        title=domain,
+        x=Axis(label="epsilon (none: no privacy)", places=tuple(_epsilon(one) for one in places)),
+        y=Axis(label="perplexity on test documents"),
+        series=tuple(series),
+    )
+
+
+def _costs(rows: Sequence[Row]) -> Panel:
+    """One bar a way to clip, with peak memory beside it."""
+    series = [
+        Series(
+            name=DRAWN[method][0],
+            points=tuple(
+                Point(
+                    place, round(1000 / row["tokens a cpu second"], 3),
+                    word=f"{row['peak MB']:,} MB",
+                )
+                for place, row in enumerate(rows)
+                if row["method"] == method
+            ),
+            look="bars",
+            hue=DRAWN[method][1],
+        )
+        for method in dict.fromkeys(row["method"] for row in rows)
+    ]  # fmt: skip
+    return Panel(
+        title="cost by way to clip, peak memory",
+        x=Axis(label="", places=tuple(f"{DRAWN[r['method']][0]}, {r['clipping']}" for r in rows)),
+        y=Axis(label="CPU seconds a thousand tokens"),
+        series=tuple(series),
+    )
+
+
+def _epsilon(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"

@@ -28,7 +28,7 @@ from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.lineage import What
 from not_core.surgery.organ import Label, Organ, describe
 from not_core.surgery.plan import identity, transplant
-from simulations import domains
+from simulations import charts, domains
 from simulations.bench import peak_bytes
 from simulations.compare import BLOCK_TOKENS, TEST, run, shuffled
 from simulations.contestants import CONTESTANTS, with_lora, with_organ
@@ -164,18 +164,19 @@ def experiment(
     Returns:
         Rows of the table.
     """
-    from simulations.clinic_results import draw, markdown, summary, written
+    from not_core.commands.program import progress
+    from simulations.clinic_results import chart, markdown, summary, written
 
     wanted = list(dict.fromkeys(visits(quick=quick)))
     rows: list[dict[str, Any]] = []
-    for visit, row in zip(
-        wanted, run(wanted, model, out / "cells", say, module="simulations.clinic"), strict=True
-    ):
-        rows.append({**row, **asdict(visit)})
-        written(out, summary(rows))
+    with progress("measuring", len(wanted), "cells") as bar:
+        found = run(wanted, model, out / "cells", say, module="simulations.clinic", advance=bar)
+        for visit, row in zip(wanted, found, strict=True):
+            rows.append({**row, **asdict(visit)})
+            written(out, summary(rows))
     table = summary(rows)
     (out / "clinic.md").write_text(markdown(table), encoding="utf-8")
-    draw(table, out / "clinic.png")
+    charts.write(chart(table), out / "clinic")
     return table
 
 

@@ -1,4 +1,4 @@
-"""What the clinic's measurements say together: JSON, a table and a picture."""
+"""What the clinic's measurements say together: JSON, a table and a chart."""
 
 import json
 import math
@@ -9,23 +9,24 @@ from typing import Any
 
 from not_core import atomic
 from not_core.learning.evaluation import DocumentLoss, Reading, compare
-from simulations import tables
+from simulations import charts, tables
+from simulations.charts import Axis, Chart, Panel, Series, over_seeds, valued
 from simulations.quality import interval
 
 BASELINES = ("lora", "organ")
 """What every method is set beside: LoRA on the clinic's records alone, and the organ as it is."""
 STYLE = {
-    "stock": ("#8a8f98", "-"),
-    "lora": ("#c2410c", "-"),
-    "low-rank": ("#c2410c", "--"),
-    "organ": ("#1c2026", "-"),
-    "organ+organ": ("#1d6fa5", "-"),
-    "organ+organ-norms": ("#5aa469", ":"),
-    "organ+norms": ("#5aa469", "-"),
-    "organ+all": ("#1d6fa5", "--"),
-    "organ+lora": ("#7c4d9e", "-"),
+    "stock": (charts.GREY, 0),
+    "lora": (charts.ORANGE, 0),
+    "low-rank": (charts.ORANGE, 1),
+    "organ": (charts.PINK, 0),
+    "organ+organ": (charts.BLUE, 0),
+    "organ+organ-norms": (charts.GREEN, 2),
+    "organ+norms": (charts.GREEN, 0),
+    "organ+all": (charts.BLUE, 1),
+    "organ+lora": (charts.VIOLET, 0),
 }
-"""Colour and dashes of each line."""
+"""Hue and style of each line."""
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -141,35 +142,33 @@ def _sentences(table: Sequence[Mapping[str, Any]]) -> list[str]:
     return said
 
 
-def draw(table: Sequence[Mapping[str, Any]], path: Path) -> None:
+def chart(table: Sequence[Mapping[str, Any]]) -> Chart:
     """Perplexity over the number of records, a line a method; bars reach over the seeds."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator
+    series, sizes = [], sorted({row["records"] for row in table})
+    for method, (hue, style) in STYLE.items():
+        points = tuple(
+            valued(sizes.index(row["records"]), row["perplexity"], _range(row["by seed"]))
+            for row in table
+            if row["method"] == method
+        )
+        if points:
+            series.append(Series(name=method, points=points, hue=hue, style=style))
+    return Chart(
+        title="A clinic with few records",
+        note=f"{over_seeds((row['seeds'] for row in table), 'lowest seed to highest')}. stock: the "
+        "untrained model.",
+        rows=(
+            (
+                Panel(
+                    title="what the clinic does",
+                    x=Axis(label="records that the clinic has", places=tuple(map(str, sizes))),
+                    y=Axis(label="perplexity on test documents"),
+                    series=tuple(series),
+                ),
+            ),
+        ),
+    )
 
-    figure = Figure(figsize=(8, 5), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    sizes = sorted({row["records"] for row in table})
-    for method, (colour, dashes) in STYLE.items():
-        rows = [row for row in table if row["method"] == method]
-        if not rows:
-            continue
-        means = [row["perplexity"] for row in rows]
-        reach = [
-            [max(0.0, mean - min(row["by seed"])) for mean, row in zip(means, rows, strict=True)],
-            [max(0.0, max(row["by seed"]) - mean) for mean, row in zip(means, rows, strict=True)],
-        ]
-        axes.errorbar(
-            [row["records"] for row in rows], means, yerr=reach, label=method, color=colour,
-            linestyle=dashes, marker="o", markersize=4, capsize=3, linewidth=1.6,
-        )  # fmt: skip
-    axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.set_xlabel("records that the clinic has")
-    axes.set_ylabel("perplexity on test documents")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    with atomic.file(path) as work, work.open("wb") as out:
-        figure.savefig(out, format="png")
+
+def _range(values: Sequence[float]) -> tuple[float, float] | None:
+    return (min(values), max(values)) if len(values) > 1 else None

@@ -10,9 +10,21 @@ import typer
 from rich.console import Console
 
 from not_core.commands import private as options
-from not_core.commands.program import Json, errors, new_app, report, run, say, span
+from not_core.commands.program import (
+    Json,
+    errors,
+    goes_on,
+    new_app,
+    progress,
+    report,
+    run,
+    say,
+    span,
+)
 from not_core.commands.surgery import ModeName
 from simulations import experiments
+
+FETCHED = "what came whole is kept; the same command fetches the rest"
 
 app = new_app(
     "Play an exchange between many institutions on this machine, with the same client and server "
@@ -138,7 +150,8 @@ def exchange(
     if resumed:
         say("resuming: what is already done is not done again")
     watch = Watch(scenario, errors)
-    with watch.shown():
+    kept = f"what is finished is kept in {scenario.homes}; the same command goes on there"
+    with goes_on(kept), watch.shown():
         if served:
             servers.run(scenario)
         else:
@@ -168,9 +181,14 @@ def fetch(as_json: Json = False) -> None:
     from simulations import domains
     from simulations.model import base_model
 
-    documents = {name: len(read(say)) for name, read in domains.BUILTIN.items()}
-    documents["general"] = len(domains.general(say))
-    report({"model": base_model(None, say), "documents": documents}, as_json)
+    sources = {**domains.BUILTIN, "general": domains.general}
+    documents = {}
+    with goes_on(FETCHED), progress("fetching", len(sources) + 1, "sources") as bar:
+        for name, read in sources.items():
+            documents[name] = len(read(say))
+            bar(1, name)
+        model = base_model(None, say)
+    report({"model": model, "documents": documents}, as_json)
 
 
 @app.command()
@@ -225,7 +243,10 @@ def search(
     if outside.sentences or outside.organ_blocks:
         raise ExchangeError("the coordinator holds what it must not; see the report")
     if inside.sentences < len(marks) or not inside.organ_blocks:
-        raise ExchangeError("the search does not find what is there, so it proves nothing")
+        raise ExchangeError(
+            "the search does not find what is there, so it proves nothing; run the exchange anew "
+            "with --plant, --keep-messages and --fresh"
+        )
 
 
 experiments.add_to(app)

@@ -168,6 +168,7 @@ def run(
     *,
     module: str = "simulations.compare",
     kept_only: bool = False,
+    advance: Callable[..., None] = lambda *units, **how: None,
 ) -> Iterator[dict[str, Any]]:
     """Measurements of cases, in order: kept ones are read, others made and kept, or left out.
 
@@ -178,6 +179,7 @@ def run(
         say: Told of progress.
         module: What is run for each, with the case as JSON and the model; it prints the result.
         kept_only: Whether cases that are not kept are left out.
+        advance: Told of each that is there; see ``program.Advance``.
 
     Raises:
         ExchangeError: A measurement failed, or PEFT or lm-eval is not installed.
@@ -190,9 +192,10 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     for case in cases:
         kept = out / case.file
-        if kept_only and not kept.is_file():
+        there = kept.is_file()
+        if kept_only and not there:
             continue
-        if not kept.is_file():
+        if not there:
             say(f"measuring {kept.stem}")
             done = subprocess.run(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-m", module, json.dumps(asdict(case)), model],
@@ -201,9 +204,13 @@ def run(
                 check=False,
             )
             if done.returncode:
-                raise ExchangeError(f"{kept.stem} failed: {done.stderr[-2000:]}")
+                raise ExchangeError(
+                    f"{kept.stem} failed, the same command goes on from there; it said: "
+                    f"{done.stderr[-2000:]}"
+                )
             row = json.loads(done.stdout.splitlines()[-1])
             atomic.write(kept, json.dumps({**_about(case), **row}, indent=1).encode())
+        advance(1, kept=there)
         yield json.loads(kept.read_bytes())
 
 

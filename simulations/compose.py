@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from not_core import atomic
@@ -21,7 +22,8 @@ from not_core.surgery.merge import Average, Method, Ties, merge
 from not_core.surgery.organ import Label, Organ
 from not_core.surgery.plan import Graft, Mode
 from not_core.surgery.plan import compose as composed
-from simulations import domains
+from simulations import charts, domains
+from simulations.charts import Axis, Chart, Panel, Point, Series, over_seeds
 from simulations.kept import Kept, Readings
 
 LOW, HIGH = Span(start=10, stop=13), Span(start=20, stop=23)
@@ -29,6 +31,8 @@ HELD_OUT = 32
 GENERAL = 24
 THREADS = 1
 RANK = 16
+HOST = "host"
+TEXTS = ("medicine", "law", "general")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Composition:
 
 
 COMPOSITIONS = (
-    Composition("host", ()),
+    Composition(HOST, ()),
     Composition("medicine", (("medicine", "replace", 10),)),
     Composition("law", (("law", "replace", 10),)),
     Composition("law higher up", (("law-high", "replace", 20),)),
@@ -108,7 +112,7 @@ def experiment(
         for name, readings in found.items():
             row: dict[str, Any] = {"composition": name, "seed": seed}
             for key, reading in readings.items():
-                change = compare(found["host"][key], reading, seed)
+                change = compare(found[HOST][key], reading, seed)
                 row[key] = round(reading.perplexity, 2)
                 row[f"{key} change"] = (
                     f"{change.change:+.1%} [{change.low:+.1%}, {change.high:+.1%}]"
@@ -121,12 +125,44 @@ def experiment(
                         row[f"{key} gain kept"] = f"{part:.0%}"
             rows.append(row)
         atomic.write(out / "compose.json", json.dumps(rows, indent=2).encode())
+    charts.write(chart(rows), out / "compose")
     return rows
+
+
+def chart(rows: Sequence[dict[str, Any]]) -> Chart:
+    """Perplexity of each composition against the host's, by text; bars reach over the seeds."""
+    names = list(dict.fromkeys(row["composition"] for row in rows if row["composition"] != HOST))
+    host = {row["seed"]: row for row in rows if row["composition"] == HOST}
+    series = []
+    for number, text in enumerate(TEXTS):
+        points = []
+        for place, name in enumerate(names):
+            ratios = [
+                row[text] / host[row["seed"]][text] for row in rows if row["composition"] == name
+            ]
+            low, high = (min(ratios), max(ratios)) if len(ratios) > 1 else (None, None)
+            points.append(Point(place, round(fmean(ratios), 4), low, high))
+        series.append(
+            Series(name=text, points=tuple(points), look="marks", hue=number, style=number)
+        )
+    series.append(Series(name="host", points=(Point(0, 1),), look="level", hue=charts.GREY))
+    panel = Panel(
+        title="what is put into the host",
+        x=Axis(label="", places=tuple(names)),
+        y=Axis(label="perplexity, host = 1"),
+        series=tuple(series),
+    )
+    return Chart(
+        title="Several organs in one host",
+        note=over_seeds([len(host)], "lowest seed to highest"),
+        rows=((panel,),),
+        wide=True,
+    )
 
 
 def _gain(found: dict[str, Readings], name: str, key: str) -> float:
     """Fall of the mean loss, in nats a token, against the host."""
-    before, after = found["host"][key].perplexity, found[name][key].perplexity
+    before, after = found[HOST][key].perplexity, found[name][key].perplexity
     return math.log(before / after)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
@@ -29,8 +30,12 @@ def play(server: ServerApp, client: ClientApp, nodes: int, *, threads: int, para
 
     for name in ("flwr", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # In a thread of its own, Ray leaves the program's signal handlers in their places, and a signal
+    # ends the program without the engine's noisy end; Ray's processes end with this one.
+    thread = ThreadPoolExecutor(1)
     try:
-        run_simulation(
+        thread.submit(
+            run_simulation,
             server,
             client,
             num_supernodes=nodes,
@@ -42,6 +47,10 @@ def play(server: ServerApp, client: ClientApp, nodes: int, *, threads: int, para
                     "log_to_driver": False,
                 },
             },
-        )
+        ).result()
+        thread.shutdown()
     except RuntimeError as error:
-        raise ExchangeError(f"Flower's simulation engine ended: {error}") from error
+        raise ExchangeError(
+            f"Flower's simulation engine ended: {error}; see that no other runs here and memory "
+            "is free, then run it again: it goes on"
+        ) from error

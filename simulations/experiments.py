@@ -1,17 +1,22 @@
 """Commands of ``organ-simulate`` that measure: benchmarks and experiments."""
 
 import math
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from not_core.commands.program import Json, listing, report, say
+from not_core.commands.program import Json, goes_on, listing, report, say
 
 ResultsOut = Annotated[Path, typer.Option(help="Folder for results and what is kept.")]
 BaseModel = Annotated[str | None, typer.Option(help="Default: the demo's.")]
 OrganTokens = Annotated[int, typer.Option(min=256, help="Training tokens an organ.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of training.")]
+KeptOnly = Annotated[
+    bool, typer.Option("--kept-only", help="Measure nothing; tell what is measured already.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,17 +25,29 @@ def add_to(app: typer.Typer) -> None:
     app.command("bench-memory")(bench_memory)
     app.command("bench-seal")(bench_seal)
     app.command("bench-served")(bench_served)
-    app.command()(soak)
-    app.command()(compose)
-    app.command()(positions)
-    app.command()(transfer)
+    app.command()(resumed(soak))
+    app.command()(resumed(compose))
+    app.command()(resumed(positions))
+    app.command()(resumed(transfer))
     app.command()(encoders)
-    app.command("compare")(compare_methods)
-    app.command()(federated)
-    app.command()(clinic)
-    app.command()(attack)
-    app.command("bench-dp")(bench_dp)
+    app.command("compare")(resumed(compare_methods))
+    app.command()(resumed(federated))
+    app.command()(resumed(clinic))
+    app.command()(resumed(attack))
+    app.command("bench-dp")(resumed(bench_dp))
+    app.command()(plot)
     app.command()(readme)
+
+
+def resumed(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that goes on where it was stopped, and says so when it is."""
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        with goes_on(f"what is finished is kept in {given['out']}; the same command goes on there"):
+            command(**given)
+
+    return run
 
 
 def bench_speed(
@@ -208,9 +225,7 @@ def compare_methods(
     searching: Annotated[
         bool, typer.Option("--search", help="Choose ranks and learning rates on validation text.")
     ] = False,
-    kept_only: Annotated[
-        bool, typer.Option("--kept-only", help="Measure nothing; tell what is measured already.")
-    ] = False,
+    kept_only: KeptOnly = False,
     as_json: Json = False,
 ) -> None:
     """Compare organs with LoRA and full fine-tuning on the same records, tokens and seconds.
@@ -320,6 +335,7 @@ def bench_dp(
     searching: Annotated[
         bool, typer.Option("--search", help="Choose how each learns, on validation text.")
     ] = False,
+    kept_only: KeptOnly = False,
     as_json: Json = False,
 ) -> None:
     """Measure what differential privacy costs an organ and LoRA: time, memory and perplexity.
@@ -336,7 +352,7 @@ def bench_dp(
     if searching:
         listing(private.search(base, out, say), as_json)
         return
-    found = private.experiment(base, out, say, quick=quick)
+    found = private.experiment(base, out, say, quick=quick, kept_only=kept_only)
     if as_json:
         report(found, as_json)
         return
@@ -344,6 +360,21 @@ def bench_dp(
     listing(found["utility"], as_json)
     for line in found["said"]:
         say(line)
+
+
+def plot(
+    folder: Annotated[Path, typer.Argument(help="Folder of results, an experiment's --out.")],
+    as_json: Json = False,
+) -> None:
+    """Draw results that are kept, anew: a PNG each, and a CSV of the numbers in it.
+
+    Measures nothing and needs no model. Experiments draw the same when they end.
+
+    Example: organ-simulate plot docs/results/privacy
+    """
+    from simulations.plots import plot as draw
+
+    report({"drawn": [str(path) for path in draw(folder)]}, as_json)
 
 
 def readme(

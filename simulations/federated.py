@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from not_core import atomic
-from simulations import averaging, one_shot
+from simulations import averaging, charts, one_shot
 from simulations.contest import PARTS, Setting, prepare
 from simulations.sites import Federation, load_sites
 
@@ -24,7 +24,7 @@ def against_fedavg(
 
     Args:
         model: Folder of the base model.
-        out: Folder for federated.json, .md and .png; ``cells`` in it holds a file a result.
+        out: Folder for federated.json, .md, .png and .csv; ``cells`` in it holds a file a result.
         say: Told of progress.
         quick: Three sites, two rounds, few tokens.
 
@@ -47,7 +47,7 @@ def experiment(
     setting: Setting, federation: Federation, model: str, out: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Carry out a contest, or what is left of it, and report on it; see ``against_fedavg``."""
-    from simulations.federated_report import draw, markdown, summary
+    from simulations.federated_report import chart, markdown, summary
 
     contest = prepare(setting, federation, model, out, say)
     rounds = averaging.run(contest, say)
@@ -61,5 +61,5 @@ def experiment(
     found = summary(setting, rounds, exchanges)
     atomic.write(out / "federated.json", json.dumps(found, indent=1).encode())
     atomic.write(out / "federated.md", markdown(found).encode())
-    draw(found, out / "federated.png")
+    charts.write(chart(found), out / "federated")
     return found

@@ -6,19 +6,18 @@ average as it arrives needs no copy of it for reading, which Flower's evaluation
 of the processor, as if sites worked side by side and nothing was waited for but the slowest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from not_core import atomic
 from not_core.learning.evaluation import compare
-from simulations import tables
+from simulations import charts, tables
 from simulations.averaging import Round, perplexities
+from simulations.charts import Axis, Chart, Look, Panel, Point, Series
 from simulations.contest import Setting, flat, reading
 
 FEDAVG, ORGANS = "FedAvg, LoRA", "organs"
-COLOURS = ("#1f6fb4", "#d1495b", "#2e8b57", "#8e5ea2", "#c98a1b", "#4a5568")
+KINDS: tuple[tuple[str, Look], ...] = (("FedAvg", "band"), ("organs", "marks"))
 
 
 def summary(
@@ -212,49 +211,40 @@ def _reach(row: Mapping[str, Any], rounds: int) -> tuple[str, ...]:
     )
 
 
-def draw(found: Mapping[str, Any], path: Path) -> None:
+def chart(found: Mapping[str, Any]) -> Chart:
     """Perplexity over bytes and over seconds: a line a site for averaging, marks for organs.
 
     Args:
         found: Of ``summary``.
-        path: The PNG to write; a file that is there is replaced.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.8), dpi=160, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2, sharey=True)
-    for plot, name, label in zip(
-        axes,
-        ("bytes", "seconds"),
-        ("bytes that the site sends and receives", "seconds of one core, sites side by side"),
-        strict=True,
-    ):
-        for number, (site, curve) in enumerate(found["curves"].items()):
-            colour = COLOURS[number % len(COLOURS)]
-            # Nothing was sent before the first round, which no logarithm shows.
-            line = [one for one in curve if one[name] or name == "seconds"]
-            marks = found["organs"][site]
-            plot.plot(
-                [one[name] for one in line], [one["perplexity"] for one in line],
-                color=colour, linewidth=1.6, label=f"{site}: FedAvg",
-            )  # fmt: skip
-            plot.scatter(
-                [one[name] for one in marks], [one["perplexity"] for one in marks],
-                s=[22 * 2**place for place in range(len(marks))], marker="D", color=colour,
-                edgecolor="white", zorder=3, label=f"{site}: organs",
-            )  # fmt: skip
-            plot.axhline(curve[0]["perplexity"], color=colour, linewidth=0.6, linestyle=":")
-        plot.set(xlabel=label)
-        plot.spines[["top", "right"]].set_visible(False)
-        plot.grid(visible=True, which="major", color="#e6e6e3", linewidth=0.6)
-    axes[0].set(xscale="log", yscale="log", ylabel="perplexity on the site's held-out documents")
-    axes[1].legend(frameon=False, fontsize=7.5, ncols=2)
-    figure.suptitle(
-        "Organs exchanged once (marks: fewer, then all of averaging's tokens; dotted: the base "
-        "model) and federated averaging",
-        size=10.5,
+    return Chart(
+        title="Organs exchanged once, and federated averaging of LoRA",
+        note="one seed. Lines: FedAvg, round by round. Marks: organs, after a part of averaging's "
+        "tokens and after all. First point by seconds: the base model.",
+        rows=(
+            tuple(
+                Panel(
+                    title=f"over {name}",
+                    x=Axis(label=label, log=name == "bytes"),
+                    y=Axis(label="perplexity on the site's held-out documents", log=True),
+                    series=tuple(_lines(found, name)),
+                )
+                for name, label in (
+                    ("bytes", "MB that the site sends and receives"),
+                    ("seconds", "seconds of one core, sites side by side"),
+                )
+            ),
+        ),
+        share=True,
     )
-    with atomic.file(path) as work, work.open("wb") as out:
-        figure.savefig(out, format="png")
+
+
+def _lines(found: Mapping[str, Any], name: str) -> Iterator[Series]:
+    scale = 1e6 if name == "bytes" else 1
+    for number, (site, curve) in enumerate(found["curves"].items()):
+        hue = number % (len(charts.HUES) - 1)
+        # Nothing was sent before the first round, which no logarithm shows.
+        line = [one for one in curve if one[name] or name == "seconds"]
+        for (kind, look), rows in zip(KINDS, (line, found["organs"][site]), strict=True):
+            points = tuple(Point(one[name] / scale, one["perplexity"]) for one in rows)
+            yield Series(name=f"{site}: {kind}", points=points, look=look, hue=hue, style=number)

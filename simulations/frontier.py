@@ -1,66 +1,65 @@
-"""The picture of the comparison: perplexity against time and memory, each as a ratio to LoRA's."""
+"""The chart of the comparison: perplexity over tokens, seconds and bytes, a row a domain."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-MARKS = ("o", "s", "^", "D", "v", "P")
-AXES = (("x cpu", "CPU seconds"), ("x peak", "peak memory"))
+from simulations import charts
+from simulations.charts import Axis, Chart, Panel, Point, Series, over_seeds, valued
+
+METHODS = {
+    "organ": ("organ", charts.BLUE, 0),
+    "organ in the time of lora": ("organ, in LoRA's seconds", charts.SKY, 4),
+    "lora": ("LoRA", charts.ORANGE, 1),
+    "lora-attention": ("LoRA, attention only", charts.AMBER, 5),
+    "full": ("full fine-tuning", charts.GREEN, 2),
+    "organ-whole": ("organ, whole layers", charts.VIOLET, 6),
+    "paper": ("the paper's recipe", charts.PINK, 3),
+}
+"""Name, hue and shape of each method; others come after them, in grey."""
+AXES = (
+    ("trained tokens", "tokens trained on", False),
+    ("cpu seconds", "CPU seconds", False),
+    ("artefact MB", "MB to send", True),
+)
 
 
-def draw(table: Sequence[dict[str, Any]], baseline: str, out: Path) -> None:
-    """Draw a table of ``quality.summary``: a colour a method, a mark a domain; lower left is best.
+def chart(table: Sequence[dict[str, Any]]) -> Chart:
+    """Rows of ``quality.summary`` as a chart; lower left is best everywhere."""
+    domains = list(dict.fromkeys(row["domain"] for row in table))
+    trained = [row for row in table if row["method"] != "stock"]
+    return Chart(
+        title="Organs beside LoRA and full fine-tuning",
+        note=f"{over_seeds(row['seeds'] for row in trained)}. Lines join one method's budgets.",
+        rows=tuple(tuple(_panel(domain, table, *axis) for axis in AXES) for domain in domains),
+        share=True,
+    )
 
-    Args:
-        table: Its rows; those without a ratio to the baseline are left out.
-        baseline: The method that all are compared with, drawn at 1.
-        out: The PNG to write.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    rows = [row for row in table if "x LoRA" in row and all(axis in row for axis, _ in AXES)]
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    cases = list(dict.fromkeys((row["domain"], row["tokens"]) for row in rows))
-    figure = Figure(figsize=(11, 5), dpi=160, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (axis, title) in zip(figure.subplots(1, 2, sharey=True), AXES, strict=True):
-        axes.axhline(1, color="#bbbbbb", linewidth=1, zorder=0)
-        axes.axvline(1, color="#bbbbbb", linewidth=1, zorder=0)
-        axes.plot(1, 1, "x", color="black")
-        for row in rows:
-            case = (row["domain"], row["tokens"])
-            axes.errorbar(
-                row[axis],
-                row["x LoRA"],
-                yerr=_bars(row),
-                color=COLOURS[methods.index(row["method"]) % len(COLOURS)],
-                marker=MARKS[cases.index(case) % len(MARKS)],
-                markersize=6,
-                linewidth=1,
-                capsize=2,
+def _panel(domain: str, table: Sequence[dict[str, Any]], key: str, label: str, log: bool) -> Panel:
+    rows = [row for row in table if row["domain"] == domain]
+    others = dict.fromkeys(row["method"] for row in rows if row["method"] not in METHODS)
+    series = []
+    drawn = METHODS | {one: (one, charts.GREY, 7) for one in others if one != "stock"}
+    for method, (name, hue, style) in drawn.items():
+        own = sorted((row for row in rows if row["method"] == method), key=lambda row: row[key])
+        points = tuple(
+            valued(
+                row[key],
+                row["perplexity"],
+                row.get("perplexity interval"),
+                f"seeds: {row['seeds']}",
             )
-        axes.set_xlabel(f"{title}, LoRA = 1")
-        axes.set_xlim(left=0)
-        axes.margins(y=0.1)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.2)
-    axes = figure.axes[0]
-    axes.set_ylabel("held-out perplexity, LoRA = 1")
-    axes.plot([], [], "x", color="black", label=baseline)
-    for number, method in enumerate(methods):
-        axes.plot([], [], "o", color=COLOURS[number % len(COLOURS)], label=method)
-    for number, (domain, tokens) in enumerate(cases):
-        mark = MARKS[number % len(MARKS)]
-        axes.plot([], [], mark, color="#666666", mfc="none", label=f"{domain}, {tokens:,} tokens")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    figure.savefig(out, format="png")
-
-
-def _bars(row: dict[str, Any]) -> list[list[float]] | None:
-    """The interval over seeds as lengths below and above; None for one seed."""
-    if not row.get("x LoRA interval"):
-        return None
-    low, high = row["x LoRA interval"]
-    return [[max(0.0, row["x LoRA"] - low)], [max(0.0, high - row["x LoRA"])]]
+            for row in own
+        )
+        if points:
+            series.append(Series(name=name, points=points, hue=hue, style=style))
+    for row in rows:
+        if row["method"] == "stock":
+            base = (Point(0, row["perplexity"]),)
+            series.append(Series(name="untrained", points=base, look="level", hue=charts.GREY))
+    return Panel(
+        title=domain,
+        x=Axis(label=label, log=log),
+        y=Axis(label="perplexity on test documents"),
+        series=tuple(series),
+    )

@@ -33,7 +33,9 @@ def plant(federation: Federation, records: Mapping[str, Path], count: int) -> tu
         mine = marks[place :: len(sites)]
         lines = records[name].read_text(encoding="utf-8").splitlines()
         if len(mine) > len(lines):
-            raise RecordsError(f"{name} has {len(lines)} records, {len(mine)} are to be marked")
+            raise RecordsError(
+                f"{name} has {len(lines)} records, {len(mine)} are to be marked; plant fewer marks"
+            )
         rows = [canonical.plain(line.encode(), "record") for line in lines]
         for row, mark in zip(rows, mine, strict=False):
             row["text"] += f"\n{mark}"

@@ -11,12 +11,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 from not_core import atomic
+from not_core.commands.program import progress
 from not_core.learning.device import precision
 from not_core.learning.evaluation import compare
-from simulations import tables
+from simulations import charts, frontier, tables
 from simulations.compare import Case, reading, run
 from simulations.contestants import CONTESTANTS
-from simulations.frontier import draw
 
 DOMAINS = ("abstracts", "cases", "weaknesses", "finance")
 LONG_DOMAINS = ("abstracts", "cases")
@@ -54,13 +54,17 @@ def quality(
     """
     rows: list[dict[str, Any]] = []
     table: list[dict[str, Any]] = []
-    measure = partial(run, model=model, out=out / "cells", say=say, kept_only=kept_only)
-    for round_ in _rounds(quick):
-        rows += round_.measure(measure)
-        table = summary(rows)
-        atomic.write(out / "quality.json", json.dumps(table, indent=1).encode())
-        atomic.write(out / "quality.md", (markdown(table) + "\n" + targets(table)).encode())
-    draw(table, BASELINE, out / "quality.png")
+    rounds = list(_rounds(quick))
+    with progress("measuring", sum(map(len, rounds)), "cells") as bar:
+        measure = partial(
+            run, model=model, out=out / "cells", say=say, kept_only=kept_only, advance=bar
+        )
+        for round_ in rounds:
+            rows += round_.measure(measure)
+            table = summary(rows)
+            atomic.write(out / "quality.json", json.dumps(table, indent=1).encode())
+            atomic.write(out / "quality.md", (markdown(table) + "\n" + targets(table)).encode())
+    charts.write(frontier.chart(table), out / "quality")
     return table
 
 
@@ -76,6 +80,10 @@ class _Round:
     tokens: int
     seed: int
     choices: bool
+
+    def __len__(self) -> int:
+        """How many measurements it takes."""
+        return len(self.names) + sum(name in TIMED for name in self.names)
 
     def measure(self, measure: Measure) -> Iterator[dict[str, Any]]:
         for name in self.names:
@@ -198,6 +206,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "seeds": len(group),
             "trained tokens": round(fmean(row["tokens"] for row in group)),
             "perplexity": round(math.exp(fmean(_log(row, "domain") for row in group)), 3),
+            "perplexity interval": interval([_log(row, "domain") for row in group]),
             "general": round(math.exp(fmean(_log(row, "general") for row in group)), 3),
             "cpu seconds": round(fmean(row["cpu_seconds"] for row in group), 1),
             "peak MB": round(fmean(row["peak_mb"] for row in group)),

@@ -228,7 +228,9 @@ def _records(value: Any, where: str, source: Path) -> Builtin | Path:
     if isinstance(value, str):
         path = (source.parent / Path(value).expanduser()).absolute()
         if not path.exists():
-            raise RecordsError(f"{where} has its records at {path}, which does not exist")
+            raise RecordsError(
+                f"{where} has its records at {path}, which does not exist; correct the path"
+            )
         return path
     if not isinstance(value, dict):
         raise FormatError(f"{where} has records = {value!r}, expected a path or a builtin table")

@@ -146,7 +146,7 @@ def test_a_full_disk_is_found(
     home: Path, wrong: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(home)._replace(free=2**29)
-    monkeypatch.setattr("client.doctor.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("not_core.checkup.shutil.disk_usage", lambda path: usage)
     assert wrong(home)["disk"].startswith("0.5 GiB are free, 2 are needed; make room")
 
 

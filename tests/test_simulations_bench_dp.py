@@ -229,8 +229,13 @@ def test_the_table_says_where_privacy_costs_all_that_was_learned(tmp_path: Path)
     text = bench_dp_results.markdown(found)
     assert f"- {against}." in text
     assert "| abstracts | 8.0 | organ | 2 |" in text
-    bench_dp_results.draw(found, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    (first,) = bench_dp_results.chart(found).rows[0]
+    organ = next(one for one in first.series if one.name == "organ")
+    assert first.x.places == ("1", "8", "none")
+    assert [point.y for point in organ.points] == [
+        table["organ", epsilon]["perplexity"] for epsilon in (1.0, 8.0, "none")
+    ]
+    assert (organ.points[1].low, organ.points[1].high) == tuple(best["perplexity interval"])
 
 
 def test_a_quick_run_measures_once_and_says_what_loses(
@@ -244,7 +249,7 @@ def test_a_quick_run_measures_once_and_says_what_loses(
         return [domains.Record(id=str(i), text=text, group=str(i)) for i, text in enumerate(made)]
 
     def in_process(
-        wanted: Sequence[Any], base: str, folder: Path, say: Any, *, module: str
+        wanted: Sequence[Any], base: str, folder: Path, say: Any, *, module: str, **more: Any
     ) -> Iterator[dict[str, Any]]:
         folder.mkdir(parents=True, exist_ok=True)
         for case in wanted:

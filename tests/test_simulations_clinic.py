@@ -39,7 +39,7 @@ def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def in_process(
-    cases: Sequence[Visit], model: str, out: Path, say: Any, module: str
+    cases: Sequence[Visit], model: str, out: Path, say: Any, module: str, **more: Any
 ) -> Iterator[dict[str, Any]]:
     """As ``compare.run``, without a process for each."""
     assert module == "simulations.clinic"

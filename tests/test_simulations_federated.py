@@ -268,7 +268,7 @@ def made() -> Callable[[float, float], dict[str, Any]]:
 
 
 def test_the_tables_say_when_fedavg_is_better(
-    made: Callable[[float, float], dict[str, Any]], tmp_path: Path
+    made: Callable[[float, float], dict[str, Any]],
 ) -> None:
     text = federated_report.markdown(made(20, 26))
     assert "clinic: FedAvg is better; perplexity with organs is +30.0% [+30.0%, +30.0%]" in text
@@ -278,8 +278,12 @@ def test_the_tables_say_when_fedavg_is_better(
     assert "| clinic | organs | 30.00 | 26.00 | hospital | 400 | 10 | 1 |" in text
     assert "- FedAvg is not flat" in text
     assert "- Organs are flat" in text
-    federated_report.draw(made(20, 26), tmp_path / "federated.png")
-    assert (tmp_path / "federated.png").read_bytes().startswith(b"\x89PNG")
+    by_bytes, by_seconds = federated_report.chart(made(20, 26)).rows[0]
+    fedavg, organs = by_bytes.series
+    assert [one.x for one in fedavg.points] == pytest.approx([0.0012, 0.002])
+    assert [one.y for one in fedavg.points] == pytest.approx([25, 20])
+    assert [one.x for one in organs.points] == pytest.approx([0.0004] * 3)
+    assert [one.x for one in by_seconds.series[0].points] == [0, 7, 14]
 
 
 def test_the_tables_say_when_organs_are_better(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,40 @@ def test_a_killed_run_is_resumed(models: dict[str, Path], tmp_path: Path) -> Non
     )
     assert third.returncode == 1
     assert "--fresh" in third.stderr
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_ends_at_once_and_says_how_to_go_on(
+    number: int, code: int, models: dict[str, Path], tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "hospital.jsonl", sentences(120, 1, (0, 20)))
+    write_jsonl(tmp_path / "clinic.jsonl", sentences(40, 2, (0, 20)))
+    (tmp_path / "sites.toml").write_text(SITES)
+    homes = tmp_path / "homes"
+    command = [
+        *(sys.executable, "-c", "from simulations.commands import main; main()", "exchange"),
+        *("--sites", str(tmp_path / "sites.toml"), "--model", str(models["llama"])),
+        *("--homes", str(homes), "--out", str(tmp_path / "out"), "--tokens", "60000"),
+    ]
+    run = subprocess.Popen(  # noqa: S603 - our own interpreter
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert run.stderr is not None
+    try:
+        said = ""
+        while "has enrolled" not in said:
+            line = run.stderr.readline()
+            assert line, said
+            said += line
+        run.send_signal(number)
+        assert run.wait(timeout=30) == code
+    finally:
+        with suppress(ProcessLookupError):  # Ray's agents take seconds to notice
+            os.killpg(run.pid, signal.SIGKILL)
+        said += run.stderr.read()
+        run.stderr.close()
+    last = said.splitlines()[-1]
+    assert last == f"stopped: what is finished is kept in {homes}; the same command goes on there"
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()

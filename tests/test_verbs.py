@@ -162,7 +162,7 @@ def test_every_verb_of_the_command_has_its_name_here() -> None:
         name
         for name, one in getattr(group, "commands", {}).items()
         if not hasattr(one, "commands")  # `identity` and `federation` are done once, by hand
-    }
+    } - {"doctor"}  # of a machine, not of organs
     assert len(verbs) == 18
     assert verbs <= set(nc.__all__)
     assert all(callable(getattr(nc, name)) for name in nc.__all__)

@@ -1,6 +1,6 @@
 """The ``organ`` command line: surgery, learning and trust by hand, on local files."""
 
-from not_core.commands import budget, inspection, learning, recovery, surgery, trust
+from not_core.commands import budget, doctor, inspection, learning, recovery, surgery, trust
 from not_core.commands.identity import federation_app, identity_app
 from not_core.commands.program import new_app, run
 
@@ -18,6 +18,7 @@ learning.add_to(app)
 recovery.add_to(app)
 trust.add_to(app)
 budget.add_to(app)
+doctor.add_to(app)
 app.add_typer(identity_app, name="identity")
 app.add_typer(federation_app, name="federation")
 

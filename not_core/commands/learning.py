@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from not_core.commands import private as options
-from not_core.commands.program import Json, progress, report, seconds, span
+from not_core.commands.program import Json, goes_on, progress, report, seconds, span
 from not_core.commands.surgery import Model, Out
 
 Data = Annotated[
@@ -49,6 +49,16 @@ def add_to(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(evaluate)
     app.command()(audit)
+
+
+def kept_in(work: Path | None, guard: object | None) -> str:
+    """What is kept of a training that is stopped, and how to go on."""
+    if work:
+        return (
+            f"what was learned up to a minute ago is kept in {work}; the same command goes on there"
+        )
+    charged = "; what the ledger was charged stays charged" if guard else ""
+    return f"nothing is kept without --work, a folder to go on from{charged}"
 
 
 def train(
@@ -174,7 +184,14 @@ def train(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    with progress("training", recipe.tokens, "tokens") as bar:
+    with goes_on(kept_in(work, guard)), progress("training", recipe.tokens, "tokens") as bar:
+        heard = 0
+
+        def texts_read(texts: int) -> None:
+            nonlocal heard
+            heard += texts
+            bar(0, f"audit: {heard} of {2 * canaries} texts")
+
         trained = learning.train(
             model,
             data,
@@ -195,6 +212,7 @@ def train(
             licence=licence,
             version=version,
             advance=lambda n, loss: bar(n, f"loss {loss:.3f}"),
+            read=texts_read,
         )
     report(trained.facts(), as_json)
 

@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperArgument
 
+from not_core.checkup import Found
 from not_core.errors import NotError
 from not_core.verbs.facts import flat, plain
 
@@ -35,6 +36,9 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+RATE_SECONDS = 3600.0
+"""Past from which a rate is taken: a step may take minutes."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
@@ -63,13 +67,26 @@ def new_app(help_text: str) -> typer.Typer:
     )
 
 
+class Stopped(SystemExit):
+    """A signal asked the program to end; notes say what is kept and how to go on."""
+
+
 def run(app: typer.Typer) -> None:
-    """Run a command line; an expected error becomes one line and exit code 1."""
+    """Run a command line; an expected error becomes one line and exit code 1.
+
+    Ctrl-C and SIGTERM end it with exit codes 130 and 143, when what was begun is cleaned up.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    before = _exit_on_termination()
+    before = _stop_on_signals()
     try:
         app()
+    except Stopped as stop:
+        notes: Sequence[str] = getattr(stop, "__notes__", ())
+        said = notes[0] if notes else "what was half done is removed; run the command again"
+        errors.print(f"[bold]stopped:[/] {_escaped(said)}", highlight=False, soft_wrap=True)
+        _end_threads(int(stop.code or 0))
+        raise
     except NotError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
@@ -81,20 +98,43 @@ def run(app: typer.Typer) -> None:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or type(error).__name__}; check path, permissions and disk")
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _exit_on_termination() -> Any:
-    """Make SIGTERM an exit, so that what was begun is cleaned up; the handler before, if any."""
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return None
+@contextmanager
+def goes_on(how: str) -> Iterator[None]:
+    """Say how to go on, if a signal ends the program in this block."""
+    try:
+        yield
+    except Stopped as stop:
+        stop.add_note(how)
+        raise
+
+
+def _stop_on_signals() -> dict[signal.Signals, Any]:
+    """Make Ctrl-C and SIGTERM a ``Stopped``, unless somebody sees to them; the handlers before."""
 
     def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
+        raise Stopped(128 + number)
 
-    return signal.signal(signal.SIGTERM, leave)
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    unseen = [number for number, one in usual.items() if signal.getsignal(number) is one]
+    return {number: signal.signal(number, leave) for number in unseen}
+
+
+def _end_threads(code: int) -> None:
+    """End at once if threads would keep the process: they wait for what no longer comes.
+
+    What they write must outlive a kill, and does.
+    """
+    others = [one for one in threading.enumerate() if one is not threading.current_thread()]
+    if any(not one.daemon for one in others):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _fail(message: str) -> None:
@@ -138,39 +178,67 @@ def listing(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     console.print(table)
 
 
-class Advance(Protocol):
-    """Move a progress bar on by some units, with a word on how it goes, of ``total`` if known."""
+def checked(found: Iterable[Found], as_json: bool) -> None:
+    """Print what a check-up found, one row a check; exit code 1 if anything is wrong."""
+    all_found = list(found)
+    rows = [
+        {"check": one.check, "found": "well" if one.well else "WRONG", "says": one.says}
+        for one in all_found
+    ]
+    listing(rows, as_json)
+    if not all(one.well for one in all_found):
+        raise typer.Exit(1)
 
-    def __call__(self, units: int, note: str = "", total: int | None = None) -> None:
+
+class Advance(Protocol):
+    """Move a progress bar on by some units, with a word on how it goes, of ``total`` if known.
+
+    ``kept`` are units that were found done: they count, but not for the rate.
+    """
+
+    def __call__(
+        self, units: int, note: str = "", *, total: int | None = None, kept: bool = False
+    ) -> None:
         """Move on."""
 
 
 @contextmanager
 def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
     """A bar with rate and remaining time on standard error; nothing when that is no terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as bars
+    from rich.text import Text
 
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+    class Rate(bars.ProgressColumn):
+        """Units a second."""
+
+        def render(self, task: bars.Task) -> Text:
+            speed = task.speed or 0.0
+            return Text(f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s" if speed else "")
+
+    size = unit == "bytes"
+    columns = (
+        [bars.DownloadColumn()] if size else [bars.MofNCompleteColumn(), bars.TextColumn(unit)]
+    )
+    with bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(bar_width=20),  # the rest takes 60 columns
+        *columns,
+        bars.TransferSpeedColumn() if size else Rate(),
+        bars.TimeRemainingColumn(),
+        bars.TextColumn("{task.fields[note]}"),
         console=errors,
         disable=not errors.is_terminal,
         transient=True,
+        speed_estimate_period=RATE_SECONDS,
     ) as bar:
         task = bar.add_task(title, total=total, note="")
 
-        def advance(units: int, note: str = "", total: int | None = None) -> None:
+        def advance(
+            units: int, note: str = "", *, total: int | None = None, kept: bool = False
+        ) -> None:
             bar.update(task, advance=units, note=note, total=total)
+            if kept:
+                bar.reset(task, completed=int(bar.tasks[task].completed), note=note)
 
         yield advance
 

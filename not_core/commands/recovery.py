@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from not_core.commands import private as options
-from not_core.commands.learning import Data, Device, TextField, Threads
-from not_core.commands.program import Json, progress, report, seconds
+from not_core.commands.learning import Data, Device, TextField, Threads, kept_in
+from not_core.commands.program import Json, goes_on, progress, report, seconds
 from not_core.commands.surgery import Out
 
 
@@ -118,7 +118,7 @@ def recover(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    with progress("recovering", recipe.tokens, "tokens") as bar:
+    with goes_on(kept_in(work, guard)), progress("recovering", recipe.tokens, "tokens") as bar:
         recovered = learning.recover(
             graft,
             data,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from not_core.commands.passphrase import PassphraseFile, identity_passphrase
-from not_core.commands.program import Json, new_place, report
+from not_core.commands.program import Json, new_place, progress, report
 
 if TYPE_CHECKING:
     from not_core.trust.keys import Identity
@@ -101,7 +101,9 @@ def seal(
     who = _sealer(out, identity, passphrase_file, exchange)
     from not_core.verbs import trust
 
-    made = trust.seal(organ, who, to, out, exchange=exchange, days=days, hide=hide)
+    size = sum(path.stat().st_size for path in organ.iterdir() if path.is_file())
+    with progress("sealing", size, "bytes") as bar:
+        made = trust.seal(organ, who, to, out, exchange=exchange, days=days, hide=hide, advance=bar)
     _report_sealed(made, as_json)
 
 
@@ -144,7 +146,9 @@ def open_(
     new_place(out)
     from not_core.verbs import trust
 
-    opened = trust.open(sealed, _load(identity, passphrase_file), out, exchange=exchange)
+    who = _load(identity, passphrase_file)
+    with progress("opening", sealed.stat().st_size, "bytes") as bar:
+        opened = trust.open(sealed, who, out, exchange=exchange, advance=bar)
     report(
         {
             "opened": str(opened.path),

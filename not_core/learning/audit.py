@@ -1,7 +1,7 @@
 """What an organ gives away of what it learned: its base read with and without it, side by side."""
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,7 @@ def audited(
     *,
     claim: Claim | None = None,
     device: "torch.device | None" = None,
+    advance: Callable[[int], None] = lambda texts: None,
 ) -> AuditReport:
     """Audit an organ that learned planted canaries.
 
@@ -76,8 +77,9 @@ def audited(
         canaries: Which were planted.
         claim: What its manifest claims; None for nothing.
         device: Where to run; None for the CPU.
+        advance: Told how many texts were just read; each is, with the organ and without.
     """
-    seen = observe(host, organ, canaries, device=device)
+    seen = observe(host, organ, canaries, device=device, advance=advance)
     return conclude(seen, canaries, organ=tensors_digest(organ.manifest), claim=claim)
 
 
@@ -95,6 +97,7 @@ def observe(
     canaries: Canaries,
     *,
     device: "torch.device | None" = None,
+    advance: Callable[[int], None] = lambda texts: None,
 ) -> Observed:
     """Read canaries with and without an organ.
 
@@ -105,6 +108,7 @@ def observe(
         organ: As it is shipped.
         canaries: Planted or not; which is not looked at.
         device: Where to run; None for the CPU.
+        advance: As in ``audited``.
     """
     documents = document_blocks(host.tokenizer, canaries.texts, BLOCK_TOKENS, 1)
     blocks = [parts[0] for parts in documents]
@@ -113,7 +117,7 @@ def observe(
         model = assemble(plan, host, {ORGAN: organ.source})
         if device is not None:
             model.to(device)
-        readings.append(list(_read(model, blocks)))
+        readings.append(list(_read(model, blocks, advance)))
     before, after = readings
     return Observed(
         scores=tuple(b - a for (b, _), (a, _) in zip(before, after, strict=True)),
@@ -129,7 +133,9 @@ def _with_organ(host: Checkpoint, organ: Organ) -> Plan:
     return transplant(host.layers, ORGAN, len(organ), mode=mode, position=start)
 
 
-def _read(model: "PreTrainedModel", blocks: Sequence[Block]) -> Iterator[tuple[float, bool]]:
+def _read(
+    model: "PreTrainedModel", blocks: Sequence[Block], advance: Callable[[int], None]
+) -> Iterator[tuple[float, bool]]:
     """Each block's loss in nats, and whether the model says its second half after its first.
 
     Greedy decoding says the second half if and only if each of its tokens is the likeliest after
@@ -143,6 +149,7 @@ def _read(model: "PreTrainedModel", blocks: Sequence[Block]) -> Iterator[tuple[f
             logits, labels = predictions(model, batch)
             losses = nats(logits, labels).double().sum(dim=1).tolist()
             right = logits.argmax(dim=-1) == labels
+        advance(len(batch))
         for row, block in enumerate(batch):
             yield losses[row], bool(right[row, len(block) // 2 - 1 : len(block) - 1].all())
 

@@ -233,7 +233,10 @@ def stop(home: Path, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while served_by(home) is not None:
         if time.monotonic() > deadline:
-            raise ServiceError(f"process {process} has not stopped in {seconds:g} seconds")
+            raise ServiceError(
+                f"process {process} has not stopped in {seconds:g} seconds; see logs/ in {home}, "
+                "stop it again, or end it by 'kill -KILL'"
+            )
         time.sleep(POLL_SECONDS)
 
 

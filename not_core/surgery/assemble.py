@@ -137,7 +137,9 @@ def assemble(
             "get the checkpoint in the form that the class saves"
         )
     if any(parameter.is_meta for parameter in model.parameters()):
-        raise CheckpointError(f"{kind.__name__} was left without some of its weights")
+        raise CheckpointError(
+            f"{kind.__name__} was left without some of its weights; get a complete checkpoint"
+        )
     result: PreTrainedModel = model.eval()
     return result
 

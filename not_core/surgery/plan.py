@@ -130,5 +130,8 @@ def cut(layers: int, span: Span) -> tuple[Layer, ...]:
         PlanError: The span reaches past the host.
     """
     if span.stop > layers:
-        raise PlanError(f"span {span} reaches past the model, which has {layers} layers")
+        raise PlanError(
+            f"span {span} reaches past the model, which has {layers} layers; choose one up to "
+            f"{layers}"
+        )
     return whole(HOST, layers)[span.start : span.stop]

@@ -35,7 +35,9 @@ def pack(folder: Path) -> Iterator[bytes]:
         try:
             handle = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError as error:
-            raise OrganError(f"{folder / name} cannot be read ({error.strerror})") from None
+            raise OrganError(
+                f"{folder / name} cannot be read ({error.strerror}); check path and permissions"
+            ) from None
         with os.fdopen(handle, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_FILE:
@@ -48,7 +50,10 @@ def pack(folder: Path) -> Iterator[bytes]:
             while left:
                 data = file.read(min(left, CHUNK))
                 if not data:
-                    raise OrganError(f"{folder / name} was cut short while it was being sealed")
+                    raise OrganError(
+                        f"{folder / name} was cut short while it was being sealed; let nothing "
+                        "write there, and seal it again"
+                    )
                 left -= len(data)
                 yield data
             yield bytes(-size % BLOCK)

@@ -136,7 +136,9 @@ def open_file(path: Path) -> BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:
-        raise FormatError(f"sealed organ {path} cannot be read ({error.strerror})") from None
+        raise FormatError(
+            f"sealed organ {path} cannot be read ({error.strerror}); check its permissions"
+        ) from None
 
 
 def verify_file(

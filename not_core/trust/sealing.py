@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -112,7 +112,13 @@ class Audience:
 
 
 def seal(
-    organ: Path, identity: Identity, audience: Audience, out: Path, *, now: float | None = None
+    organ: Path,
+    identity: Identity,
+    audience: Audience,
+    out: Path,
+    *,
+    now: float | None = None,
+    advance: Callable[[int], None] = lambda size: None,
 ) -> SignedOffer:
     """Seal a folder that this site has signed.
 
@@ -122,6 +128,7 @@ def seal(
         audience: For whom.
         out: The ``.organ`` file; it must not exist.
         now: Seconds since the epoch.
+        advance: Told of bytes as they are encrypted.
 
     Returns:
         The signed offer.
@@ -149,7 +156,7 @@ def seal(
     key = Cobblestone256Encryptor.generate_key()
     # The offer stands before the body and holds its digest, so the body waits in a nameless file.
     with atomic.file(out) as work, tempfile.TemporaryFile(dir=out.parent) as body:
-        body_sha256 = _encrypt(organ, key, descriptor, body)
+        body_sha256 = _encrypt(organ, key, descriptor, body, advance)
         draft = Offer(
             federation=identity.trust.fingerprint,
             exchange=audience.exchange,
@@ -229,15 +236,16 @@ def open_sealed(
     *,
     exchange: str | None = None,
     now: float | None = None,
+    advance: Callable[[int], None] = lambda size: None,
 ) -> OpenedOrgan:
     """Verify a sealed organ, decrypt it in quarantine, verify what is inside, then show it.
 
     What was opened is remembered in the identity's folder, after the last check: no older version
     of that organ is opened later, not even one that was opened before.
 
-    Args and errors are those of ``open_unremembered``.
+    Args and errors are those of ``open_unremembered``; ``advance`` is told of bytes decrypted.
     """
-    return _open(path, identity, out, exchange, now, remembering=True)
+    return _open(path, identity, out, exchange, now, remembering=True, advance=advance)
 
 
 def open_unremembered(
@@ -295,6 +303,7 @@ def _open(
     now: float | None,
     *,
     remembering: bool,
+    advance: Callable[[int], None] = lambda size: None,
 ) -> OpenedOrgan:
     atomic.refuse_existing(out)
     moment = seconds(now)
@@ -305,7 +314,7 @@ def _open(
         seen.check(offer, identity.trust.revoked)
         key = slots.unwrapped(header.wraps, signed.offer, identity.site, identity.sealing_keys)
         with atomic.folder(out, mode=0o700) as quarantine:
-            unpack(_decrypt(file, key, offer), quarantine, limit=offer.body_bytes)
+            unpack(_told(_decrypt(file, key, offer), advance), quarantine, limit=offer.body_bytes)
             organ = verify_folder(quarantine, identity.trust, now=moment, seen=seen.first)
             check_offered(organ.manifest, offer)
             opened = OpenedOrgan(
@@ -355,11 +364,13 @@ def _write(
     return signed
 
 
-def _encrypt(organ: Path, key: bytes, descriptor: str, body: IO[bytes]) -> str:
+def _encrypt(
+    organ: Path, key: bytes, descriptor: str, body: IO[bytes], advance: Callable[[int], None]
+) -> str:
     """Write the body and return its SHA-256."""
     encryptor = Cobblestone256Encryptor(key, bytes.fromhex(descriptor))
     hasher = hashlib.sha256()
-    for piece in pack(organ):
+    for piece in _told(pack(organ), advance):
         data = encryptor.update(piece)
         hasher.update(data)
         body.write(data)
@@ -367,6 +378,13 @@ def _encrypt(organ: Path, key: bytes, descriptor: str, body: IO[bytes]) -> str:
     hasher.update(data)
     body.write(data)
     return hasher.hexdigest()
+
+
+def _told(pieces: Iterable[bytes], advance: Callable[[int], None]) -> Iterator[bytes]:
+    """Pieces as they come, and their sizes to who waits."""
+    for piece in pieces:
+        advance(len(piece))
+        yield piece
 
 
 def _decrypt(file: BinaryIO, key: bytes, offer: Offer) -> Iterator[bytes]:

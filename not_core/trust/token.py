@@ -85,7 +85,10 @@ class TokenKey(ec.EllipticCurvePrivateKey):
         try:
             raw = self._key.sign(hashed, mechanism=self._pkcs11.Mechanism.ECDSA)
         except self._error as error:
-            raise KeyFileError(f"the token does not sign ({type(error).__name__})") from None
+            raise KeyFileError(
+                f"the token does not sign ({type(error).__name__}); check that it is plugged in "
+                "and its PIN not locked"
+            ) from None
         half = len(raw) // 2
         return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
 

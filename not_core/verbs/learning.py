@@ -1,7 +1,7 @@
 """``train`` and ``recover``: from records to organs and tuned grafts."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -144,6 +144,7 @@ def train(
     licence: str = "unspecified",
     version: int = 1,
     advance: Advance = lambda tokens, loss: None,
+    read: Callable[[int], None] = lambda texts: None,
 ) -> Trained:
     """Train an organ on private records: the model around it stays frozen.
 
@@ -169,6 +170,7 @@ def train(
         licence: Of the organ.
         version: Later ones are higher.
         advance: Told of each step's tokens and loss.
+        read: Told how many texts an audit has just read, of two for each canary.
 
     Raises:
         OutputExistsError: ``out`` is taken.
@@ -216,7 +218,7 @@ def train(
         privacy=trained.privacy,
         form=form,
     )
-    found = _audited(host, trained, manifest, planted) if planted else None
+    found = _audited(host, trained, manifest, planted, read) if planted else None
     if found:
         manifest = replace(manifest, audit=found.digest)
         audits.write_report(audits.beside(Path(out)), found)
@@ -354,7 +356,12 @@ def _private(
 
 
 def _audited(
-    host: Checkpoint, trained: TrainedOrgan, manifest: Manifest, planted: Canaries
+    host: Checkpoint,
+    trained: TrainedOrgan,
+    manifest: Manifest,
+    planted: Canaries,
+    read: Callable[[int], None],
 ) -> AuditReport:
     organ = organs.Organ(manifest, trained.tensors)
-    return audits.audited(host, organ, planted, claim=audits.claimed(manifest))
+    claim = audits.claimed(manifest)
+    return audits.audited(host, organ, planted, claim=claim, advance=read)

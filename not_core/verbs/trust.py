@@ -4,7 +4,7 @@ Federations are founded, and keys made, by ``organ federation`` and ``organ iden
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,7 @@ def seal(
     exchange: str = BY_HAND,
     days: int = 30,
     hide: bool = False,
+    advance: Callable[[int], None] = lambda bytes: None,
 ) -> SealedFile:
     """Seal an organ so that only the addressees, and this site, can open it.
 
@@ -148,6 +149,7 @@ def seal(
         exchange: Name of the exchange it is for.
         days: How long the offer holds.
         hide: Whether to keep from all others who the addressees are, and how many.
+        advance: Told how many bytes were just encrypted.
 
     Raises:
         OutputExistsError: ``out`` is taken.
@@ -162,7 +164,7 @@ def seal(
     claim(folder, identity.site)
     if not (folder / signing.SIGNATURE).exists():
         signing.sign_folder(folder, identity)
-    signed = sealing.seal(folder, identity, audience, Path(out))
+    signed = sealing.seal(folder, identity, audience, Path(out), advance=advance)
     return _sealed(Path(out), signed.offer, audience)
 
 
@@ -200,7 +202,12 @@ def rewrap(
 
 
 def open(
-    sealed: StrPath, identity: Identity, out: StrPath, *, exchange: str | None = None
+    sealed: StrPath,
+    identity: Identity,
+    out: StrPath,
+    *,
+    exchange: str | None = None,
+    advance: Callable[[int], None] = lambda bytes: None,
 ) -> OpenedOrgan:
     """Verify a sealed organ that is addressed to this identity, and open it into a new folder.
 
@@ -209,6 +216,7 @@ def open(
         identity: The addressee.
         out: Folder to make.
         exchange: Exchange that it must be for; None for any.
+        advance: Told how many bytes were just decrypted.
 
     Raises:
         OutputExistsError: ``out`` is taken.
@@ -219,7 +227,9 @@ def open(
         CertificateError: The donor's certificate does not verify.
         SignatureError: Offer or organ is not as it was signed.
     """
-    return sealing.open_sealed(Path(sealed), identity, Path(out), exchange=exchange)
+    return sealing.open_sealed(
+        Path(sealed), identity, Path(out), exchange=exchange, advance=advance
+    )
 
 
 def _audience(

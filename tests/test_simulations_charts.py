@@ -1,0 +1,115 @@
+"""Charts: the CSV holds what is drawn, what is kept is drawn anew, pictures agree with results."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from simulations import charts, commands
+from simulations.charts import Axis, Chart, Panel, Point, Series
+from simulations.plots import CHARTS
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+Call = Callable[..., tuple[int, str, str]]
+
+
+def chart(**more: object) -> Chart:
+    looks = (
+        Series(name="line", points=(Point(1, 2.5, 2, 3), Point(2, 3))),
+        Series(name="band", points=(Point(1, 2, 1.5, 3), Point(2, 3, 2, 4)), look="band"),
+        Series(name="marks", points=(Point(1, 2, 1, 3),), look="marks", hollow=True),
+        Series(name="steps", points=(Point(0, 1), Point(1, 2)), look="steps"),
+        Series(name="level", points=(Point(0, 2.25),), look="level"),
+        Series(name="region", points=(Point(0, 1), Point(2, 2)), look="region"),
+    )
+    bars = Series(name="bars", points=(Point(0, 4, word="a, b"), Point(1, 5)), look="bars")
+    plain = Panel(
+        title="plain", x=Axis(label="x, MB", log=True), y=Axis(label="y", limits=(0, 9)),
+        series=looks,
+    )  # fmt: skip
+    places = Panel(
+        title="places", x=Axis(label="", places=("one", "two")), y=Axis(label="s"), series=(bars,)
+    )
+    return Chart(title="all looks", note="one seed", rows=((plain, places),), **more)  # type: ignore[arg-type]
+
+
+def test_the_csv_holds_every_number_that_is_drawn(tmp_path: Path) -> None:
+    charts.write(chart(), tmp_path / "v1.5")
+    assert (tmp_path / "v1.5.png").read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "v1.5.csv").read_text())))
+    drawn = [
+        (series.name, point)
+        for panel in chart().rows[0]
+        for series in panel.series
+        for point in series.points
+    ]
+    assert [row["series"] for row in rows] == [name for name, _ in drawn]
+    assert [float(row["y"]) for row in rows] == [point.y for _, point in drawn]
+    for row, (_, point) in zip(rows, drawn, strict=True):
+        assert row["low"] == ("" if point.low is None else str(point.low))
+    by_name = {row["series"]: row for row in rows}
+    assert by_name["bars"]["x"] == "two", "a place is named"
+    assert by_name["level"]["x"] == "", "a level is everywhere"
+    assert rows[0]["x axis"] == "x, MB"
+    assert [row["note"] for row in rows if row["series"] == "bars"] == ["a, b", ""]
+
+
+def test_a_picture_is_of_its_numbers_and_of_nothing_else(tmp_path: Path) -> None:
+    for name, one in (("a", chart()), ("b", chart()), ("c", chart(share=True))):
+        charts.write(one, tmp_path / name)
+    first, again, other = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([1, 1], "one seed, so no spread is shown"),
+        ([3, 3], "3 seeds; bars: 95% over seeds, by Student's t"),
+        ([1, 2], "1 to 2 seeds; bars: 95% over seeds, by Student's t, none where there is one"),
+    ],
+)
+def test_the_note_says_how_many_seeds(counts: list[int], said: str) -> None:
+    assert charts.over_seeds(iter(counts)).startswith(said)
+
+
+@pytest.mark.parametrize("name", ["attack/attack", "privacy/bench-dp", "quality/quality"])
+def test_pictures_in_the_documents_are_of_the_results_beside_them(name: str) -> None:
+    """After new results: organ-simulate plot."""
+    results = json.loads((RESULTS / f"{name}.json").read_bytes())
+    drawn = charts.numbers(CHARTS[Path(name).name](results))
+    assert (RESULTS / f"{name}.csv").read_text() == drawn
+    assert (RESULTS / f"{name}.png").is_file()
+
+
+def test_what_is_kept_is_drawn_without_measuring(tmp_path: Path, call: Call) -> None:
+    shutil.copy(RESULTS / "privacy" / "bench-dp.json", tmp_path)
+    code, out, err = call("plot", tmp_path, "--json", app=commands.app)
+    assert code == 0, err
+    assert json.loads(out) == {"drawn": [str(tmp_path / "bench-dp.png")]}
+    kept = (RESULTS / "privacy" / "bench-dp.csv").read_text()
+    assert (tmp_path / "bench-dp.csv").read_text() == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "expected one of attack.json, bench-dp.json"),
+        ("[]", "is not of the form that is drawn today"),
+        ("{", "is not of the form that is drawn today"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(
+    text: str | None, said: str, tmp_path: Path, call: Call
+) -> None:
+    if text is not None:
+        (tmp_path / "attack.json").write_text(text)
+    code, _, err = call("plot", tmp_path, app=commands.app)
+    assert code == 1
+    assert said in " ".join(err.split())
+    assert not list(tmp_path.glob("*.png"))
