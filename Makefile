@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: demo test check docs bench-speed bench-memory bench-seal bench-served bench-quality \
-	bench-clinic bench-dp readme screenshots vectors fetch fuzz mutants soak clean
+	bench-clinic bench-dp readme screenshots vectors fetch fuzz kills mutants soak clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -14,8 +14,12 @@ test: $(READY) fetch
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(READY)
-	$(BIN)/pytest -m exhaustive
+	$(BIN)/pytest -m exhaustive tests/test_trust_*.py tests/test_public_vectors.py
 	$(BIN)/python tests/fuzz.py --mutants 200000 --out docs/results/fuzz.md $(FLAGS)
+
+# Real processes that die, hang and are slow: some hours.
+kills: $(READY) fetch
+	$(BIN)/pytest -m exhaustive tests/test_system_*.py
 
 # Stopped, it goes on where it was. Fails while a survivor is not explained.
 mutants: $(READY)
