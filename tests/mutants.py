@@ -47,7 +47,17 @@ WORK = ROOT / "mutants"
 FILES = [
     *(
         f"tests/test_trust_{name}.py"
-        for name in ["addressees", "bits", "federation", "keys", "revocation", "sealing", "signing"]
+        for name in [
+            "addressees",
+            "bits",
+            "federation",
+            "keys",
+            "merkle",
+            "revocation",
+            "sealing",
+            "signing",
+            "tree_head",
+        ]
     ),
     "tests/test_vectors.py",
     "tests/test_surgery_quarantine.py",
@@ -70,7 +80,7 @@ PATH = {
     f"not_core.{name}": frozenset(makers.split())
     for name, makers in {
         "trust.signing": "sign_folder _in_der _wrong_files _difference",
-        "trust.statement": "sign_statement claimed_payload",
+        "trust.statement": "sign_statement signed_by claimed_payload",
         "trust.certificates": "binding key_usage",
         "trust.revocation": "build RevocationList.pem RevocationList.due_words Revocation.words",
         "trust.profile": "Request write_profile read_request write_request sealing_private_key",
@@ -80,6 +90,8 @@ PATH = {
         "trust.addressees": "verified named padded wrapped _wrap _thrown_away",
         "trust.archive": "pack",
         "trust.seen": "",
+        "trust.merkle": "inclusion_path consistency_path",
+        "trust.tree_head": "sign_head public TreeHead.log",
         "trust.federation": "describe_profile Trust.pem",
         "surgery.quarantine": "",
     }.items()

@@ -311,3 +311,13 @@ def test_a_damaged_memory_is_a_typed_error(world: World) -> None:
     with pytest.raises(HomeError, match="put back its newest copy"):
         opens(world, path, world.south)
     assert [one for one in world.place.iterdir() if "south-" in one.name] == []
+
+
+@pytest.mark.parametrize(
+    ("names", "slots"), [(1, 16), (16, 16), (17, 64), (65, 256), (256, 256), (257, 512)]
+)
+def test_hidden_addressees_are_among_as_few_as_hold_them(names: int, slots: int) -> None:
+    tags = [f"{number:064x}" for number in range(names)]
+    found = addressees.padded(tags, "ab" * 32)
+    assert len(found) == slots
+    assert set(tags) <= set(found)

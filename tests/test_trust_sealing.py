@@ -2,6 +2,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -42,6 +43,7 @@ from not_core.errors import (
     NotError,
     NotYetValidError,
     OfferError,
+    OrganError,
     OutputExistsError,
     RollbackError,
     SignatureError,
@@ -58,6 +60,7 @@ from not_core.trust.delivery import (
     MAGIC,
     DeliveryHeader,
     read_header,
+    verify_header,
 )
 from not_core.trust.offer import UNWRAPPED, Offer, describe, sign_offer
 from not_core.trust.seen import Seen
@@ -368,6 +371,36 @@ def test_dates(world: World, to_south: Path) -> None:
     refused(world_later, to_south, ExpiredError, "expired", now=NOW + 31 * DAY)
     refused(world_later, to_south, NotYetValidError, "valid only in", now=NOW - DAY)
     refused(world_later, to_south, CertificateError, "expired", now=NOW + 400 * DAY)
+
+
+def test_a_header_alone_is_held_to_its_dates(world: World, to_south: Path) -> None:
+    later = replace(world.trust, grace=1000 * DAY)
+    with to_south.open("rb") as file, pytest.raises(ExpiredError):
+        verify_header(file, later, now=NOW + 31 * DAY)
+
+
+def test_an_offer_holds_for_thirty_days(world: World, to_south: Path) -> None:
+    offer = sealing.verify_sealed(to_south, world.trust, now=NOW).offer
+    assert offer.expires - offer.not_before == 30 * DAY
+
+
+def test_the_largest_header_is_read_and_no_larger_one() -> None:
+    for size, error in ((HEADER_LIMIT, FormatError), (HEADER_LIMIT + 1, TooLargeError)):
+        start = MAGIC + size.to_bytes(4, "big")
+        with pytest.raises(error) as caught:
+            read_header(io.BytesIO(start + bytes(size)))
+        assert type(caught.value) is error
+
+
+def test_the_largest_file_is_packed_and_no_larger_one(world: World, tmp_path: Path) -> None:
+    """Eight gigabytes less a byte, of which nothing is on disk."""
+    organ = shutil.copytree(world.organ, tmp_path / "organ")
+    os.truncate(organ / archive.NAMES[0], 8**11 - 1)
+    header = next(archive.pack(organ))
+    assert tarfile.TarInfo.frombuf(header, "ascii", "strict").size == 8**11 - 1
+    os.truncate(organ / archive.NAMES[0], 8**11)
+    with pytest.raises(OrganError, match="at most 8589934591 can be sealed"):
+        next(archive.pack(organ))
 
 
 @pytest.mark.usefixtures("_nothing_is_decrypted")

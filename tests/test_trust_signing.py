@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from not_core.errors import (
 from not_core.manifest import Span
 from not_core.trust import authority, federation, signing
 from not_core.trust.offer import OFFER_TYPE, Offer, describe, sign_offer, verify_offer
-from not_core.trust.statement import STATEMENT_LIMIT
+from not_core.trust.statement import STATEMENT_LIMIT, signed_by
 
 TYPE = "application/vnd.test+json"
 
@@ -197,6 +198,31 @@ def test_a_signer_cannot_exempt_files(world: World, tmp_path: Path) -> None:
         signing.verify_folder(organ, world.trust, now=NOW)
 
 
+def test_a_statement_names_the_organ_that_it_covers(world: World, tmp_path: Path) -> None:
+    statement = signing.statement_of(world.organ, manifest())
+    payload = canonical.encode(statement)
+    assert signing.claimed_organ(payload) == manifest().digest
+    resources = statement["predicate"]["resources"]
+    for changes in (
+        {"predicate": {}},
+        {"predicate": {"resources": []}},
+        {"predicate": {"resources": [{"name": "manifest.json"}]}},
+        {"predicate": {"resources": [{"digest": "ab" * 32}]}},
+        {"predicate": {"resources": [{**one, "digest": "short"} for one in resources]}},
+        {"predicate": {"resources": [{**one, "name": "other"} for one in resources]}},
+        {"predicate": {"resources": 5}},
+        {"predicate": None},
+    ):
+        with pytest.raises(FormatError, match="not of an organ's files"):
+            signing.claimed_organ(canonical.encode(statement | changes))
+    with pytest.raises(FormatError, match="not of an organ's files"):
+        signing.claimed_organ(b"[]")
+    folder = organ_folder(tmp_path / "organ", manifest())
+    (folder / "README.md").unlink()
+    with pytest.raises(OrganError, match=r"README\.md"):
+        signing.statement_of(folder, manifest())
+
+
 def test_numbers_outside_canonical_json_are_a_format_error(world: World, tmp_path: Path) -> None:
     organ = organ_folder(tmp_path / "organ", manifest())
     text = (organ / "manifest.json").read_text()
@@ -226,6 +252,22 @@ def test_every_changed_byte_of_a_statement_is_refused(world: World) -> None:
             changed[position] ^= bit
             with pytest.raises((SignatureError, FormatError)):
                 signing.verify_statement(bytes(changed), TYPE, key)
+
+
+def test_an_envelope_has_no_more_bytes_than_it_may(world: World) -> None:
+    key = world.north.signing_key.public_key()
+    # Real ones differ in size by a byte or two.
+    signer: Any = SimpleNamespace(public_key=lambda: key, sign=lambda *_: bytes(104))
+    payload = bytes(STATEMENT_LIMIT // 4 * 3 - 900)
+    longest = TYPE + "x" * 160
+    left = STATEMENT_LIMIT - len(signed_by(signer, payload, longest))
+    payload, longest = payload + bytes(left // 4 * 3), longest + "x" * (left % 4)
+    envelope = signed_by(signer, payload, longest)
+    assert len(envelope) == STATEMENT_LIMIT
+    with pytest.raises(SignatureError, match="expected key"):  # it was read
+        signing.verify_statement(envelope, longest, key)
+    with pytest.raises(FormatError, match=f"at most {STATEMENT_LIMIT} are allowed"):
+        signed_by(signer, payload, longest + "x")
 
 
 def test_hostile_envelopes(world: World) -> None:
@@ -270,6 +312,9 @@ def test_hostile_envelopes(world: World) -> None:
     for text in ({"payload": "AB=="}, {"signatures": [{**one, "sig": "AB=="}]}):
         with pytest.raises(FormatError, match="is not canonical base64"):
             signing.verify_statement(canonical.encode(good | text), TYPE, key)
+    longest = {"signatures": [{**one, "sig": "A" * 256}]}
+    with pytest.raises(SignatureError, match="expected key"):  # it was read
+        signing.verify_statement(canonical.encode(good | longest), TYPE, key)
     with pytest.raises(SignatureError, match="expected application/other"):
         signing.verify_statement(canonical.encode(good), "application/other", key)
     for data in (b"", b"\xff", b"[" * 10_000, b'"' + b"A" * STATEMENT_LIMIT + b'"'):
