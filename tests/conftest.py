@@ -15,8 +15,10 @@ os.environ |= {
 }
 
 import json
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,11 @@ PROSE = (
 )
 WORDS = PROSE.split()
 VOCABULARY = {word: i for i, word in enumerate(["<unk>", *dict.fromkeys(WORDS)])}
+
+# Shells have what they start in the background ignore Ctrl-C, and so would all that tests start.
+in_main = threading.current_thread() is threading.main_thread()
+if in_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

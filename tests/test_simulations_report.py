@@ -127,6 +127,7 @@ def sample() -> dict[str, Any]:
             "donate": 462.0,
             "deliver": 9.8,
             "transplant": 701.3,
+            "witness": 702.8,
             "total": 1188.4,
         },
         "versions": {"torch": "2.9.0", "transformers": "5.20.1", "flwr": "1.41.0"},

@@ -63,6 +63,7 @@ def test_a_killed_run_is_resumed(models: dict[str, Path], tmp_path: Path) -> Non
     assert second.returncode == 0, second.stderr
     assert "resuming" in second.stderr
     report = json.loads((out / "report.json").read_text())
+    assert report["failures"] == []
     assert {(e["donor"], e["recipient"]) for e in report["evaluations"]} == {
         ("hospital", "hospital"),
         ("hospital", "clinic"),
