@@ -94,6 +94,7 @@ def der(key: Any) -> str:
         der(ed25519.Ed25519PrivateKey.generate().public_key()),
         der(ec.generate_private_key(ec.SECP256R1()).public_key()),
     ],
+    ids=["none", "not a key", "Ed25519", "P-256"],
 )
 def test_only_p384_keys_sign_logs(key: str) -> None:
     with pytest.raises(NotError) as caught:
