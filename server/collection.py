@@ -6,8 +6,10 @@ body counts only for the donor that brought it: nobody learns what others have b
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from not_core.errors import BodyError, FormatError, NotError
@@ -135,57 +137,72 @@ class Collection:
         self._segment(fetch, len(held), fetch.header_bytes - len(held), then)
 
     def _body(self, fetch: _Fetch, header: bytes) -> None:
-        offer, part = fetch.offer, self._home.incoming(self._exchange, fetch.offer)
-        if self._in_bank(fetch, header):
-            part.unlink(missing_ok=True)
-            self._finish(fetch, header)
+        """Go on with a body: from the bank, or from its donor.
+
+        Raises:
+            NotError: The bank cannot be read.
+        """
+        offer, catalogue = fetch.offer, self._home.catalogue
+        if not catalogue.banked(offer):
+            self._missing(fetch, header)
             return
+
+        def looked(work: Future[None]) -> None:
+            try:
+                work.result()
+            except BodyError as error:
+                _log.warning("body %s is fetched again: %s", offer.body_sha256, error)
+                catalogue.lost(offer)
+                self._missing(fetch, header)
+            else:
+                self._home.incoming(self._exchange, offer).unlink(missing_ok=True)
+                self._finish(fetch, header)
+
+        self._dispatch.aside(partial(self._look, fetch, header), looked, fetch.failed)
+
+    def _look(self, fetch: _Fetch, header: bytes) -> None:
+        """See that the bank has a body, whole as it was.
+
+        Raises:
+            BodyError: It has not.
+            BankError: The bank cannot be read.
+            OfferError: Under this header it is not what the donor announced.
+        """
+        bank, body = self._home.bank, fetch.offer.body_sha256
+        if bank.size(body) is None:
+            raise BodyError("the bank has no such body any more")
+        claims.sealed(header, chunks(bank, body), fetch.donation, fetch.offer)
+
+    def _missing(self, fetch: _Fetch, header: bytes) -> None:
+        """Fetch what is missing of a body; once it is whole, check it and put it into the bank."""
+        offer, part = fetch.offer, self._home.incoming(self._exchange, fetch.offer)
         held = part.stat().st_size if part.is_file() else 0
         if held > offer.body_bytes:
             part.unlink()
             held = 0
         if held == offer.body_bytes:
-            self._bank(fetch, header, part)
+            work = partial(claims.sealed, header, _pieces(part), fetch.donation, offer)
+            self._dispatch.aside(work, partial(self._checked, fetch, header, part), fetch.failed)
             return
 
         def then(data: bytes) -> None:
             with part.open("ab") as file:
                 file.write(data)
-            self._body(fetch, header)
+            self._missing(fetch, header)
 
         offset = fetch.header_bytes + held
         self._segment(fetch, offset, offer.body_bytes - held, then)
 
-    def _in_bank(self, fetch: _Fetch, header: bytes) -> bool:
-        """Whether this donor's body is in the bank, whole as it was.
-
-        Raises:
-            BankError: The bank cannot be read.
-            OfferError: Under this header it is not what the donor announced.
-        """
-        body, catalogue = fetch.offer.body_sha256, self._home.catalogue
-        if not catalogue.banked(fetch.offer):
-            return False
-        try:
-            if self._home.bank.size(body) is None:
-                raise BodyError("the bank has no such body any more")
-            claims.sealed(header, chunks(self._home.bank, body), fetch.donation, fetch.offer)
-        except BodyError as error:
-            _log.warning("body %s is fetched again: %s", body, error)
-            catalogue.lost(fetch.offer)
-            return False
-        return True
-
-    def _bank(self, fetch: _Fetch, header: bytes, part: Path) -> None:
-        """Check a sealed organ as far as it can be checked closed, and put it into the bank.
-
-        Raises:
-            NotError: It is not what was offered, or the bank fails.
-        """
+    def _checked(self, fetch: _Fetch, header: bytes, part: Path, check: Future[None]) -> None:
         with self._released(fetch):
-            claims.sealed(header, _pieces(part), fetch.donation, fetch.offer)
-        self._home.bank.put(fetch.offer.body_sha256, part)
-        self._finish(fetch, header)
+            check.result()
+
+        def put(work: Future[None]) -> None:
+            work.result()
+            self._finish(fetch, header)
+
+        work = partial(self._home.bank.put, fetch.offer.body_sha256, part)
+        self._dispatch.aside(work, put, fetch.failed)
 
     def _finish(self, fetch: _Fetch, header: bytes) -> None:
         self._home.catalogue.offered(self._exchange, fetch.offer, fetch.donation, header)

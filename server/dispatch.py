@@ -8,12 +8,17 @@ Flower delivers a message at most once and drops a reply that it cannot pass on,
 lost without a word when a process dies. Hence one that stays without an answer is asked again, at
 growing intervals; the first answer counts. A node takes one request after the other, so one that is
 at work sees a repeated request only afterwards.
+
+What takes long on this machine, such as hashing a body or storing it far away, is done aside, in
+threads; replies of others are handled meanwhile.
 """
 
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -22,6 +27,7 @@ from not_core.errors import NotError
 from not_core.protocol import Packet, pack, unpack
 
 POLL_SECONDS = 0.2
+THREADS = 4
 AGAIN_SECONDS = 2.0
 FIRST_REPEAT_SECONDS, LONGEST_REPEAT_SECONDS = 60.0, 600.0
 """How long a request stays without an answer before it is repeated; doubled each time."""
@@ -36,6 +42,9 @@ Then = Callable[[Packet], None]
 
 Failed = Callable[[str], None]
 """Told the code of what went wrong: ``timeout``, ``unreachable`` or ``format``."""
+
+Done = Callable[[Future[None]], None]
+"""Acts on work that is done, and asks for its result, which raises what the work raised."""
 
 
 @dataclass(slots=True)
@@ -75,6 +84,8 @@ class Dispatch:
         self._grid, self._group, self._seen, self._patience = grid, group, seen, patience
         self._waiting: dict[str, _Request] = {}
         self._lost: list[_Request] = []
+        self._aside: list[tuple[Future[None], Done, Failed]] = []
+        self._threads = ThreadPoolExecutor(THREADS)
         self.sent_bytes = 0
         self.received_bytes = 0
 
@@ -92,13 +103,17 @@ class Dispatch:
         """Send a request; ``then`` or ``failed`` is called once, from ``run``."""
         self._send(_Request(node, message_type, value, body, seconds, then, failed))
 
+    def aside(self, work: Callable[[], None], then: Done, failed: Failed) -> None:
+        """Do work in a thread; ``then``, or ``failed`` in its place, is called from ``run``."""
+        self._aside.append((self._threads.submit(work), then, failed))
+
     def run(self, enough: Callable[[], bool] = lambda: False) -> None:
         """Handle replies until every request has been answered or has run out of time.
 
         Args:
             enough: Whether to return before that; what is under way stays so.
         """
-        while (self._waiting or self._lost) and not enough():
+        while self._busy and not enough():
             now = time.monotonic()
             due = [one for one in self._lost if one.again_at <= now]
             self._lost = [one for one in self._lost if one.again_at > now]
@@ -109,9 +124,17 @@ class Dispatch:
                     one.failed("unreachable")
             for reply in self._grid.pull_messages(list(self._waiting)):
                 self._handle(reply)
+            ended = [one for one in self._aside if one[0].done()]
+            self._aside = [one for one in self._aside if one not in ended]
+            for work, then, failed in ended:
+                self._follow(partial(then, work), failed)
             self._look(time.monotonic())
-            if self._waiting or self._lost:
+            if self._busy:
                 time.sleep(POLL_SECONDS)
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._waiting or self._lost or self._aside)
 
     def _look(self, now: float) -> None:
         """Give up what is late, and repeat what may have been lost."""
@@ -168,16 +191,23 @@ class Dispatch:
             self._seen(Packet("Error", str(reply.error.reason).encode(), b""))
             self._away(one)
             return
+        self._follow(partial(self._answer, one, reply), one.failed)
+
+    def _answer(self, one: _Request, reply: Message) -> None:
+        packet = unpack(reply.content)
+        self._seen(packet)
+        self.received_bytes += len(packet.body)
+        one.then(packet)
+
+    def _follow(self, then: Callable[[], None], failed: Failed) -> None:
+        """Do what follows from something; nothing of one site ends the exchange of the others."""
         try:
-            packet = unpack(reply.content)
-            self._seen(packet)
-            self.received_bytes += len(packet.body)
-            one.then(packet)
+            then()
         except NotError as error:
             facts = {"exchange": self._group, "code": error.code}
-            _log.warning("a reply is refused: %s", error, extra=facts)
-            one.failed(error.code)
-        except Exception as error:  # one site's reply must not end the exchange of the others
+            _log.warning("refused: %s", error, extra=facts)
+            failed(error.code)
+        except Exception as error:
             facts = {"exchange": self._group, "code": "internal"}
-            _log.error("a reply failed", extra=facts, exc_info=error)
-            one.failed("internal")
+            _log.error("failed", extra=facts, exc_info=error)
+            failed("internal")

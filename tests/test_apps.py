@@ -97,5 +97,5 @@ def test_the_coordinators_log_says_why_a_reply_was_not_believed(
     )
     dispatch._handle(reply)  # type: ignore[arg-type]  # what is used of a message
     assert codes == ["format"]
-    assert "a reply is refused: expected another value" in caplog.text
+    assert "refused: expected another value" in caplog.text
     assert (caplog.records[0].exchange, caplog.records[0].code) == ("trial", "format")  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """What a coordinator does with a reply that it cannot use."""
 
 import logging
+import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -30,7 +31,7 @@ def test_what_was_wrong_with_a_reply_is_in_the_coordinators_log(
     with caplog.at_level(logging.WARNING):
         sender.run()
     assert codes == ["offer"]
-    assert "a reply is refused: offer is for another exchange" in caplog.text
+    assert "refused: offer is for another exchange" in caplog.text
 
 
 class Grid:
@@ -127,3 +128,24 @@ def test_a_request_that_nobody_answers_runs_out_of_time_once(
     monkeypatch.setattr(grid, "pull_messages", lambda identifiers: [])
     assert asked(grid, patience, seconds=0.2)[0] == ["timeout"]
     assert (grid.pushed > 2) == bool(patience)
+
+
+def test_slow_work_of_one_site_holds_up_no_other() -> None:
+    answered = threading.Event()
+    said: list[str] = []
+
+    def work() -> None:
+        assert answered.wait(9), "the other site waited for this one"
+        raise OfferError("what was checked is not what was offered")
+
+    def replied(packet: Packet) -> None:
+        said.append(packet.kind)
+        answered.set()
+
+    sender = dispatch.Dispatch(cast(Any, Grid(0, 0)), "spring")
+    sender.aside(work, lambda done: done.result(), said.append)
+    sender.aside(lambda: None, lambda done: said.append(f"{done.result()}"), said.append)
+    sender.post(7, "query", Refusal(code="x"), seconds=9, then=replied, failed=said.append)
+    sender.run()
+    assert sorted(said) == ["None", "Refusal", "offer"]
+    assert said[-1] == "offer"
