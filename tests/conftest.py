@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokens
 import typer
 
 from not_core import commands
@@ -147,6 +148,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One six-layer model folder a family."""
     base = tmp_path_factory.mktemp("models")
     return {family: make_model(base / family, family) for family in ("llama", "gpt2")}
+
+
+@pytest.fixture(scope="session")
+def token(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URI of a signing key on a software token."""
+    return tokens.make(tmp_path_factory.mktemp("token"))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from tokens import soft_token
 from trust_world import manifest
 
 from client import donor, represented, signing_agent, signing_wire
@@ -58,14 +59,14 @@ POLICY = Policy(least_documents=10, most_trials=2)
 class Members:
     """North, whose keys have a passphrase and which has made an organ; south and west."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, token: str | None = None) -> None:
         self.federation = place / "federation"
         authority.create_root(self.federation, "regional")
         self.home = place / "north"
         settings = Settings(
             site="north", model="", records="", general="", domain="notes", licence="MIT"
         )
-        site_home.create(self.home, settings, POLICY, passphrase=WORDS)
+        site_home.create(self.home, settings, POLICY, passphrase=WORDS, token=token)
         request = read_request(self.home / "identity" / keys.REQUEST)
         self.profile = self.admit(self.home / "identity", request, WORDS).profile
         self.south = self.admit(place / "south", keys.create(place / "south", "south"))
@@ -274,17 +275,35 @@ def test_an_offer_names_members_whom_the_policy_lets_have_what_was_signed(served
     refused(served, "organ", replace(offer, **changes), OFFER_TYPE, *shown)
 
 
-def test_an_enrolment_says_what_the_settings_say(served: Members) -> None:
-    said = Enrolment(
+def enrolment(members: Members) -> Enrolment:
+    return Enrolment(
         exchange="trial",
         nonce="0" * 64,
-        profile=served.profile,
+        profile=members.profile,
         domain="notes",
         donates=True,
         family="llama",
         layers=6,
         base_weights="ab" * 32,
     )
+
+
+@soft_token
+def test_the_agents_signing_key_may_be_on_a_token(
+    token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = Members(tmp_path, token)
+    assert not list(members.home.rglob("signing.key"))
+    monkeypatch.setenv(signing_wire.VARIABLE, str(signing_wire.socket_of(members.home)))
+    with running(members.home):
+        identity, said = members.site().identity, enrolment(members)
+        envelope = sign_statement(canonical.encode(said), ENROLMENT_TYPE, identity)
+        verify_statement(envelope, ENROLMENT_TYPE, identity.signing_key.public_key())
+        refused(members, "policy", replace(said, domain="text of a record"), ENROLMENT_TYPE)
+
+
+def test_an_enrolment_says_what_the_settings_say(served: Members) -> None:
+    said = enrolment(served)
     identity = served.site().identity
     envelope = sign_statement(canonical.encode(said), ENROLMENT_TYPE, identity)
     verify_statement(envelope, ENROLMENT_TYPE, identity.signing_key.public_key())

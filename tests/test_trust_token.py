@@ -1,8 +1,6 @@
 """Keys on a token, by a software token where one is installed; passphrases in a keyring."""
 
 import json
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from keyring.backend import KeyringBackend
+from tokens import soft_token
 from trust_world import DAY, NOW, World, manifest, organ_folder, public_commands, terms
 
 from client import commands, home, service
@@ -19,52 +18,12 @@ from not_core.errors import KeyFileError
 from not_core.trust import authority, keys, passphrase, sealing, signing
 from not_core.trust.token import TokenKey, _parsed
 
-MODULES = (
-    "/usr/lib/softhsm/libsofthsm2.so",
-    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-    "/usr/lib64/softhsm/libsofthsm.so",
-    "/opt/homebrew/lib/softhsm/libsofthsm2.so",
-)
-MODULE = next((path for path in MODULES if Path(path).exists()), None)
-soft_token = pytest.mark.skipif(
-    MODULE is None or shutil.which("softhsm2-util") is None,
-    reason="no software token: install softhsm2",
-)
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A token with a P-384 key ``clinic`` and a P-256 key ``small``."""
-    import pkcs11
-    from pkcs11.util.ec import encode_named_curve_parameters
-
-    place = tmp_path_factory.mktemp("token")
-    (place / "tokens").mkdir()
-    (place / "conf").write_text(f"directories.tokendir = {place / 'tokens'}\nlog.level = ERROR\n")
-    (place / "pin").write_text("1234\n")
-    (place / "pin").chmod(0o600)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOFTHSM2_CONF", str(place / "conf"))
-        command = ["softhsm2-util", "--init-token", "--free", "--label", "organ"]
-        command += ["--pin", "1234", "--so-pin", "5678"]
-        subprocess.run(command, check=True, capture_output=True)  # noqa: S603
-        library = pkcs11.lib(MODULE)
-        with library.get_token(token_label="organ").open(user_pin="1234", rw=True) as session:
-            for label, curve in (("clinic", "secp384r1"), ("small", "secp256r1")):
-                session.create_domain_parameters(
-                    pkcs11.KeyType.EC,
-                    {pkcs11.Attribute.EC_PARAMS: encode_named_curve_parameters(curve)},
-                    local=True,
-                ).generate_keypair(store=True, label=label)
-    query = f"module-path={MODULE}&pin-source={place / 'pin'}"
-    return f"pkcs11:token=organ;object=clinic?{query}"
-
 
 @soft_token
-def test_a_site_signs_by_a_key_on_a_token(uri: str, tmp_path: Path) -> None:
+def test_a_site_signs_by_a_key_on_a_token(token: str, tmp_path: Path) -> None:
     world = World(tmp_path / "world")
     fed = world.place / "federation"
-    request = keys.create(world.place / "clinic", "clinic", token=uri)
+    request = keys.create(world.place / "clinic", "clinic", token=token)
     assert not list((world.place / "clinic").rglob("signing.key"))
     (kept,) = (world.place / "clinic").rglob("signing.uri")
     assert kept.stat().st_mode & 0o777 == 0o600
@@ -81,8 +40,8 @@ def test_a_site_signs_by_a_key_on_a_token(uri: str, tmp_path: Path) -> None:
 
 
 @soft_token
-def test_a_key_on_a_token_stays_there(uri: str) -> None:
-    key = TokenKey(uri)
+def test_a_key_on_a_token_stays_there(token: str) -> None:
+    key = TokenKey(token)
     assert key.key_size == 384
     with pytest.raises(NotImplementedError):
         key.private_numbers()
@@ -108,9 +67,9 @@ def test_a_key_on_a_token_stays_there(uri: str) -> None:
         ("libsofthsm", "libnothing", "cannot be used"),
     ],
 )
-def test_a_token_that_does_not_fit_says_so(uri: str, old: str, new: str, words: str) -> None:
+def test_a_token_that_does_not_fit_says_so(token: str, old: str, new: str, words: str) -> None:
     with pytest.raises(KeyFileError, match=words) as caught:
-        TokenKey(uri.replace(old, new))
+        TokenKey(token.replace(old, new))
     assert "1234" not in str(caught.value)
 
 
