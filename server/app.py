@@ -1,7 +1,7 @@
 """The coordinator's Flower app: one run is one exchange.
 
 In a deployment the run's configuration names it: ``home`` (the coordinator's folder), ``exchange``,
-``sites``, ``span``, ``tokens``, ``learning-rate`` and ``seed``.
+``sites``, ``span``, ``tokens``, ``learning-rate``, ``seed``, and if not all, who is ``invited``.
 """
 
 from collections.abc import Callable, Mapping
@@ -57,6 +57,10 @@ def settings(config: Mapping[str, object]) -> Settings:
             exchange=check_name(str(config["exchange"]), "exchange name"),
             sites=int(str(config["sites"])),
             terms=terms,
+            invited=tuple(
+                check_name(name, "site name")
+                for name in str(config.get("invited", "")).replace(",", " ").split()
+            ),
             mode="insert" if config.get("mode") == "insert" else "replace",
             patience_seconds=PATIENCE_SECONDS,
             enrol_seconds=ENROL_SECONDS,
@@ -80,6 +84,7 @@ def config_of(asked: Settings) -> dict[str, Any]:
         "learning-rate": terms.learning_rate,
         "seed": terms.seed,
         "mode": asked.mode,
+        "invited": ",".join(sorted(set(asked.invited))),
     }
 
 

@@ -20,6 +20,8 @@ from server.log import Log
 RUNNING, CANCELLING, CANCELLED = "running", "cancelling", "cancelled"
 UNFINISHED = (RUNNING, CANCELLING)
 """States of an exchange that has not ended."""
+SITES = {"sites": 0, "invited": ""}
+"""What of an exchange may change from one time that it is asked for to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class Begun:
         state: ``running``, ``cancelling``, or how it ended.
         run: Flower's number of its latest run; 0 where there is none.
         runs: How many there were.
-        since: When the latest began, in seconds since the epoch.
+        since: When the latest began, in seconds since the epoch; when the first is to, where there
+            is none yet.
     """
 
     name: str
@@ -361,15 +364,20 @@ class Catalogue:
             log.append(session, "expelled", site=site, digest=canonical.sha256(row.admission))
             session.delete(row)
 
-    def begin(self, name: str, config: dict[str, Any]) -> None:
+    def begin(self, name: str, config: dict[str, Any], at: float = 0.0) -> None:
         """Ask for an exchange, or for one that has ended to go on, with as many sites as there are.
+
+        Args:
+            name: Its name.
+            config: What it is; sites may be others than before.
+            at: When it is to begin, in seconds since the epoch.
 
         Raises:
             ExchangeError: One of that name is something else, or is being cancelled.
         """
         with database.writing(self._engine) as session:
             row = session.get(tables.Exchange, name) or tables.Exchange(name=name, config=config)
-            if row.config | {"sites": 0} != config | {"sites": 0}:
+            if row.config | SITES != config | SITES:
                 raise ExchangeError(
                     f"exchange {name} was begun with other terms; choose another name"
                 )
@@ -377,7 +385,7 @@ class Catalogue:
                 raise ExchangeError(f"exchange {name} is being cancelled; try again when it is")
             row.config = config
             if row.state != RUNNING:  # new, or ended
-                row.state, row.run, row.runs, row.since = RUNNING, "0", 0, 0.0
+                row.state, row.run, row.runs, row.since = RUNNING, "0", 0, at
             session.add(row)
 
     def running(self, name: str, run: int, since: float) -> None:

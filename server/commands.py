@@ -1,5 +1,6 @@
 """The ``organ-coordinator`` command line; its install has no torch."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -171,9 +172,21 @@ def admit(
 def exchange(
     home: Home,
     name: Annotated[str, typer.Argument(help="Its name; an earlier one of that name goes on.")],
-    sites: Annotated[int, typer.Option(min=2, help="Sites to wait for.")],
     span: Annotated[str, typer.Option(help="Layers that donors train, as START:STOP.")],
     tokens: Annotated[int, typer.Option(min=1, help="Tokens that each donor trains on.")],
+    sites: Annotated[
+        int | None, typer.Option(min=2, help="Sites to wait for; as many as --site names.")
+    ] = None,
+    site: Annotated[
+        list[str] | None, typer.Option(help="Takes part; repeatable. Without, all that come.")
+    ] = None,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%dT%H:%M%z", "%Y-%m-%dT%H:%M"],
+            help="When it begins, in UTC where it says no other; at once without.",
+        ),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak.")] = 1e-3,
     rank: Annotated[int, typer.Option(min=0, help="Of factors; 0 trains whole layers.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of training.")] = 0,
@@ -192,12 +205,12 @@ def exchange(
     Example: organ-coordinator exchange ~/coordinator spring --sites 3 --span 10:13 --tokens 16384
     """
     from server import keeper
-    from server.app import config_of, settings
     from server.home import load
 
     config = {
         "exchange": name,
         "sites": sites,
+        "invited": ",".join(site or []),
         "span": span,
         "tokens": tokens,
         "rank": rank,
@@ -205,10 +218,10 @@ def exchange(
         "seed": seed,
         "mode": mode,
     }
-    config = config_of(settings(config))
+    begins = 0.0 if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     coordinator = load(home)
     try:
-        coordinator.catalogue.begin(name, config)
+        keeper.ask(coordinator, config, begins)
         state = keeper.waited(coordinator, name) if wait else "begun"
     finally:
         coordinator.catalogue.close()

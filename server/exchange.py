@@ -56,6 +56,7 @@ class Settings:
     Attributes:
         exchange: Its name; a name is resumed, not begun again.
         sites: Sites to wait for.
+        invited: Names of the sites that take part; all that come, if there are none.
         terms: What donors train.
         mode: How recipients put organs in.
         join_seconds: How long to wait for sites; those that are there then take part.
@@ -72,6 +73,7 @@ class Settings:
     exchange: str
     sites: int
     terms: Terms
+    invited: tuple[str, ...] = ()
     mode: Literal["replace", "insert"] = "replace"
     join_seconds: float = 120
     enrol_seconds: float = float("inf")
@@ -178,7 +180,7 @@ class Exchange:
                 "seconds": self._seconds(),
             },
         )
-        return bool(self._late) or not set(asked).issuperset(self._grid.get_node_ids())
+        return bool(self._late) or not set(asked).issuperset(self._nodes())
 
     @property
     def _donors(self) -> list[_Site]:
@@ -196,10 +198,19 @@ class Exchange:
             data = packet.kind.encode() + b"\n" + packet.value + packet.body
             atomic.write(folder / canonical.sha256(data), data)
 
+    def _nodes(self) -> list[int]:
+        """Of the sites that take part, those that are there."""
+        there = self._grid.get_node_ids()
+        if not self._settings.invited:
+            return list(there)
+        admitted = self._home.catalogue.nodes()
+        wanted = {admitted[site][0] for site in self._settings.invited if site in admitted}
+        return [node for node in there if node in wanted]
+
     def _join(self) -> list[int]:
         deadline = time.monotonic() + self._settings.join_seconds
         while True:
-            nodes = list(self._grid.get_node_ids())
+            nodes = self._nodes()
             if len(nodes) >= self._settings.sites or time.monotonic() > deadline:
                 return nodes
             time.sleep(0.5)
@@ -233,6 +244,9 @@ class Exchange:
             signed = claims.reply(packet, SignedEnrolment)
             enrolment = claims.enrolment(signed.envelope.encode(), request, self._home.trust)
             name = enrolment.profile.site
+            if self._settings.invited and name not in self._settings.invited:
+                self._fail(name, "enrol", "not-invited")
+                return
             if not self._enrolling:
                 self._late.add(name)
                 return

@@ -7,14 +7,16 @@ ended badly is followed by another after a while, and by no more than so many.
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from not_core.errors import NotError
+from not_core.errors import ExchangeError, NotError
 from not_core.service import journal
 from not_core.service.supervisor import end_with_parent
 from not_core.trust.federation import load_trust
 from server import service
+from server.app import config_of, settings
 from server.catalogue import CANCELLED, CANCELLING, UNFINISHED
 from server.control import COMPLETED, ENDED, Control
 from server.home import Coordinator, load
@@ -25,6 +27,31 @@ MOST_RUNS = 20
 HEARD_SECONDS = 20.0
 
 _log = logging.getLogger(__name__)
+
+
+def ask(coordinator: Coordinator, config: Mapping[str, object], at: float = 0.0) -> str:
+    """Ask for an exchange, or for one that has ended to go on; its name.
+
+    Args:
+        coordinator: Whose.
+        config: As ``app.settings`` reads it; ``sites`` may be left out where sites are named.
+        at: When it is to begin, in seconds since the epoch.
+
+    Raises:
+        ExchangeError: Something that is asked for is not valid, or the name is taken.
+    """
+    invited = str(config.get("invited", "")).replace(",", " ").split()
+    asked = settings({**config, "sites": config.get("sites") or len(set(invited))})
+    if asked.sites < 2:
+        raise ExchangeError(f"an exchange of {asked.sites} sites, expected at least 2")
+    if strangers := set(asked.invited) - set(coordinator.catalogue.nodes()):
+        raise ExchangeError(
+            f"no site {', '.join(sorted(strangers))} is admitted; see 'organ-coordinator status'"
+        )
+    if asked.invited and asked.sites > len(set(asked.invited)):
+        raise ExchangeError(f"{asked.sites} sites to wait for, more than are named")
+    coordinator.catalogue.begin(asked.exchange, config_of(asked), at)
+    return asked.exchange
 
 
 def look(coordinator: Coordinator, control: Control, now: float) -> None:
@@ -52,7 +79,7 @@ def look(coordinator: Coordinator, control: Control, now: float) -> None:
         elif one.runs >= MOST_RUNS:
             _end(coordinator, one.name, "failed")
             _log.error("failed too often", extra={"exchange": one.name, "runs": one.runs})
-        elif now - one.since >= AGAIN_SECONDS or not one.run:
+        elif now >= one.since + (AGAIN_SECONDS if one.run else 0.0):
             begun = control.start({"home": str(coordinator.folder.resolve()), **one.config})
             coordinator.catalogue.running(one.name, begun, now)
             _log.warning("starts", extra={"exchange": one.name, "run": one.runs + 1})

@@ -60,6 +60,7 @@ def by_hand(
     enrol_seconds: float = 60,
     wire_seconds: float = 30,
     exchange: str = "trial",
+    invited: tuple[str, ...] = (),
     on_request: Callable[[Message], Message | None] = lambda message: message,
     on_reply: Callable[[Message], Message | None] = lambda message: message,
 ) -> LocalGrid:
@@ -72,8 +73,9 @@ def by_hand(
     coordinator = coordinator_home.load(scenario.coordinator)
     settings = Settings(
         exchange=exchange,
-        sites=len(homes),
+        sites=len(invited or homes),
         terms=scenario.terms,
+        invited=invited,
         mode=scenario.mode,
         enrol_seconds=enrol_seconds,
         wire_seconds=wire_seconds,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pages import Members
 
+from not_core.errors import ExchangeError
 from server import keeper
 from server.catalogue import CANCELLED, RUNNING
 from server.control import COMPLETED, ENDED, Run
@@ -86,6 +87,39 @@ def test_one_that_dies_too_often_is_given_up(coordinator: Coordinator) -> None:
     keeper.look(coordinator, runs, now)  # type: ignore[arg-type]
     assert state(coordinator) == ("failed", keeper.MOST_RUNS)
     assert parts(coordinator) == ["autumn.north.ab.part"]
+
+
+TERMS: dict[str, object] = {
+    **{"exchange": "winter", "span": "1:2", "tokens": 10, "rank": 0},
+    **{"learning-rate": 0.1, "seed": 0},
+}
+
+
+def test_one_begins_when_it_was_asked_for(coordinator: Coordinator) -> None:
+    keeper.ask(coordinator, TERMS | {"sites": 2}, at=2000.0)
+    runs = Runs()
+    for now, begun in ((1999.0, ["spring"]), (2000.0, ["spring", "winter"])):
+        keeper.look(coordinator, runs, now)  # type: ignore[arg-type]
+        assert [one.name for one in coordinator.catalogue.begun() if one.run] == begun
+
+
+def test_one_is_among_the_sites_that_are_named(coordinator: Coordinator) -> None:
+    for number, site in enumerate(("north", "south")):
+        coordinator.catalogue.admitted(site, number, b"word")
+    keeper.ask(coordinator, TERMS | {"invited": "south, north"})
+    (one,) = [one for one in coordinator.catalogue.begun() if one.name == "winter"]
+    assert (one.config["sites"], one.config["invited"]) == (2, "north,south")
+    coordinator.catalogue.admitted("west", 3, b"word")
+    keeper.ask(coordinator, TERMS | {"invited": "west south north"})  # one more may come
+    for wrong, words in (
+        ({}, "0 sites"),
+        ({"invited": "north"}, "1 sites"),
+        ({"invited": "north east"}, "no site east"),
+        ({"invited": "north south", "sites": 3}, "more than are named"),
+        ({"invited": "north sou/th"}, "needs a name"),
+    ):
+        with pytest.raises(ExchangeError, match=words):
+            keeper.ask(coordinator, TERMS | wrong)
 
 
 def test_one_that_is_cancelled_is_stopped(coordinator: Coordinator) -> None:

@@ -366,6 +366,29 @@ def test_a_recipient_that_joins_later_gets_the_organs(
     assert len(facts["evaluations"]) == 6
 
 
+def test_only_who_is_invited_is_asked(
+    make_scenario: Callable[[str], simulation.Scenario],
+) -> None:
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    coordinator = coordinator_home.load(scenario.coordinator)
+    for number, site in enumerate(scenario.federation.sites, 1):
+        coordinator.catalogue.admitted(site.name, number, b"word")
+    coordinator.catalogue.close()
+    asked: set[str] = set()
+
+    def ask(message: Message) -> Message:
+        asked.add(scenario.federation.sites[message.metadata.dst_node_id - 1].name)
+        return message
+
+    by_hand(scenario, invited=("hospital", "clinic"), on_request=ask)
+    facts = gather(scenario)
+    assert asked == {"hospital", "clinic"}
+    assert facts["failures"] == []
+    tried = {(one["donor"], one["recipient"]) for one in facts["evaluations"]}
+    assert tried == {("hospital", "hospital"), ("hospital", "clinic")}
+
+
 def test_a_donor_may_be_tried_so_often_and_no_more(
     make_scenario: Callable[[str], simulation.Scenario],
 ) -> None:

@@ -17,8 +17,7 @@ from not_core.page.guard import SIGN_IN
 from not_core.page.sessions import Attempts
 from not_core.service import journal
 from not_core.service.supervisor import LOOPBACK, end_with_parent
-from server import operators
-from server.app import config_of, settings
+from server import keeper, operators
 from server.home import Coordinator, load
 from server.page.log import LogPage, Proof
 from server.page.views import (
@@ -43,6 +42,7 @@ DEFAULTS = {
     "learning-rate": "0.001",
     "seed": "0",
     "mode": "replace",
+    "invited": "",
 }
 """Fields of the form that begins an exchange."""
 
@@ -250,7 +250,7 @@ def _add_deciding(page: Page, coordinator: Coordinator, views: Views) -> None:
     def begin(request: Request, fields: Form) -> Response:
         asked = {key: fields.get(key, "").strip() for key in DEFAULTS}
         try:
-            name = _begin(coordinator, asked)
+            name = keeper.ask(coordinator, asked)
         except ExchangeError as error:
             return show(request, 400, f"{error}.", asked)
         return moved(f"/exchanges/{name}")
@@ -259,19 +259,6 @@ def _add_deciding(page: Page, coordinator: Coordinator, views: Views) -> None:
     def cancel(exchange: ExchangeName) -> Response:
         catalogue.cancel(exchange)
         return moved(f"/exchanges/{exchange}")
-
-
-def _begin(coordinator: Coordinator, asked: dict[str, str]) -> str:
-    """Ask for an exchange as 'organ-coordinator exchange' does; its name.
-
-    Raises:
-        ExchangeError: Something that is asked for is not valid, or the name is taken.
-    """
-    found = settings(asked)
-    if found.sites < 2:
-        raise ExchangeError(f"an exchange of {found.sites} sites, expected at least 2")
-    coordinator.catalogue.begin(found.exchange, config_of(found))
-    return found.exchange
 
 
 def place_of(home: Path, listen: str, port: int) -> Place:
