@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from not_core import atomic, canonical
 from not_core.canonical import STRICT, Name
 from not_core.errors import OperatorError
-from not_core.page.sessions import Role
+from not_core.page.sessions import Role, Standing
 
 OPERATORS = "operators.json"
 LEAST_CHARACTERS, MOST_BYTES = 12, 1024
@@ -44,9 +44,16 @@ class Operators:
     format: Literal["organ-exchange/operators/v1"] = "organ-exchange/operators/v1"
     operators: tuple[Operator, ...] = ()
 
-    def role(self, name: str) -> Role | None:
+    def standing(self, name: str) -> Standing | None:
         """What somebody may do; None for nobody."""
-        return next((one.role for one in self.operators if one.name == name), None)
+        return next(
+            (
+                Standing(one.role, canonical.sha256(one.password.encode()))
+                for one in self.operators
+                if one.name == name
+            ),
+            None,
+        )
 
 
 def read(home: Path) -> Operators:
@@ -62,7 +69,7 @@ def read(home: Path) -> Operators:
 
 
 def add(home: Path, name: str, role: Role, password: bytes) -> None:
-    """Let somebody sign in, or give them another role and password.
+    """Let somebody sign in, or give them another role and password, which signs them out.
 
     Raises:
         OperatorError: The password is too short or too long.
@@ -88,7 +95,7 @@ def remove(home: Path, name: str) -> None:
     """
     with atomic.locked(home):
         known = read(home)
-        if known.role(name) is None:
+        if known.standing(name) is None:
             raise OperatorError(f"no operator {name}; see organ-coordinator operator list")
         left = tuple(one for one in known.operators if one.name != name)
         _write(home, replace(known, operators=left))

@@ -220,10 +220,32 @@ def test_signing_out_and_losing_a_role_shut_the_page(page: Page, coordinator: Co
     client.cookies.update(kept)
     assert client.get("/").status_code == IN
     sign_in(client, "ada")
+    operators.add(coordinator.folder, "ada", "reader", b"another good password")
+    assert client.get("/").status_code == IN
     operators.add(coordinator.folder, "ada", "reader", PASSWORD.encode())
+    sign_in(client, "ada")
     assert client.post("/exchanges").status_code == NO
     operators.remove(coordinator.folder, "ada")
     assert client.get("/").status_code == IN
+    operators.add(coordinator.folder, "ada", "reader", PASSWORD.encode())
+    assert client.get("/").status_code == IN
+
+
+def test_a_damaged_file_of_operators_is_said_and_lets_nobody_in(
+    page: Page, coordinator: Coordinator
+) -> None:
+    client = browser(page)
+    sign_in(client, "ada")
+    path = coordinator.folder / operators.OPERATORS
+    kept = path.read_bytes()
+    path.write_text("{")
+    try:
+        assert client.get("/static/page.css").status_code == 200
+        for asked, code in (("/", 503), ("/api/organs", 503), ("/sign-in", 409)):
+            answer = client.get(asked)
+            assert (answer.status_code, operators.OPERATORS in answer.text) == (code, True)
+    finally:
+        path.write_bytes(kept)
 
 
 def test_guesses_are_few(page: Page) -> None:
@@ -231,6 +253,20 @@ def test_guesses_are_few(page: Page) -> None:
     codes = [sign_in(client, "ada", "wrong").status_code for _ in range(11)]
     assert codes == [OUT] * 10 + [429]
     assert sign_in(client, "ada").status_code == 429
+    assert sign_in(client, "rita").status_code == IN  # whom nobody guesses at
+
+
+def test_whoever_knows_the_password_may_sign_in_often(page: Page) -> None:
+    assert {sign_in(browser(page), "ada").status_code for _ in range(12)} == {IN}
+
+
+def test_guesses_at_many_names_are_few(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator_page, "MOST_FAILURES", 3)
+    client = browser(coordinator_page.page_of(coordinator, PLACE))
+    codes = [sign_in(client, f"nobody-{number}").status_code for number in range(4)]
+    assert codes == [OUT] * 3 + [429]
 
 
 def test_whoever_is_unknown_is_answered_like_whoever_errs(page: Page) -> None:
@@ -250,10 +286,11 @@ def test_a_session_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("not_core.page.sessions.time.monotonic", lambda: moment)
     sessions, attempts = Sessions(), Attempts(most=1, seconds=60)
     token = sessions.open("ada")
-    assert sessions.name(token) == "ada"
-    assert [attempts.allowed("x"), attempts.allowed("x"), attempts.allowed("y")] == [1, 0, 1]
+    assert sessions.get(token) is not None
+    attempts.failed("x")
+    assert [attempts.allowed("x"), attempts.allowed("y")] == [False, True]
     moment = 12 * 3600.0
-    assert sessions.name(token) is None
+    assert sessions.get(token) is None
     assert attempts.allowed("x")
 
 

@@ -17,7 +17,7 @@ from not_core.canonical import Digest
 from not_core.page import live
 from not_core.page.application import MISSING, Page, Place, moved, serve, there
 from not_core.page.guard import SIGN_IN
-from not_core.page.sessions import Role
+from not_core.page.sessions import Standing
 from not_core.protocol import Receipt
 
 OWNER = "operator"
@@ -48,7 +48,7 @@ def page_of(home: Path, place: Place, token: str) -> Page:
         place=place,
         templates=Path(__file__).parent / "templates",
         links=LINKS,
-        role_of=_role,
+        standing_of=lambda name: Standing("operator") if name == OWNER else None,
     )
     views = Views(home)
     _add_signing_in(page, token)
@@ -56,10 +56,6 @@ def page_of(home: Path, place: Place, token: str) -> Page:
     _add_reading(page, views)
     _add_deciding(page, views)
     return page
-
-
-def _role(name: str) -> Role | None:
-    return "operator" if name == OWNER else None
 
 
 def _add_signing_in(page: Page, token: str) -> None:

@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from not_core.errors import NotError
 from not_core.page import figures
 from not_core.page.guard import API, SIGN_OUT, Guard
-from not_core.page.sessions import LIFE_SECONDS, Role, Sessions
+from not_core.page.sessions import LIFE_SECONDS, Sessions, Standing
 
 Value = TypeVar("Value")
 
@@ -75,7 +75,7 @@ class Page:
         place: Where.
         templates: Folder of its own templates.
         links: Path and words of each link at the top.
-        role_of: A name's role at this moment.
+        standing_of: What a name may do at this moment.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Page:
         place: Place,
         templates: Path,
         links: Mapping[str, str],
-        role_of: Callable[[str], Role | None],
+        standing_of: Callable[[str], Standing | None],
     ) -> None:
-        self.sessions = Sessions()
+        self.sessions, self._standing_of = Sessions(), standing_of
         # Ports share cookies, so each has a name of its own.
         prefix = "__Host-" if place.certificate else ""
         self._cookie, self._secure = f"{prefix}organ-{kind}-{place.port}", bool(prefix)
@@ -115,7 +115,7 @@ class Page:
             sessions=self.sessions,
             cookie=self._cookie,
             hosts=place.hosts,
-            role_of=role_of,
+            standing_of=standing_of,
         )
         self.app.add_exception_handler(HTTPException, self._failed)
         self.app.add_exception_handler(RequestValidationError, self._invalid)
@@ -136,10 +136,10 @@ class Page:
 
     def sign_in(self, name: str, path: str) -> RedirectResponse:
         """Open a session and go on to a path of this page."""
-        response = moved(path)
+        response, standing = moved(path), self._standing_of(name)
         response.set_cookie(
             self._cookie,
-            self.sessions.open(name),
+            self.sessions.open(name, standing.secret if standing else ""),
             max_age=round(LIFE_SECONDS),
             secure=self._secure,
             httponly=True,

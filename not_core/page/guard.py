@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from not_core.page.sessions import Role, Sessions
+from not_core.errors import NotError
+from not_core.page.sessions import Role, Sessions, Standing
 
 SIGN_IN, SIGN_OUT = "/sign-in", "/sign-out"
 STATIC = "/static/"
@@ -59,7 +60,7 @@ class Guard:
         sessions: Who is signed in.
         cookie: Name of the session's cookie.
         hosts: Names by which the page may be asked for, at whatever port.
-        role_of: A name's role at this moment; None where it has lost all.
+        standing_of: What a name may do at this moment; None where it may do nothing.
     """
 
     def __init__(
@@ -68,11 +69,11 @@ class Guard:
         sessions: Sessions,
         cookie: str,
         hosts: Sequence[str],
-        role_of: Callable[[str], Role | None],
+        standing_of: Callable[[str], Standing | None],
     ) -> None:
         self._host = re.compile(rf"({'|'.join(map(re.escape, hosts))})(:[0-9]{{1,5}})?")
         self._app, self._sessions, self._cookie = app, sessions, cookie
-        self._role_of = role_of
+        self._standing_of = standing_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -89,17 +90,21 @@ class Guard:
             await send(message)
 
         request = Request(scope)
-        visitor = self._visitor(request)
-        request.state.visitor = visitor
-        refused = self._refusal(request, visitor)
+        request.state.visitor = None
+        try:
+            refused = self._refusal(request)
+        except NotError as error:  # such as a damaged file of operators
+            refused = _refused(request, 503, str(error))
         await (refused or self._app)(scope, receive, sent)
 
     def _visitor(self, request: Request) -> Visitor | None:
-        name = self._sessions.name(request.cookies.get(self._cookie, ""))
-        role = None if name is None else self._role_of(name)
-        return None if name is None or role is None else Visitor(name, role)
+        session = self._sessions.get(request.cookies.get(self._cookie, ""))
+        standing = None if session is None else self._standing_of(session.name)
+        if session is None or standing is None or standing.secret != session.secret:
+            return None
+        return Visitor(session.name, standing.role)
 
-    def _refusal(self, request: Request, visitor: Visitor | None) -> Response | None:
+    def _refusal(self, request: Request) -> Response | None:
         # Not the path of ``request.url``, in which a client's ``Host`` has a part.
         path, method = request.scope["path"], request.method
         if not self._host.fullmatch(request.headers.get("host", "")):
@@ -112,6 +117,7 @@ class Guard:
                 return _refused(request, 413, f"expected at most {MOST_BYTES} bytes")
         if path == SIGN_IN or path.startswith(STATIC):
             return None
+        visitor = request.state.visitor = self._visitor(request)
         if visitor is None:
             html = "text/html" in request.headers.get("accept", "")
             if method in READING and html and not path.startswith(API):

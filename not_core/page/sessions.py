@@ -19,8 +19,30 @@ MOST_KEYS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class _Session:
+class Standing:
+    """What somebody may do now.
+
+    Attributes:
+        role: Their role.
+        secret: Stands for what they sign in by; with another one, older sessions end.
+    """
+
+    role: Role
+    secret: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Somebody who has signed in.
+
+    Attributes:
+        name: Who.
+        secret: As in ``Standing``, when they did.
+        until: When it ends, by ``time.monotonic``.
+    """
+
     name: str
+    secret: str
     until: float
 
 
@@ -28,22 +50,22 @@ class Sessions:
     """Sessions by their secret tokens."""
 
     def __init__(self) -> None:
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
-    def open(self, name: str) -> str:
+    def open(self, name: str, secret: str = "") -> str:
         """Sign somebody in; the token of the session."""
         token, now = secrets.token_urlsafe(32), time.monotonic()
         with self._lock:
             kept = [(key, one) for key, one in self._sessions.items() if one.until > now]
             self._sessions = dict(kept[-(MOST_SESSIONS - 1) :])
-            self._sessions[token] = _Session(name, now + LIFE_SECONDS)
+            self._sessions[token] = Session(name, secret, now + LIFE_SECONDS)
         return token
 
-    def name(self, token: str) -> str | None:
-        """Whose session it is; None where it is none, or no longer."""
+    def get(self, token: str) -> Session | None:
+        """The session; None where it is none, or no longer."""
         session = self._sessions.get(token)
-        return session.name if session is not None and session.until > time.monotonic() else None
+        return session if session is not None and session.until > time.monotonic() else None
 
     def close(self, token: str) -> None:
         """Sign out."""
@@ -52,7 +74,7 @@ class Sessions:
 
 
 class Attempts:
-    """Holds whoever tries to sign in to so many attempts in so many seconds."""
+    """Holds whoever tries to sign in to so many failures in so many seconds."""
 
     def __init__(self, most: int = MOST_ATTEMPTS, seconds: float = ATTEMPT_SECONDS) -> None:
         self._most, self._seconds = most, seconds
@@ -60,7 +82,13 @@ class Attempts:
         self._lock = threading.Lock()
 
     def allowed(self, key: str) -> bool:
-        """Count an attempt; whether there were not too many."""
+        """Whether another attempt is."""
+        with self._lock:
+            times = self._times.get(key, deque())
+            return len(times) < self._most or times[0] <= time.monotonic() - self._seconds
+
+    def failed(self, key: str) -> None:
+        """Count a failure."""
         now = time.monotonic()
         with self._lock:
             if len(self._times) > MOST_KEYS:
@@ -69,6 +97,4 @@ class Attempts:
                     for key, times in self._times.items()
                     if times[-1] > now - self._seconds
                 }
-            times = self._times.setdefault(key, deque(maxlen=self._most + 1))
-            times.append(now)
-            return len(times) <= self._most or times[0] <= now - self._seconds
+            self._times.setdefault(key, deque(maxlen=self._most)).append(now)

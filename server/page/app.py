@@ -33,6 +33,8 @@ from server.page.views import (
 )
 
 LINKS = {"/": "Exchanges", "/organs": "Organ bank", "/sites": "Sites", "/log": "Log"}
+MOST_FAILURES = 100
+"""To sign in, from one address in ten minutes."""
 DEFAULTS = {
     "exchange": "",
     "sites": "2",
@@ -80,7 +82,7 @@ def page_of(coordinator: Coordinator, place: Place) -> Page:
         place=place,
         templates=Path(__file__).parent / "templates",
         links=LINKS,
-        role_of=lambda name: operators.read(home).role(name),
+        standing_of=lambda name: operators.read(home).standing(name),
     )
     views = Views(coordinator)
     _add_signing_in(page, home)
@@ -91,7 +93,8 @@ def page_of(coordinator: Coordinator, place: Place) -> Page:
 
 
 def _add_signing_in(page: Page, home: Path) -> None:
-    attempts = Attempts()
+    # Guesses at a name, and at all names: by a tunnel, everybody comes from one address.
+    attempts, all_attempts = Attempts(), Attempts(MOST_FAILURES)
 
     def show(request: Request, status: int = 200, wrong: str = "", name: str = "") -> HTMLResponse:
         somebody = bool(operators.read(home).operators)
@@ -113,13 +116,16 @@ def _add_signing_in(page: Page, home: Path) -> None:
     @page.app.post(SIGN_IN, include_in_schema=False)
     def signed_in(request: Request, fields: Form) -> Response:
         name, password = fields.get("name", ""), fields.get("password", "")
-        if not attempts.allowed(request.client.host if request.client else ""):
+        address = request.client.host if request.client else ""
+        if not (attempts.allowed(f"{address} {name}") and all_attempts.allowed(address)):
             return show(request, 429, "Too many attempts; try again in ten minutes.", name)
         try:
             right = operators.check(home, name, password)
         except OperatorError as error:
             return show(request, 429, f"{str(error).capitalize()}.", name)
         if not right:
+            attempts.failed(f"{address} {name}")
+            all_attempts.failed(address)
             return show(request, 401, "That name and password do not belong together.", name)
         return page.sign_in(name, fields.get("next", "/"))
 
