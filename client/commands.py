@@ -20,6 +20,7 @@ from not_core.commands.passphrase import (
 )
 from not_core.commands.program import (
     Json,
+    goes_on,
     listing,
     new_app,
     new_place,
@@ -343,7 +344,8 @@ def page(
     """
     from client.page.app import main as serve
 
-    serve(home, port, say)
+    with goes_on("the site goes on without its page"):
+        serve(home, port, say)
 
 
 serving.add_to(app)

@@ -8,6 +8,7 @@ import typer
 
 from not_core.commands.program import (
     Json,
+    goes_on,
     listing,
     new_app,
     new_place,
@@ -262,10 +263,10 @@ def page(
 
     Example: organ-coordinator page ~/coordinator
     """
-    from server.page import app as pages
+    from server.page.app import main as serve
 
-    say(pages.place_of(home, listen, port).url)
-    pages.main(home, listen, port)
+    with goes_on("exchanges go on without their page"):
+        serve(home, listen, port, say)
 
 
 operator = new_app("Say who may sign in at the coordinator's page.")

@@ -1,5 +1,6 @@
 """Who may ask pages for what: every route, by everybody."""
 
+import re
 import ssl
 import subprocess
 import time
@@ -344,6 +345,9 @@ def test_away_from_loopback_it_is_served_with_tls(members: Members) -> None:
 
 
 def test_on_loopback_there_is_no_tls_and_elsewhere_it_must_be_there(tmp_path: Path) -> None:
-    assert coordinator_page.place_of(tmp_path, "127.0.0.1", 9).url == "http://127.0.0.1:9/"
+    place = coordinator_page.place_of(tmp_path, "127.0.0.1", 9)
+    assert re.fullmatch(r"http://[0-9a-f]{16}\.localhost:9/", place.url)
+    assert coordinator_page.place_of(tmp_path, "127.0.0.1", 9) == place
+    assert (tmp_path / coordinator_page.HOST).stat().st_mode & 0o777 == 0o600
     with pytest.raises(HomeError, match=r"no service\.toml"):
         coordinator_page.place_of(tmp_path, "0.0.0.0", 9)  # noqa: S104

@@ -5,6 +5,7 @@
 
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
 from conftest import federation_of_three
 from exchanges import by_hand
 from pages import PASSWORD, cheap_passwords, damage, operated
@@ -27,6 +27,7 @@ from client.page import app as site_page
 from client.policy import Policy
 from not_core.page import live
 from not_core.page.application import Page, Place
+from not_core.page.serving import Server, config_of
 from not_core.service.supervisor import free_port
 from server import home as coordinator_home
 from server.page import app as coordinator_page
@@ -64,7 +65,7 @@ class Tab:
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
 
     def _asked(self, route: Any) -> None:
-        if urlsplit(route.request.url).hostname != "127.0.0.1":
+        if not str(urlsplit(route.request.url).hostname).endswith(".localhost"):
             self.wrong.append(f"asked {route.request.url}")
             route.abort()
             return
@@ -109,16 +110,10 @@ def tab(chromium: Any) -> Iterator[Tab]:
 @contextmanager
 def served(make: Callable[[Place], Page]) -> Iterator[str]:
     """A page at a port of its own; its address."""
-    place = Place(port=free_port())
-    config = uvicorn.Config(
-        make(place).app,
-        port=place.port,
-        ws="none",
-        log_level="warning",
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    place = Place.private(free_port())
+    server = Server(config_of(make(place), place))
+    listening = socket.create_server((place.listen, place.port))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     while not server.started:
         assert thread.is_alive()

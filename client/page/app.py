@@ -15,8 +15,9 @@ from client.page.views import Dossier, Logged, Spending, Status, Views, Waiting
 from client.reveals import Revealed
 from not_core.canonical import Digest
 from not_core.page import live
-from not_core.page.application import MISSING, Page, Place, moved, serve, there
+from not_core.page.application import MISSING, Page, Place, moved, there
 from not_core.page.guard import SIGN_IN
+from not_core.page.serving import serve
 from not_core.page.sessions import Standing
 from not_core.protocol import Receipt
 
@@ -171,7 +172,6 @@ def main(home: Path, port: int, told: Callable[[str], None]) -> None:
         port: On loopback.
         told: Told the address, which holds the secret that lets in whoever opens it.
     """
-    place, token = Place(port=port), secrets.token_urlsafe(32)
+    place, token = Place.private(port), secrets.token_urlsafe(32)
     page = page_of(home, place, token)
-    told(f"{place.url}sign-in?token={token}")
-    serve(page, place)
+    serve(page, place, lambda address: told(f"{address}sign-in?token={token}"))

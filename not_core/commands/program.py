@@ -144,7 +144,7 @@ def _fail(message: str) -> None:
 
 def say(line: str) -> None:
     """One line of progress on standard error."""
-    errors.print(plain(line), highlight=False, markup=False)
+    errors.print(plain(line), highlight=False, markup=False, soft_wrap=True)  # addresses stay whole
 
 
 def report(facts: dict[str, Any], as_json: bool) -> None:

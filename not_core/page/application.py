@@ -1,5 +1,6 @@
 """A page's application: routes behind the guard, templates that escape all, errors in words."""
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from not_core import atomic
 from not_core.errors import NotError
 from not_core.page import figures
 from not_core.page.guard import API, SIGN_OUT, Guard
@@ -58,6 +60,27 @@ class Place:
     hosts: tuple[str, ...] = LOOPBACK_HOSTS
     certificate: Path | None = None
     key: Path | None = None
+
+    @classmethod
+    def private(cls, port: int, kept: Path | None = None) -> "Place":
+        """A port on loopback, asked for by a name that nobody can guess.
+
+        Browsers send a host's cookies to all its ports, and other people's programs may listen on
+        this one's others; every name below ``localhost`` is this machine's, too, and has cookies of
+        its own.
+
+        Args:
+            port: The port.
+            kept: File of the name, so that it stays; made if need be.
+
+        Source: RFC 6265, section 8.5; RFC 6761, section 6.3.
+        """
+        name = f"{secrets.token_hex(8)}.localhost"
+        if kept is not None:
+            if not kept.is_file():
+                atomic.write(kept, f"{name}\n".encode(), mode=0o600)
+            name = kept.read_text(encoding="utf-8").strip()
+        return cls(port=port, hosts=(name,))
 
     @property
     def url(self) -> str:
@@ -198,23 +221,3 @@ async def form(request: Request) -> dict[str, str]:
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=64))
     except ValueError:
         raise HTTPException(400, "expected the fields of a form") from None
-
-
-def serve(page: Page, place: Place) -> None:
-    """Serve a page until told to stop."""
-    import uvicorn
-
-    uvicorn.run(
-        page.app,
-        host=place.listen,
-        port=place.port,
-        ssl_certfile=place.certificate,
-        ssl_keyfile=place.key,
-        ws="none",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=128,
-        timeout_graceful_shutdown=2,
-        log_config=None,
-    )

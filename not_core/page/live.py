@@ -1,6 +1,7 @@
 """Server-sent events: a piece of a page, again whenever it has changed."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -10,6 +11,9 @@ from starlette.responses import StreamingResponse
 EVERY_SECONDS = 1.0
 LONGEST_SECONDS = 60.0
 """A browser then asks again, and whoever is no longer signed in gets nothing."""
+
+ending = threading.Event()
+"""Set when the server stops: streams then end by themselves."""
 
 Piece = Callable[[], tuple[str, bool]]
 """Renders the piece as it is now; and whether it will change no more."""
@@ -23,7 +27,7 @@ def stream(piece: Piece) -> StreamingResponse:
 async def _events(piece: Piece) -> AsyncIterator[str]:
     sent, deadline = "", time.monotonic() + LONGEST_SECONDS
     yield "retry: 1000\n\n"
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not ending.is_set():
         text, final = await run_in_threadpool(piece)
         if text != sent:
             sent = text

@@ -1,6 +1,7 @@
 """The coordinator's page: its routes, and how it is served."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,9 @@ from starlette.responses import HTMLResponse, Response
 from not_core.canonical import Digest, Name
 from not_core.errors import ExchangeError, OperatorError
 from not_core.page import live
-from not_core.page.application import MISSING, Page, Place, Problem, form, moved, serve, there
+from not_core.page.application import MISSING, Page, Place, Problem, form, moved, there
 from not_core.page.guard import SIGN_IN
+from not_core.page.serving import serve
 from not_core.page.sessions import Attempts
 from not_core.service import journal
 from not_core.service.supervisor import LOOPBACK, end_with_parent
@@ -33,6 +35,9 @@ from server.page.views import (
 )
 
 LINKS = {"/": "Exchanges", "/organs": "Organ bank", "/sites": "Sites", "/log": "Log"}
+HOST = "page.host"
+"""File of the name by which the page is asked for on loopback."""
+
 MOST_FAILURES = 100
 """To sign in, from one address in ten minutes."""
 DEFAULTS = {
@@ -274,7 +279,7 @@ def place_of(home: Path, listen: str, port: int) -> Place:
         HomeError: It is to be served elsewhere, and the home has no certificate.
     """
     if listen == LOOPBACK:
-        return Place(port=port)
+        return Place.private(port, home / HOST)
     from server import service
 
     host = service.load(home).host
@@ -287,10 +292,12 @@ def place_of(home: Path, listen: str, port: int) -> Place:
     )
 
 
-def main(home: Path, listen: str, port: int) -> None:
-    """Serve a coordinator's page until told to stop."""
+def main(
+    home: Path, listen: str, port: int, told: Callable[[str], None] = lambda address: None
+) -> None:
+    """Serve a coordinator's page until told to stop; ``told`` is told its address."""
     place = place_of(home, listen, port)
-    serve(page_of(load(home), place), place)
+    serve(page_of(load(home), place), place, told)
 
 
 if __name__ == "__main__":
