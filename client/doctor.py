@@ -165,6 +165,12 @@ def _coordinator(home: Path) -> str:
     host, _, port = address.rpartition(":")
     try:
         context = ssl.create_default_context(cafile=str(node / "coordinator.pem"))
+    except OSError:
+        raise ServiceError(
+            f"{node / 'coordinator.pem'} is no certificate; ask the coordinator's operator for its "
+            "tls.pem and connect again"
+        ) from None
+    try:
         with (
             socket.create_connection((host, int(port)), timeout=REACH_SECONDS) as plain,
             context.wrap_socket(plain, server_hostname=host) as encrypted,

@@ -3,7 +3,7 @@
 import json
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +20,11 @@ from not_core.errors import (
     PolicyError,
     SignatureError,
 )
+from not_core.learning import audit as audits
 from not_core.learning.training import TrainedOrgan
 from not_core.manifest import CARD, TENSORS, DifferentialPrivacy, Manifest
+from not_core.privacy.canaries import Canaries
+from not_core.privacy.report import AuditReport
 from not_core.privacy.statement import check as check_statement
 from not_core.protocol import (
     DonateRequest,
@@ -75,6 +78,12 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     for profile in request.addressees:
         verify_profile(profile, site.trust)
     folder = _made(site, made.organ)
+    report = audit(site, organs.read_manifest(folder))
+    if report and report.verdict == "contradicts the claim":
+        raise PolicyError(
+            f"the audit of organ {made.organ} contradicts the privacy that it states: something in "
+            "its training does not do what it says; it does not leave"
+        )
     check_release(site.policy, site.log, made.organ)
     terms = sealing.Audience(addressees=request.addressees, exchange=request.exchange)
     signed, sealed = seal(site, made.organ, terms)
@@ -109,6 +118,19 @@ def made_organs(home: Path) -> dict[str, Made]:
     """What this site has trained, by organ digest."""
     notes = (_read_note(path) for path in sorted(home.glob("organs/made/*.json")))
     return {made.organ: made for made in notes if made}
+
+
+def audit(site: Home, manifest: Manifest) -> AuditReport | None:
+    """What the audit of an organ that this site made found; None where none was made.
+
+    Raises:
+        OrganError: The report is not the one that the manifest names.
+        FormatError: It cannot be read.
+    """
+    if manifest.audit is None:
+        return None
+    kept = audits.beside(site.folder / "organs" / "made" / manifest.digest)
+    return audits.read_report(kept, manifest)
 
 
 def pending(site: Home) -> list[Manifest]:
@@ -223,9 +245,12 @@ def _make(site: Site, terms: Terms) -> Made:
         return made
     site.log.append(TRAINING, what="organ", digest=key)
     started = time.monotonic()
+    count, work = site.policy.audit_canaries, site.place("work")
+    canaries = audits.canaries_for(host, count, work) if count else None
+    planted = canaries.to_plant if canaries else ()
     with progress.writer(site, "training", training.tokens) as advance:
-        trained = training.run(advance=lambda n, loss: advance(n))
-    manifest = _keep(site, host, terms, trained, _version(site, key))
+        trained = training.run(planted, lambda n, loss: advance(n))
+    manifest = _keep(site, host, terms, trained, _version(site, key), canaries)
     made = Made(
         organ=manifest.digest,
         tokens=trained.facts.tokens,
@@ -233,6 +258,7 @@ def _make(site: Site, terms: Terms) -> Made:
         seconds=round(time.monotonic() - started, 1),
     )
     atomic.write(note, json.dumps(asdict(made)).encode(), mode=0o600)
+    audits.forget(work)
     trained.finished()
     site.log.append("trained", what="organ", digest=made.organ)
     return made
@@ -248,7 +274,12 @@ def _version(site: Site, key: str) -> int:
 
 
 def _keep(
-    site: Site, host: Checkpoint, terms: Terms, trained: TrainedOrgan, version: int
+    site: Site,
+    host: Checkpoint,
+    terms: Terms,
+    trained: TrainedOrgan,
+    version: int,
+    canaries: Canaries | None,
 ) -> Manifest:
     settings = site.settings
     if isinstance(trained.privacy, DifferentialPrivacy):
@@ -269,6 +300,11 @@ def _keep(
         privacy=trained.privacy,
         form="layers" if trained.factors is None else "factors",
     )
+    if canaries:
+        organ, claim = organs.Organ(manifest, trained.tensors), audits.claimed(manifest)
+        report = audits.audited(host, organ, canaries, claim=claim)
+        manifest = replace(manifest, audit=report.digest)
+        audits.write_report(audits.beside(_made(site, manifest.digest)), report)
     folder = _made(site, manifest.digest)
     if not folder.is_dir():
         # Written beside its place, so that a folder of this name is always whole.

@@ -55,6 +55,8 @@ class Policy:
         delta: Where both hold.
         units_per_step: Units that a step of private training draws, on average; more of them drown
             more of the noise, and make fewer steps of the tokens that are asked for.
+        audit_canaries: Canaries for an audit of each organ, half of which it learns beside the
+            records; 0 audits none. An organ whose audit contradicts its privacy does not leave.
         most_epsilon_taken: Largest epsilon that an organ taken in may state; absent, organs without
             differential privacy are taken, too.
         most_delta_taken: Largest delta of such a statement.
@@ -79,6 +81,7 @@ class Policy:
     epsilon_per_organ: Epsilon | None = None
     delta: Delta = 1e-6
     units_per_step: Positive = 8
+    audit_canaries: Annotated[int, Field(ge=0, le=100_000)] = 0
     most_epsilon_taken: Epsilon | None = None
     most_delta_taken: Delta = 1e-5
     unit_taken: Unit = "record"

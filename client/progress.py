@@ -1,25 +1,31 @@
 """What a site is doing right now, in ``work/progress.json``, for its operator's eyes only."""
 
-import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from client.home import Site
-from not_core import atomic
+from not_core import atomic, canonical
+from not_core.canonical import STRICT
+from not_core.errors import FormatError
 
 EVERY_SECONDS = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Doing:
-    """A step and how far it is, in tokens."""
+    """A step and how far it is, in tokens, as the process of that number says."""
 
     step: str
     done: int
     total: int
+    process: Annotated[int, Field(gt=0)]
 
 
 @contextmanager
@@ -33,8 +39,8 @@ def writer(site: Site, step: str, total: int) -> Iterator[Callable[[int], None]]
         done += tokens
         if time.monotonic() - written > EVERY_SECONDS:
             written = time.monotonic()
-            doing = Doing(step=step, done=min(done, total), total=total)
-            atomic.write(path, json.dumps(asdict(doing)).encode(), mode=0o600)
+            doing = Doing(step=step, done=min(done, total), total=total, process=os.getpid())
+            atomic.write(path, canonical.encode(doing), mode=0o600)
 
     try:
         advance(0)
@@ -44,8 +50,20 @@ def writer(site: Site, step: str, total: int) -> Iterator[Callable[[int], None]]
 
 
 def read(home: Path) -> Doing | None:
-    """What the site is doing; None when it is idle."""
+    """What the site is doing; None when it is idle, or whoever said so is no longer there."""
+    path = home / "work" / "progress.json"
     try:
-        return Doing(**json.loads((home / "work" / "progress.json").read_bytes()))
-    except (OSError, ValueError, TypeError):
+        doing = canonical.decode(Doing, path.read_bytes(), path.name)
+    except (OSError, FormatError):
         return None
+    return doing if _runs(doing.process) else None
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks, and sends nothing
+    except PermissionError:  # another user's
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 from client.home import Site
@@ -12,8 +11,8 @@ from not_core.errors import RecordsError
 from not_core.learning.guard import Guard, around, check_base, plan
 from not_core.learning.private import Private, train_privately
 from not_core.learning.recipe import Recipe
-from not_core.learning.records import text_digest
-from not_core.learning.training import TrainedOrgan, train
+from not_core.learning.records import record_units, text_digest
+from not_core.learning.training import Advance, TrainedOrgan, train
 from not_core.privacy.account import Charged
 from not_core.privacy.charge import Bound
 from not_core.protocol import Terms
@@ -27,12 +26,12 @@ class Training:
     Attributes:
         tokens: Planned.
         follows: What of it decides the outcome, besides model and terms; JSON data.
-        run: Trains; takes ``advance``, as ``train`` does.
+        run: Trains; takes canaries that are planted, and ``advance``, as ``train`` does.
     """
 
     tokens: int
     follows: dict[str, Any]
-    run: Callable[..., TrainedOrgan]
+    run: Callable[[tuple[str, ...], Advance], TrainedOrgan]
 
 
 def prepare(site: Site, host: Checkpoint, terms: Terms) -> Training:
@@ -61,11 +60,13 @@ def _open(site: Site, host: Checkpoint, terms: Terms, recipe: Recipe) -> Trainin
     _check_some(split.train)
     there = sum(len(ids) for ids in host.tokenizer(list(split.train))["input_ids"])
     check_passes(site.policy, terms.tokens, there)
-    return Training(
-        terms.tokens,
-        {"records": [text_digest(text) for text in split.train]},
-        partial(train, host, terms.span, split.train, recipe, work=site.place("work")),
-    )
+
+    def run(planted: tuple[str, ...], advance: Advance) -> TrainedOrgan:
+        texts, work = (*split.train, *planted), site.place("work")
+        return train(host, terms.span, texts, recipe, work=work, advance=advance)
+
+    follows = {"records": [text_digest(text) for text in split.train]}
+    return Training(terms.tokens, follows | _audited(site), run)
 
 
 def _private(site: Site, host: Checkpoint, terms: Terms, recipe: Recipe, bound: Bound) -> Training:
@@ -80,7 +81,7 @@ def _private(site: Site, host: Checkpoint, terms: Terms, recipe: Recipe, bound: 
         unit=unit,
         units_per_step=policy.units_per_step,
     )
-    planned = plan(guard, recipe, len(units))
+    planned = plan(guard, recipe, len(units) + policy.audit_canaries // 2)
     # By planned numbers only: how many tokens the records have is nobody's to learn.
     room = guard.most_blocks_per_unit * recipe.block_tokens
     check_passes(policy, planned.tokens, round(around(len(units)) * room))
@@ -88,12 +89,18 @@ def _private(site: Site, host: Checkpoint, terms: Terms, recipe: Recipe, bound: 
     # The coordinator sees a refusal, and whether an organ is made anew: neither may follow from who
     # is in the records, so all charges decide, and the same terms bring the organ that there is.
     account = Charged(site.ledger, keys, unit, bound, site.settings.organ_name, together=True)
-    private = Private(units, guard, account)
-    return Training(
-        planned.tokens,
-        {"guard": asdict(guard)},
-        partial(train_privately, host, terms.span, private, recipe, work=site.place("work")),
-    )
+
+    def run(planted: tuple[str, ...], advance: Advance) -> TrainedOrgan:
+        private = Private((*units, *record_units(planted)), guard, account)
+        work = site.place("work")
+        return train_privately(host, terms.span, private, recipe, work=work, advance=advance)
+
+    return Training(planned.tokens, {"guard": asdict(guard)} | _audited(site), run)
+
+
+def _audited(site: Site) -> dict[str, int]:
+    count = site.policy.audit_canaries
+    return {"canaries": count} if count else {}
 
 
 def _check_some(train: Sequence[object]) -> None:

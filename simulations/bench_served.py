@@ -72,7 +72,7 @@ def _prepare(site: "Site", host: "Checkpoint", terms: Terms) -> "Training":
     from not_core.learning.training import TrainedOrgan
     from not_core.surgery.organ import extract
 
-    def train(advance: Callable[[int, float], None]) -> "TrainedOrgan":
+    def train(planted: tuple[str, ...], advance: Callable[[int, float], None]) -> "TrainedOrgan":
         facts = TrainingFacts(
             scaffold="in-situ",
             rank=None,

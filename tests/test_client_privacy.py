@@ -14,6 +14,7 @@ from client import commands, donor, recipient, reveals
 from client import home as site_home
 from client.app import WORDS
 from client.home import Site
+from client.page.views import Views
 from client.policy import Policy
 from client.records import held_out_texts, own_units
 from not_core import protocol
@@ -250,6 +251,36 @@ def test_the_operator_sees_what_is_spent_and_left(
     facts = json.loads(call("status", clinic.folder, "--json", app=commands.app)[1])
     assert facts["privacy"] == "none"
     assert not (clinic.folder / "ledger.db").exists()
+
+
+@pytest.mark.parametrize("epsilon", [4.0, None])
+def test_an_organ_is_audited_where_the_policy_says_so(
+    epsilon: float | None, members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = replace(POLICY, release_organs="ask", epsilon=epsilon, audit_canaries=40)
+    hospital, clinic = members.member("hospital", policy, 200), members.member("clinic", POLICY, 60)
+    with pytest.raises(PolicyError, match="approval"):
+        ask(hospital, clinic)
+    (made,) = donor.pending(hospital)
+    report = donor.audit(hospital, made)
+    assert report is not None
+    assert (made.audit, report.canaries) == (report.digest, 40)
+    assert report.verdict == ("too weak to tell" if epsilon else "no claim")
+    assert not (hospital.folder / "work" / "canaries.seed").exists()
+    if epsilon:  # canaries are nobody's, and cost nobody anything
+        (charge,) = hospital.ledger.reservations()
+        assert charge.charge.count == len(own_units(hospital).train)
+
+    dossier = Views(hospital.folder).dossier(made.digest)
+    assert dossier is not None
+    assert dossier.audit == report
+    donor.decide(hospital, made.digest, "approved")
+    contradicts = replace(report, verdict="contradicts the claim")
+    monkeypatch.setattr(donor, "audit", lambda site, manifest: contradicts)
+    with pytest.raises(PolicyError, match="contradicts the privacy"):
+        ask(hospital, clinic)
+    monkeypatch.undo()
+    assert manifest_of(hospital, ask(hospital, clinic)) == made
 
 
 def test_a_home_is_made_with_privacy(

@@ -1,7 +1,10 @@
 """What pages say: of strangers' text, of signatures, and in their APIs."""
 
 import asyncio
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -22,6 +25,8 @@ from pages import (
 from schemathesis import Case
 from starlette.testclient import TestClient
 
+from client import home as site_home
+from client import progress
 from client.page import app as site_page
 from client.page.burn_down import Point, chart, points
 from client.page.views import Views as SiteViews
@@ -274,9 +279,49 @@ def test_a_site_shows_what_became_of_the_coordinators_log(tmp_path: Path) -> Non
     assert views.log().doubtful == ""
 
 
+def test_what_is_spent_is_said_though_the_bound_was_lowered(tmp_path: Path) -> None:
+    home = site(tmp_path)
+    views = SiteViews(home)
+    before = views.spending()
+    assert before.spent == pytest.approx(site_home.read_home(home).spent)
+    assert before.points[-1].left == pytest.approx(8.0 - before.spent)
+    policy = home / "policy.toml"
+    lowered = before.spent / 2
+    policy.write_text(policy.read_text().replace("epsilon = 8.0", f"epsilon = {lowered}"))
+    after = views.spending()
+    assert (after.bound, after.spent) == (lowered, before.spent)
+    assert after.points[-1].left < 0
+    page = browser(site_page.page_of(home, PLACE, "token"))
+    page.get("/sign-in?token=token")
+    text = page.get("/privacy").text
+    assert "More is spent than the policy" in text
+    assert f"<dd>{before.spent:.2f}</dd>" in text
+
+
+@pytest.mark.parametrize(
+    ("kept", "shown"),
+    [
+        ({"step": "training", "done": 40, "total": 100, "process": os.getpid()}, True),
+        ({"step": "training", "done": 40, "total": 100, "process": 2**22 + 1}, False),
+        ({"step": "training", "done": None, "total": 100, "process": os.getpid()}, False),
+        ({"step": "training", "done": 40, "total": 100}, False),
+    ],
+)
+def test_what_a_killed_process_left_is_not_shown_as_work(
+    kept: dict[str, Any], shown: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "progress.json").write_text(
+        json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    )
+    assert (progress.read(tmp_path) is not None) == shown
+
+
 def test_a_burn_down_falls_by_steps() -> None:
     bound = Bound(8.0, 1e-6)
     assert points([], bound) == [Point("", 8.0)]
+    over = chart([Point("", 8.0), Point("2027-01-01 10:00", -1.0)], bound)
+    assert over.line.endswith("700.0,216.0")  # the floor
     drawn = chart([Point("", 8.0), Point("2027-01-01 10:00", 4.0)], bound)
     assert drawn.line == "52.0,18.0 376.0,18.0 376.0,117.0 700.0,117.0"
     assert [(mark.x, mark.y) for mark in drawn.dots] == [(376.0, 117.0)]

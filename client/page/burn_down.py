@@ -17,7 +17,10 @@ MOST_TICKS = 8
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What was left of the bound after a charge; the first is before any."""
+    """What was left of the bound after a charge, less than nothing where it is passed.
+
+    The first is before any.
+    """
 
     label: str
     left: float
@@ -52,12 +55,19 @@ class Chart:
 
 
 def points(charges: Sequence[Charge], bound: Bound) -> list[Point]:
-    """What was left after each charge, of all charges together, which is what refuses a run."""
-    found = [Point("", bound.epsilon)]
+    """What was left to the most charged unit after each charge.
+
+    The ledger has composed that when it charged; only at another delta than today's it is composed
+    here, which takes seconds a charge.
+    """
+    found, spent = [Point("", bound.epsilon)], 0.0
     for count, charge in enumerate(charges, start=1):
-        history = [one.mechanism for one in charges[:count]]
-        spent = worst([history], bound.delta, accounting.epsilon)
-        found.append(Point(moment(charge.time), max(0.0, bound.epsilon - spent)))
+        if charge.delta == bound.delta:
+            spent = max(spent, charge.epsilon)
+        else:
+            history = [one.mechanism for one in charges[:count]]
+            spent = max(spent, worst([history], bound.delta, accounting.epsilon))
+        found.append(Point(moment(charge.time), bound.epsilon - spent))
     return found
 
 
@@ -67,7 +77,7 @@ def chart(found: Sequence[Point], bound: Bound) -> Chart:
     step = width / len(found)
 
     def y(left: float) -> float:
-        return round(TOP + height * (1 - left / bound.epsilon), 1)
+        return round(TOP + height * (1 - max(0.0, left) / bound.epsilon), 1)
 
     corners: list[tuple[float, float]] = []
     for index, point in enumerate(found):

@@ -13,6 +13,7 @@ from not_core import canonical
 from not_core.errors import NotError
 from not_core.manifest import CARD, TENSORS, Manifest
 from not_core.privacy.charge import Reservation
+from not_core.privacy.report import AuditReport
 from not_core.protocol import Receipt
 from not_core.trust.keys import PROFILE
 from not_core.trust.log import Entry
@@ -49,7 +50,7 @@ class Dossier:
         steps: Of training.
         learning_rate: Peak.
         seed: Of training.
-        audit: Digest of its audit's report; empty where nobody made one.
+        audit: What its audit found; None where none was made.
         addressees: Whom the policy names; empty for any member of the federation.
         spent: Epsilon of all organs together, this one included; None without a bound.
         bound: The most that it may become; None without one.
@@ -66,7 +67,7 @@ class Dossier:
     steps: int
     learning_rate: float
     seed: int
-    audit: str
+    audit: AuditReport | None
     addressees: list[str]
     spent: float | None
     bound: float | None
@@ -189,7 +190,7 @@ class Views:
             steps=training.steps if training else 0,
             learning_rate=training.learning_rate if training else 0.0,
             seed=training.seed if training else 0,
-            audit=found.audit or "",
+            audit=donor.audit(site, found),
             addressees=list(site.policy.addressees),
             spent=site.spent,
             bound=bound.epsilon if bound else None,
@@ -215,7 +216,7 @@ class Views:
         return Spending(
             bound=bound.epsilon,
             delta=bound.delta,
-            spent=bound.epsilon - left[-1].left,
+            spent=site.spent or 0.0,
             points=left,
             charges=charges,
         )
