@@ -65,7 +65,7 @@ def test_a_path_proves_its_leaf_at_its_place_and_nothing_else(size: int) -> None
             assert not merkle.includes(MANY[index], index, size, shorter, root(size))
 
 
-@pytest.mark.parametrize("second", [0, 1, 2, 3, 4, 7, 8, 9, 21, 32, 35])
+@pytest.mark.parametrize("second", [0, 1, 2, 3, 4, 7, 8, 9, 10, 14, 21, 32, 35])
 def test_a_path_proves_that_a_tree_begins_with_an_earlier_one(second: int) -> None:
     for first in range(second + 1):
         path = merkle.consistency_path(first, second, subtree)
@@ -84,6 +84,8 @@ def test_a_path_proves_that_a_tree_begins_with_an_earlier_one(second: int) -> No
 def test_a_later_tree_does_not_prove_an_earlier_one() -> None:
     path = merkle.consistency_path(5, 9, subtree)
     assert not merkle.continues(9, root(9), 5, root(5), path)
+    forged = merkle.node_hash(root(3), b"x" * 32)  # any tree of two begins so with one of three
+    assert not merkle.continues(3, root(3), 2, forged, [root(3), b"x" * 32])
 
 
 @pytest.mark.parametrize(("index", "size"), [(-1, 3), (3, 3), (0, 0)])

@@ -258,10 +258,16 @@ def test_truncation_is_refused_at_any_length(world: World, to_south: Path, tmp_p
         path.write_bytes(data[:length])
         with pytest.raises(NotError):
             sealing.open_sealed(path, world.south, tmp_path / "opened", now=NOW)
-    path.write_bytes(data + b"\0")
-    refused(world, path, BodyError, "body has")
     path.unlink()
     assert [p.name for p in tmp_path.iterdir()] == ["quarantine"]
+
+
+def test_a_longer_body_is_refused_before_it_is_read(
+    world: World, to_south: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "long.organ"
+    path.write_bytes(to_south.read_bytes() + b"\0")
+    refused(world, path, BodyError, "body has")
 
 
 def test_a_huge_header_is_refused_before_it_is_read(world: World, tmp_path: Path) -> None:
@@ -526,7 +532,12 @@ def test_the_coordinator_needs_no_model_signing(world: World, to_south: Path) ->
 
 
 def test_what_is_opened_is_its_sites_alone(world: World, to_south: Path, tmp_path: Path) -> None:
-    opened = sealing.open_sealed(to_south, world.south, tmp_path / "o", now=NOW)
+    told: list[int] = []
+    opened = sealing.open_sealed(
+        to_south, world.south, tmp_path / "o", now=NOW, advance=told.append
+    )
+    assert sum(told) == sum(map(len, archive.pack(opened.path)))
+    assert repr(opened) == f"north/notes version 3, {manifest().digest[:12]}, in {opened.path}"
     assert stat.S_IMODE(opened.path.stat().st_mode) == 0o700
     assert {stat.S_IMODE(one.stat().st_mode) for one in opened.path.iterdir()} == {0o600}
     assert opened.manifest == manifest()

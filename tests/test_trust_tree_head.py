@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from pydantic import TypeAdapter, ValidationError
 
 from not_core import canonical
 from not_core.errors import FormatError, LogError, NotError, SignatureError
@@ -19,6 +20,7 @@ from not_core.trust.tree_head import (
     HEAD_TYPE,
     Cosignature,
     Entry,
+    MerklePath,
     TreeHead,
     check_continues,
     check_includes,
@@ -54,6 +56,26 @@ def head(size: int, **changes: Any) -> TreeHead:
         time=1_800_000_000,
     )
     return replace(found, **changes)
+
+
+@pytest.mark.parametrize(
+    ("proof", "right"),
+    [
+        ([], True),
+        (["ab" * 32] * 128, True),
+        (["ab" * 32] * 129, False),
+        (["ab" * 31], False),
+        (["AB" * 32], False),
+    ],
+    ids=["of one leaf", "of a tree of 2^128", "longer", "of another hash", "not as it is written"],
+)
+def test_a_path_has_its_form(proof: list[str], right: bool) -> None:
+    reader = TypeAdapter(MerklePath)
+    if right:
+        assert reader.validate_python(tuple(proof)) == tuple(proof)
+    else:
+        with pytest.raises(ValidationError):
+            reader.validate_python(tuple(proof))
 
 
 def path(first: int, second: int) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def includes(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: by
             return False
         if node & 1 or node == last:
             found = node_hash(other, found)
-            while not node & 1 and node:
+            while not node & 1:  # not endless: it is the last, and that is not 0
                 node, last = node >> 1, last >> 1
         else:
             found = node_hash(found, other)
@@ -132,7 +132,7 @@ def continues(
             return False
         if node & 1 or node == last:
             early, late = node_hash(other, early), node_hash(other, late)
-            while not node & 1 and node:
+            while not node & 1:  # not endless: it is the last, and that is not 0
                 node, last = node >> 1, last >> 1
         else:
             late = node_hash(late, other)
