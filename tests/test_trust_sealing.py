@@ -259,7 +259,7 @@ def test_truncation_is_refused_at_any_length(world: World, to_south: Path, tmp_p
         with pytest.raises(NotError):
             sealing.open_sealed(path, world.south, tmp_path / "opened", now=NOW)
     path.unlink()
-    assert [p.name for p in tmp_path.iterdir()] == ["quarantine"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_longer_body_is_refused_before_it_is_read(
