@@ -76,11 +76,13 @@ ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 class Clock:
-    """Processor seconds of this process by what they went to: to one thing at a time."""
+    """Seconds of this process by what they went to: to one thing at a time."""
 
     def __init__(self, what: str) -> None:
+        self.cpu_seconds: defaultdict[str, float] = defaultdict(float)
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._what, self._since = what, time.process_time()
+        """Of a processor; by the clock."""
+        self._what, self._since = what, self._now()
 
     @contextmanager
     def of(self, what: str) -> Iterator[None]:
@@ -92,10 +94,22 @@ class Clock:
         finally:
             self._turn(before)
 
+    def so_far(self) -> dict[str, dict[str, float]]:
+        """What everything has taken by now."""
+        self._turn(self._what)
+        return {
+            what: {"cpu_seconds": round(cpu, 3), "seconds": round(self.seconds[what], 3)}
+            for what, cpu in self.cpu_seconds.items()
+        }
+
     def _turn(self, what: str) -> None:
-        now = time.process_time()
-        self.seconds[self._what] += now - self._since
+        now = self._now()
+        self.cpu_seconds[self._what] += now[0] - self._since[0]
+        self.seconds[self._what] += now[1] - self._since[1]
         self._what, self._since = what, now
+
+    def _now(self) -> tuple[float, float]:
+        return time.process_time(), time.monotonic()
 
 
 class PipeGrid(Grid):
@@ -195,16 +209,13 @@ def coordinate(folder: Path, sites: int, pipe: "Connection[Any, Any]") -> dict[s
     exchange.clock = steps
     exchange.run()
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
-    for clock in (steps, parts):
-        with clock.of("afterwards"):
-            pass
     peak = peak_bytes()
     facts = coordinator.catalogue.last_run(NAME) or {}
     return {
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 3),
-        "steps": {name: round(value, 3) for name, value in steps.seconds.items()},
-        "parts": {name: round(value, 3) for name, value in parts.seconds.items()},
+        "steps": steps.so_far(),
+        "parts": parts.so_far(),
         "idle_mb": round(idle / 1e6, 1),
         "peak_mb": round(peak / 1e6, 1),
         "messages": dict(grid.sent),

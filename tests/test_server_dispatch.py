@@ -74,7 +74,7 @@ def asked(grid: Grid, patience: float, seconds: float = 9) -> tuple[list[str], i
     sender = dispatch.Dispatch(cast(Any, grid), "spring", patience=patience)
     sender.post(
         *(7, "query", Refusal(code="x")),
-        body=b"12345678",
+        body=lambda: b"12345678",
         seconds=seconds,
         then=answered,
         failed=said.append,
