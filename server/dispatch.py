@@ -22,7 +22,9 @@ from flwr.serverapp import Grid
 from not_core.errors import NotError
 from not_core.protocol import Packet, pack, unpack
 
-POLL_SECONDS = 0.2
+POLL_SECONDS, POLL_SECONDS_EACH, LONGEST_POLL_SECONDS = 0.2, 0.001, 3.0
+"""Pause between looks for replies; for each message that waits for one; at most. A look costs
+Flower something for each of them, and too frequent looks all its time (docs/scale.md)."""
 AGAIN_SECONDS = 2.0
 FIRST_REPEAT_SECONDS, LONGEST_REPEAT_SECONDS = 60.0, 600.0
 """How long a request stays without an answer before it is repeated; doubled each time."""
@@ -125,7 +127,8 @@ class Dispatch:
             self._look(time.monotonic())
             self._looked()
             if self._waiting or self._lost:
-                time.sleep(POLL_SECONDS)
+                pause = POLL_SECONDS_EACH * len(self._waiting)
+                time.sleep(min(max(POLL_SECONDS, pause), LONGEST_POLL_SECONDS))
 
     def _look(self, now: float) -> None:
         """Give up what is late, and repeat what may have been lost."""

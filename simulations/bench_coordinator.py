@@ -53,6 +53,7 @@ from simulations.bare_sites import FEDERATION, BareSites, found, names
 from simulations.bench import check_room, peak_bytes
 from simulations.bench_coordinator_results import markdown, model
 from simulations.bench_seal import machine
+from simulations.superlink import looks
 
 NAME = "bench"
 STEPS = {
@@ -68,6 +69,8 @@ STEPS = {
 PIPE, WAITING = "pipe", "waiting"
 """What the coordinator's time goes to besides steps: the pipe, and looking for replies."""
 VERIFYING = ("reply", "enrolment", "offer", "header", "sealed", "receipt", "cosignature")
+WAITING_MESSAGES = (10, 100, 500, 2000)
+"""At how many a look for replies is measured in Flower's state."""
 PROOFS, VIEWS = 50, 3
 """How many proofs are timed, and how often each view is."""
 ONCE = 1000
@@ -130,7 +133,7 @@ class PipeGrid(Grid):
         self.sent_bytes: Counter[str] = Counter()
         self.received_bytes: Counter[str] = Counter()
         """Messages, and bytes of their values and bodies, by type."""
-        self.most_under_way = self.most_under_way_bytes = 0
+        self.most_under_way = self.most_under_way_bytes = self.delivered_bytes = 0
         self._under_way_bytes = 0
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -143,6 +146,7 @@ class PipeGrid(Grid):
             identifier = f"message-{sum(self.sent.values())}"
             self.sent[what] += 1
             self.sent_bytes[what] += size
+            self.delivered_bytes += len(packet.body) if what == DELIVER else 0
             self._asked[identifier] = (to, what, size)
             self._under_way_bytes += size
             self.most_under_way = max(self.most_under_way, len(self._asked))
@@ -154,11 +158,11 @@ class PipeGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         """Replies that are there, each counted while it is handled."""
-        while True:
-            with self._steps.of(PIPE):
-                if not self._pipe.poll():
-                    return
-                identifier, content = self._pipe.recv()
+        came = []
+        with self._steps.of(PIPE):
+            while self._pipe.poll():
+                came.append(self._pipe.recv())
+        for identifier, content in came:
             to, what, size = self._asked.pop(identifier)
             self._under_way_bytes -= size
             packet = unpack(content)
@@ -221,6 +225,7 @@ def coordinate(folder: Path, sites: int, pipe: "Connection[Any, Any]") -> dict[s
         "messages": dict(grid.sent),
         "sent_bytes": dict(grid.sent_bytes),
         "received_bytes": dict(grid.received_bytes),
+        "delivered_bytes": grid.delivered_bytes,
         "most_under_way": grid.most_under_way,
         "most_under_way_bytes": grid.most_under_way_bytes,
         "writes": writes["writes"],
@@ -394,11 +399,18 @@ def measure(
                 say(f"{sites} sites, {donors} donors: run {number + 1}")
                 run = _exchange(place, sites, donors, size)
                 done.append({"sites": sites, "donors": donors, **run})
-            result = {"bytes": size, "machine": machine(), "model": model(done), "runs": done}
-            atomic.write(out / "bench-coordinator.json", json.dumps(result, indent=1).encode())
-            atomic.write(out / "bench-coordinator.md", markdown(result).encode())
+        say("looks for replies in Flower's state")
+        result = {
+            "bytes": size,
+            "machine": machine(),
+            "model": model(done),
+            "superlink": looks(place, WAITING_MESSAGES),
+            "runs": done,
+        }
     finally:
         shutil.rmtree(place, ignore_errors=True)
+    atomic.write(out / "bench-coordinator.json", (json.dumps(result, indent=1) + "\n").encode())
+    atomic.write(out / "bench-coordinator.md", markdown(result).encode())
     return result
 
 

@@ -1,11 +1,269 @@
-"""What the measurements of a coordinator say together."""
+"""What the measurements of a coordinator say together: a model of its cost, and tables."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
+import numpy as np
 
-def model(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    return {}
+from simulations.bench import spread
+from simulations.tables import table
+
+Run = Mapping[str, Any]
+
+DRIVERS: dict[str, tuple[str, Callable[[int, int], int]]] = {
+    "enrol": ("site", lambda sites, donors: sites),
+    "collect": ("addressee of an organ", lambda sites, donors: donors * sites),
+    "deliver": ("delivery", lambda sites, donors: donors * (sites - 1)),
+    "transplant": ("trial", lambda sites, donors: donors * sites),
+    "witness": ("trial", lambda sites, donors: donors * sites),
+}
+"""What each step's cost grows with: in words, and how many there are."""
+LARGER = ((512, 10), (512, 50), (512, 512))
+"""Sites and donors that the model tells of; an offer names 512 addressees at most."""
 
 
-def markdown(result: dict[str, Any]) -> str:
-    return ""
+def model(runs: Sequence[Run]) -> dict[str, Any]:
+    """Fit each step's processor seconds to a fixed part and one that grows; check it.
+
+    Args:
+        runs: Of several points; those with most sites are kept out of the fit.
+
+    Returns:
+        Milliseconds by step, bytes of a header, and how far off they are at the largest point;
+        empty where there are not two smaller numbers of sites.
+    """
+    most = max(run["sites"] for run in runs)
+    small = [run for run in runs if run["sites"] < most]
+    if len({run["sites"] for run in small}) < 2:
+        return {}
+    steps = {}
+    for step, (each, number) in DRIVERS.items():
+        numbers = [number(run["sites"], run["donors"]) for run in small]
+        slope, fixed = _line(numbers, [1e3 * run["steps"][step]["cpu_seconds"] for run in small])
+        steps[step] = {"fixed_ms": round(fixed, 1), "each_ms": round(slope, 3), "each": each}
+    # A donor is among those who are addressed: a header names all sites.
+    slope, fixed = _line(
+        [run["sites"] for run in small], [float(run["header_bytes"]) for run in small]
+    )
+    found = {
+        "steps": steps,
+        "header_bytes": {"fixed": round(fixed), "each": round(slope, 1)},
+        "body_bytes": round(small[0]["bank_bytes"] / small[0]["donors"]),
+    }
+    large = [run for run in runs if run["sites"] == most]
+    return found | {"checked": _checked(found, large)}
+
+
+def predicted(found: Mapping[str, Any], sites: int, donors: int) -> dict[str, float]:
+    """What the model says of an exchange: processor seconds by step, and bytes."""
+    seconds = {
+        step: (cost["fixed_ms"] + cost["each_ms"] * DRIVERS[step][1](sites, donors)) / 1e3
+        for step, cost in found["steps"].items()
+    }
+    header = found["header_bytes"]["fixed"] + found["header_bytes"]["each"] * sites
+    delivered = donors * (sites - 1) * (header + found["body_bytes"])
+    return seconds | {
+        "all steps": sum(seconds.values()),
+        "header bytes": header,
+        "delivered bytes": delivered,
+    }
+
+
+def _checked(found: Mapping[str, Any], large: Sequence[Run]) -> list[dict[str, Any]]:
+    rows = []
+    said = predicted(found, large[0]["sites"], large[0]["donors"])
+    for what, value in said.items():
+        seen = median(_measured(run, what) for run in large)
+        digits = 0 if "bytes" in what else 2
+        rows.append(
+            {
+                "what": what,
+                "predicted": round(value, digits),
+                "measured": round(seen, digits),
+                "error": round(value / seen - 1, 3),
+            }
+        )
+    return rows
+
+
+def _measured(run: Run, what: str) -> float:
+    if what == "header bytes":
+        return float(run["header_bytes"])
+    if what == "delivered bytes":
+        return float(run["delivered_bytes"])
+    return sum(
+        cost["cpu_seconds"]
+        for step, cost in run["steps"].items()
+        if what in (step, "all steps") and step in DRIVERS
+    )
+
+
+def _line(numbers: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """Slope and start of the straight line that fits best."""
+    slope, start = np.polyfit(np.array(numbers, float), np.array(values, float), 1)
+    return float(slope), float(start)
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The results for people."""
+    points: dict[tuple[int, int], list[Run]] = {}
+    for run in result["runs"]:
+        points.setdefault((run["sites"], run["donors"]), []).append(run)
+    facts = ", ".join(
+        f"{name}: {' '.join(value) if isinstance(value, list) else value}"
+        for name, value in result["machine"].items()
+    )
+    return (
+        "# A coordinator\n\n"
+        f"`make bench-coordinator`: organs of {result['bytes'] / 1e6:g} MB, each sealed to all "
+        "sites. The coordinator's process alone: sites are another, and what the pipe between them "
+        "takes is in no figure but peak memory and seconds. Median (minimum to maximum) where a "
+        "point was measured more than once. The machine does other work at the same time.\n\n"
+        f"{facts}.\n\n"
+        "## Processor seconds\n\n"
+        + _by_point(points, {**{step: _step(step) for step in DRIVERS}, **_SHARES}, 2)
+        + "\n## What they go to\n\n"
+        "Seconds of a processor, and by the clock: the difference is waiting, for the disk above "
+        "all.\n\n"
+        + _by_point(points, {name: _part(name) for name in PARTS}, 2)
+        + "\n## Messages, bytes and what is kept\n\n"
+        + _by_point(points, _SIZES, 2)
+        + "\n## Afterwards\n\n"
+        "Milliseconds of a processor: one proof, the whole log computed anew, what 16 cosignatures "
+        "add to a request to sign; the page that takes longest.\n\n"
+        + _by_point(points, _LATER, 1)
+        + "\n## At sites\n\nProcessor seconds of all sites together; of a donor, for one organ."
+        "\n\n" + _by_point(points, _AT_SITES, 3) + _modelled(result["model"]) + "\n"
+        "## Flower's SuperLink\n\n"
+        "Its state in SQLite, in this process: milliseconds of a processor to take in a message, "
+        "and to look once for replies to all that wait.\n\n"
+        + table(
+            ["waiting", "take in", "look"],
+            (
+                [str(one["waiting"]), str(one["store_ms"]), str(one["look_ms"])]
+                for one in result["superlink"]
+            ),
+        )
+    )
+
+
+Figure = Callable[[Run], float]
+
+
+def _total(run: Run) -> float:
+    return _measured(run, "all steps")
+
+
+def _step(name: str) -> Figure:
+    return lambda run: float(run["steps"].get(name, {"cpu_seconds": 0.0})["cpu_seconds"])
+
+
+def _part(name: str) -> Figure:
+    what, _, unit = name.partition(", ")
+    return lambda run: float(run["parts"][what]["seconds" if unit else "cpu_seconds"])
+
+
+PARTS = tuple(
+    name for part in ("catalogue", "checks", "messages") for name in (part, f"{part}, clock")
+)
+_SHARES: dict[str, Figure] = {
+    "all steps": _total,
+    "ms a site": lambda run: 1e3 * _total(run) / run["sites"],
+    "ms a trial": lambda run: 1e3 * _total(run) / (run["sites"] * run["donors"]),
+    "ms a message": lambda run: 1e3 * _total(run) / sum(run["messages"].values()),
+    "looks for replies": _step("waiting"),
+}
+_SIZES: dict[str, Figure] = {
+    "messages": lambda run: sum(run["messages"].values()),
+    "most that wait": lambda run: run["most_under_way"],
+    "sent MB": lambda run: sum(run["sent_bytes"].values()) / 1e6,
+    "received MB": lambda run: sum(run["received_bytes"].values()) / 1e6,
+    "header KB": lambda run: run["header_bytes"] / 1e3,
+    "peak MB": lambda run: run["peak_mb"],
+    "of it before": lambda run: run["idle_mb"],
+    "catalogue KB": lambda run: run["catalogue_bytes"] / 1e3,
+    "bank MB": lambda run: run["bank_bytes"] / 1e6,
+    "log entries": lambda run: run["log_entries"],
+    "writing transactions": lambda run: run["writes"],
+}
+_LATER: dict[str, Figure] = {
+    "inclusion": lambda run: run["inclusion_ms"],
+    "consistency": lambda run: run["consistency_ms"],
+    "whole log": lambda run: run["verify_log_ms"],
+    "cosignatures": lambda run: run["cosigned_ms"],
+    "of them KB": lambda run: run["cosigned_bytes"] / 1e3,
+    "/api/exchanges/X": lambda run: run["views"]["exchange"]["ms"],
+    "of it KB": lambda run: run["views"]["exchange"]["bytes"] / 1e3,
+    "/api/sites": lambda run: run["views"]["sites"]["ms"],
+    "/api/log": lambda run: run["views"]["log"]["ms"],
+}
+_AT_SITES: dict[str, Figure] = {
+    "a donor seals": lambda run: run["at_sites"]["cpu_seconds"]["train.donate"] / run["donors"],
+    "a site checks the log": lambda run: (
+        run["at_sites"]["cpu_seconds"]["query.witness"] / run["sites"]
+    ),
+    "entries proven": lambda run: run["at_sites"]["proven"],
+}
+
+
+def _by_point(
+    points: Mapping[tuple[int, int], Sequence[Run]], figures: Mapping[str, Figure], digits: int
+) -> str:
+    def cells(runs: Sequence[Run]) -> Iterable[str]:
+        for figure in figures.values():
+            values = [figure(run) for run in runs]
+            whole = all(float(value).is_integer() for value in values)
+            shown = 0 if whole else digits
+            several = len(set(values)) > 1
+            yield spread(values, shown) if several else f"{values[0]:.{shown}f}"
+
+    return table(
+        ["sites", "donors", *figures],
+        (
+            [str(sites), str(donors), *cells(runs)]
+            for (sites, donors), runs in sorted(points.items())
+        ),
+    )
+
+
+def _modelled(found: Mapping[str, Any]) -> str:
+    if not found:
+        return ""
+    steps = table(
+        ["step", "fixed ms", "ms", "for each"],
+        (
+            [step, f"{cost['fixed_ms']:.1f}", f"{cost['each_ms']:.3f}", cost["each"]]
+            for step, cost in found["steps"].items()
+        ),
+    )
+    checked = table(
+        ["what", "predicted", "measured", "error"],
+        (
+            [row["what"], f"{row['predicted']:,}", f"{row['measured']:,}", f"{row['error']:+.1%}"]
+            for row in found["checked"]
+        ),
+    )
+    larger = table(
+        ["sites", "donors", "processor seconds", "header KB", "delivered GB"],
+        (
+            [
+                *(str(sites), str(donors), f"{said['all steps']:,.0f}"),
+                *(f"{said['header bytes'] / 1e3:,.0f}", f"{said['delivered bytes'] / 1e9:,.1f}"),
+            ]
+            for sites, donors in LARGER
+            for said in (predicted(found, sites, donors),)
+        ),
+    )
+    header = found["header_bytes"]
+    return (
+        "\n## Model\n\nProcessor seconds of each step, by least squares on all points but those "
+        "of most sites.\n\n"
+        + steps
+        + f"\nA header has {header['fixed']} bytes and {header['each']} for each site; every other "
+        f"site is delivered it whole, with a body of {found['body_bytes']:,} bytes.\n\n"
+        "Against the point of most sites, which it has not seen:\n\n"
+        + checked
+        + "\nWhat it says of exchanges that were not measured:\n\n"
+        + larger
+    )

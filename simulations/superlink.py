@@ -1,0 +1,76 @@
+"""What waiting for replies costs Flower's SuperLink: its own state, in a database as it is served.
+
+A look for replies names every message that waits for one, and the state reads them all.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.server.superlink.linkstate.linkstate_factory import LinkStateFactory
+from flwr.server.superlink.linkstate.sql_linkstate import SUPERLINK_NODE_ID
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
+
+from not_core.errors import ExchangeError
+
+NODES, LOOKS = 100, 5
+HOUR = 3600.0
+
+
+def looks(place: Path, waiting: Sequence[int]) -> list[dict[str, Any]]:
+    """Measure looks for replies that have not come.
+
+    Args:
+        place: Folder for the state.
+        waiting: Numbers of messages that wait, ascending.
+
+    Returns:
+        Of each number: milliseconds of a processor to take in a message, and to look once.
+
+    Raises:
+        ExchangeError: Flower does not take a message.
+    """
+    database = str(place / "state.db")
+    factory = LinkStateFactory(database, NoOpFederationManager(), ObjectStoreFactory(database))
+    state = factory.state()
+    nodes = [state.create_node("bench", "bench", os.urandom(32), HOUR) for _ in range(NODES)]
+    for node in nodes:
+        state.activate_node(node, HOUR)
+    about = {"flwr_aid": None, "primary_task_type": TaskType.SERVER_APP}
+    run = state.create_run("bench", "1", "0" * 64, {}, NOOP_FEDERATION_ID, None, **about)
+    # Flower notes the run in globals of the process, without which no message can be made.
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, SUPERLINK_NODE_ID, 1
+    stored: set[str] = set()
+    rows = []
+    for number in waiting:
+        before, started = len(stored), time.process_time()
+        while len(stored) < number:
+            message = Message(
+                RecordDict(),
+                dst_node_id=nodes[len(stored) % NODES],
+                message_type="query",
+                ttl=HOUR,
+            )
+            message.metadata.__dict__["_message_id"] = message.object_id
+            identifier = state.store_message_ins(message)
+            if identifier is None:
+                raise ExchangeError("Flower's state takes no message; see that flwr is 1.41")
+            stored.add(identifier)
+        taken = (time.process_time() - started) / (len(stored) - before)
+        costs = []
+        for _ in range(LOOKS):
+            started = time.process_time()
+            state.get_message_res(stored, run)
+            costs.append(time.process_time() - started)
+        look = statistics.median(costs)
+        rows.append(
+            {"waiting": number, "store_ms": round(1e3 * taken, 2), "look_ms": round(1e3 * look, 1)}
+        )
+    return rows
