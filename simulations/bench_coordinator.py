@@ -195,6 +195,12 @@ class PipeGrid(Grid):
         raise NotImplementedError
 
 
+def settings(sites: int) -> Settings:
+    """What is measured: an exchange of so many sites."""
+    terms = Terms(span=Span(start=1, stop=3), rank=None, tokens=64, learning_rate=1e-3, seed=0)
+    return Settings(exchange=NAME, sites=sites, terms=terms)
+
+
 def coordinate(folder: Path, sites: int, pipe: "Connection[Any, Any]") -> dict[str, Any]:
     """Run an exchange as its coordinator, and say what it took of this process.
 
@@ -207,9 +213,8 @@ def coordinate(folder: Path, sites: int, pipe: "Connection[Any, Any]") -> dict[s
     steps, parts, writes = Clock(WAITING), Clock("rest"), Counter[str]()
     _watch(steps, parts, writes)
     grid = PipeGrid(pipe, sites, steps)
-    terms = Terms(span=Span(start=1, stop=3), rank=None, tokens=64, learning_rate=1e-3, seed=0)
     idle, started, cpu_started = peak_bytes(), time.monotonic(), time.process_time()
-    exchange = _Watched(grid, coordinator, Settings(exchange=NAME, sites=sites, terms=terms))
+    exchange = _Watched(grid, coordinator, settings(sites))
     exchange.clock = steps
     exchange.run()
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
