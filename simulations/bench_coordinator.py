@@ -12,31 +12,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial, wraps
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
 from pydantic import TypeAdapter
 
 from not_core import atomic, canonical
 from not_core.errors import ExchangeError
 from not_core.manifest import Span
 from not_core.protocol import (
-    DELIVER,
-    DONATE,
-    ENROL,
-    REVOKE,
-    SEGMENT,
-    TRANSPLANT,
-    WITNESS,
     Terms,
     pack,
     unpack,
@@ -53,21 +42,11 @@ from simulations.bare_sites import FEDERATION, BareSites, found, names
 from simulations.bench import check_room, peak_bytes
 from simulations.bench_coordinator_results import markdown, model
 from simulations.bench_seal import machine
+from simulations.clock import Clock
+from simulations.pipe_grid import STEPS, WAITING, PipeGrid
 from simulations.superlink import looks
 
 NAME = "bench"
-STEPS = {
-    REVOKE: "enrol",
-    ENROL: "enrol",
-    DONATE: "collect",
-    SEGMENT: "collect",
-    DELIVER: "deliver",
-    TRANSPLANT: "transplant",
-    WITNESS: "witness",
-}
-"""The step of an exchange that a message belongs to."""
-PIPE, WAITING = "pipe", "waiting"
-"""What the coordinator's time goes to besides steps: the pipe, and looking for replies."""
 VERIFYING = ("reply", "enrolment", "offer", "header", "sealed", "receipt", "cosignature")
 WAITING_MESSAGES = (10, 100, 500, 2000)
 """At how many a look for replies is measured in Flower's state."""
@@ -76,123 +55,6 @@ PROOFS, VIEWS = 50, 3
 ONCE = 1000
 """Trials from which on a point is measured only once."""
 ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
-
-
-class Clock:
-    """Seconds of this process by what they went to: to one thing at a time."""
-
-    def __init__(self, what: str) -> None:
-        self.cpu_seconds: defaultdict[str, float] = defaultdict(float)
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        """Of a processor; by the clock."""
-        self._what, self._since = what, self._now()
-
-    @contextmanager
-    def of(self, what: str) -> Iterator[None]:
-        """Count what passes within as spent on ``what``, and on nothing around it."""
-        before = self._what
-        self._turn(what)
-        try:
-            yield
-        finally:
-            self._turn(before)
-
-    def so_far(self) -> dict[str, dict[str, float]]:
-        """What everything has taken by now."""
-        self._turn(self._what)
-        return {
-            what: {"cpu_seconds": round(cpu, 3), "seconds": round(self.seconds[what], 3)}
-            for what, cpu in self.cpu_seconds.items()
-        }
-
-    def _turn(self, what: str) -> None:
-        now = self._now()
-        self.cpu_seconds[self._what] += now[0] - self._since[0]
-        self.seconds[self._what] += now[1] - self._since[1]
-        self._what, self._since = what, now
-
-    def _now(self) -> tuple[float, float]:
-        return time.process_time(), time.monotonic()
-
-
-class PipeGrid(Grid):
-    """A grid whose nodes are at the other end of a pipe.
-
-    Args:
-        pipe: To ``play``.
-        nodes: How many there are.
-        steps: Counts what handling replies takes, by step.
-    """
-
-    def __init__(self, pipe: "Connection[Any, Any]", nodes: int, steps: Clock) -> None:
-        # Flower notes the run in globals of the process, without which no message can be made.
-        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-        self._pipe, self._nodes, self._steps = pipe, nodes, steps
-        self._asked: dict[str, tuple[int, str, int]] = {}
-        self.sent: Counter[str] = Counter()
-        self.sent_bytes: Counter[str] = Counter()
-        self.received_bytes: Counter[str] = Counter()
-        """Messages, and bytes of their values and bodies, by type."""
-        self.most_under_way = self.most_under_way_bytes = self.delivered_bytes = 0
-        self._under_way_bytes = 0
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Hand messages to the other end."""
-        identifiers = []
-        for message in messages:
-            to, what = message.metadata.dst_node_id, message.metadata.message_type
-            packet = unpack(message.content)
-            size = len(packet.value) + len(packet.body)
-            identifier = f"message-{sum(self.sent.values())}"
-            self.sent[what] += 1
-            self.sent_bytes[what] += size
-            self.delivered_bytes += len(packet.body) if what == DELIVER else 0
-            self._asked[identifier] = (to, what, size)
-            self._under_way_bytes += size
-            self.most_under_way = max(self.most_under_way, len(self._asked))
-            self.most_under_way_bytes = max(self.most_under_way_bytes, self._under_way_bytes)
-            with self._steps.of(PIPE):
-                self._pipe.send((identifier, to, what, message.content))
-            identifiers.append(identifier)
-        return identifiers
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
-        """Replies that are there, each counted while it is handled."""
-        came = []
-        with self._steps.of(PIPE):
-            while self._pipe.poll():
-                came.append(self._pipe.recv())
-        for identifier, content in came:
-            to, what, size = self._asked.pop(identifier)
-            self._under_way_bytes -= size
-            packet = unpack(content)
-            self.received_bytes[what] += len(packet.value) + len(packet.body)
-            asked = Message(RecordDict(), dst_node_id=to, message_type=what)
-            reply = Message(content, reply_to=asked)
-            reply.metadata.__dict__["_reply_to_message_id"] = identifier
-            with self._steps.of(STEPS[what]):
-                yield reply
-
-    def get_node_ids(self) -> list[int]:
-        """All nodes."""
-        return list(range(1, self._nodes + 1))
-
-    @property
-    def run(self) -> Any:
-        """There is none."""
-        raise NotImplementedError
-
-    def set_run(self, run: Any) -> None:
-        """There is none."""
-        raise NotImplementedError
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Nobody here makes messages so."""
-        raise NotImplementedError
-
-    def send_and_receive(self, messages: Iterable[Message], **kwargs: Any) -> list[Message]:
-        """Nobody here waits so."""
-        raise NotImplementedError
 
 
 def settings(sites: int) -> Settings:
@@ -320,18 +182,21 @@ def asked(coordinator: Coordinator) -> dict[str, Any]:
     }
     shows = {}
     for name, look in looks.items():
-        done = [_timed(lambda look=look: ANYTHING.dump_json(look())) for _ in range(VIEWS)]
+        done = [_timed(partial(_written, look)) for _ in range(VIEWS)]
         shows[name] = {"ms": min(cost for cost, _ in done), "bytes": len(done[0][1])}
-    some = range(1, size, max(1, size // PROOFS))
     head, who = signed_head(coordinator), names(1)[0]
     shown, cosigned = _timed(lambda: request(log, NAME, who, (), head, 0))
+
+    def included(digest: str) -> object:
+        return coordinator.catalogue.log.find(digest, size)  # a new one has read nothing yet
+
+    def continued(first: int) -> object:
+        return coordinator.catalogue.log.consistency(first, size)
+
+    some = range(1, size, max(1, size // PROOFS))
     return {
-        "inclusion_ms": statistics.median(
-            _timed(partial(log.find, one, size))[0] for one in sample
-        ),
-        "consistency_ms": statistics.median(
-            _timed(partial(log.consistency, one, size))[0] for one in some
-        ),
+        "inclusion_ms": statistics.median(_timed(partial(included, one))[0] for one in sample),
+        "consistency_ms": statistics.median(_timed(partial(continued, one))[0] for one in some),
         "cosigned_ms": shown,
         "cosigned_bytes": len(canonical.encode(cosigned)),
         "verify_log_ms": _timed(log.verify)[0],
@@ -339,8 +204,9 @@ def asked(coordinator: Coordinator) -> dict[str, Any]:
     }
 
 
-def _median(works: Iterable[Callable[[], Any]]) -> float:
-    return statistics.median(_timed(work)[0] for work in works)
+def _written(look: Callable[[], object]) -> bytes:
+    """What a look comes to, as the page's API hands it out."""
+    return ANYTHING.dump_json(look())
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -93,7 +93,7 @@ def _measured(run: Run, what: str) -> float:
     if what == "delivered bytes":
         return float(run["delivered_bytes"])
     return sum(
-        cost["cpu_seconds"]
+        float(cost["cpu_seconds"])
         for step, cost in run["steps"].items()
         if what in (step, "all steps") and step in DRIVERS
     )

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.server.superlink.linkstate.linkstate_factory import LinkStateFactory
-from flwr.server.superlink.linkstate.sql_linkstate import SUPERLINK_NODE_ID
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
@@ -59,8 +59,16 @@ def _looks(place: Path, waiting: Sequence[int]) -> list[dict[str, Any]]:
     nodes = [state.create_node("bench", "bench", os.urandom(32), HOUR) for _ in range(NODES)]
     for node in nodes:
         state.activate_node(node, HOUR)
-    about = {"flwr_aid": None, "primary_task_type": TaskType.SERVER_APP}
-    run = state.create_run("bench", "1", "0" * 64, {}, NOOP_FEDERATION_ID, None, **about)
+    run = state.create_run(
+        fab_id="bench",
+        fab_version="1",
+        fab_hash="0" * 64,
+        override_config={},
+        federation_id=NOOP_FEDERATION_ID,
+        federation_config=None,
+        flwr_aid=None,
+        primary_task_type=TaskType.SERVER_APP,
+    )
     # Flower notes the run in globals of the process, without which no message can be made.
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, SUPERLINK_NODE_ID, 1
     stored: set[str] = set()

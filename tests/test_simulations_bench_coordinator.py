@@ -23,7 +23,9 @@ from server import holdings, home
 from server.exchange import Exchange
 from simulations import bench_coordinator, bench_coordinator_results, superlink
 from simulations.bare_sites import FEDERATION, BareSites, found, names
-from simulations.bench_coordinator import Clock, measure
+from simulations.bench_coordinator import measure
+from simulations.clock import Clock
+from simulations.pipe_grid import PipeGrid
 
 SITES, DONORS, SIZE = 3, 1, 5_000
 
@@ -116,7 +118,7 @@ def test_what_such_sites_seal_others_can_open_and_they_refuse_as_sites_do(
     coordinator = home.load(tmp_path / "home")
     sites = BareSites(tmp_path, work(tmp_path, "work"), SITES, DONORS, SIZE)
     direct: Any = Direct(sites)
-    grid = bench_coordinator.PipeGrid(direct, SITES, direct.steps)
+    grid = PipeGrid(direct, SITES, direct.steps)
     asked = bench_coordinator.settings(SITES)
     Exchange(grid, coordinator, asked).run()
     (kept,) = coordinator.catalogue.organs(asked.exchange)
