@@ -52,8 +52,8 @@ WAITING_MESSAGES = (10, 100, 500, 2000)
 """At how many a look for replies is measured in Flower's state."""
 PROOFS, VIEWS = 50, 3
 """How many proofs are timed, and how often each view is."""
-ONCE = 1000
-"""Trials from which on a point is measured only once."""
+ONCE = 2000
+"""A point of more trials is measured only once."""
 ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 

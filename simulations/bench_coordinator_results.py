@@ -11,55 +11,74 @@ from simulations.tables import table
 
 Run = Mapping[str, Any]
 
-DRIVERS: dict[str, tuple[str, Callable[[int, int], int]]] = {
-    "enrol": ("site", lambda sites, donors: sites),
-    "collect": ("addressee of an organ", lambda sites, donors: donors * sites),
-    "deliver": ("delivery", lambda sites, donors: donors * (sites - 1)),
-    "transplant": ("trial", lambda sites, donors: donors * sites),
-    "witness": ("trial", lambda sites, donors: donors * sites),
+Number = Callable[[int, int], int]
+
+DRIVERS: dict[str, dict[str, Number]] = {
+    "enrol": {"site": lambda sites, donors: sites},
+    "collect": {
+        "organ": lambda sites, donors: donors,
+        "addressee of an organ": lambda sites, donors: donors * sites,
+    },
+    "deliver": {"delivery": lambda sites, donors: donors * (sites - 1)},
+    "transplant": {"trial": lambda sites, donors: donors * sites},
+    "witness": {
+        "site": lambda sites, donors: sites,
+        "trial": lambda sites, donors: donors * sites,
+    },
 }
-"""What each step's cost grows with: in words, and how many there are."""
+"""What each step's cost is a multiple of, by name: how many there are, of sites and donors."""
 LARGER = ((512, 10), (512, 50), (512, 512))
 """Sites and donors that the model tells of; an offer names 512 addressees at most."""
 
 
 def model(runs: Sequence[Run]) -> dict[str, Any]:
-    """Fit each step's processor seconds to a fixed part and one that grows; check it.
+    """Fit each step's processor seconds to what they grow with, and check that on larger points.
 
     Args:
-        runs: Of several points; those with most sites are kept out of the fit.
+        runs: Of several points; those of the two smallest numbers of sites are fitted.
 
     Returns:
-        Milliseconds by step, bytes of a header, and how far off they are at the largest point;
-        empty where there are not two smaller numbers of sites.
+        Milliseconds by step and what they are for, bytes of a header, and how far off they are at
+        all other points; empty where there are none.
     """
-    most = max(run["sites"] for run in runs)
-    small = [run for run in runs if run["sites"] < most]
-    if len({run["sites"] for run in small}) < 2:
+    two = sorted({run["sites"] for run in runs})[:2]
+    small = [run for run in runs if run["sites"] in two]
+    large = [run for run in runs if run["sites"] not in two]
+    if not large:
         return {}
-    steps = {}
-    for step, (each, number) in DRIVERS.items():
-        numbers = [number(run["sites"], run["donors"]) for run in small]
-        slope, fixed = _line(numbers, [1e3 * run["steps"][step]["cpu_seconds"] for run in small])
-        steps[step] = {"fixed_ms": round(fixed, 1), "each_ms": round(slope, 3), "each": each}
+    steps = {
+        step: dict(
+            zip(
+                drivers,
+                _multiples(
+                    [
+                        [number(run["sites"], run["donors"]) for number in drivers.values()]
+                        for run in small
+                    ],
+                    [1e3 * run["steps"][step]["cpu_seconds"] for run in small],
+                ),
+                strict=True,
+            )
+        )
+        for step, drivers in DRIVERS.items()
+    }
     # A donor is among those who are addressed: a header names all sites.
-    slope, fixed = _line(
-        [run["sites"] for run in small], [float(run["header_bytes"]) for run in small]
+    fixed, each = _multiples(
+        [[1, run["sites"]] for run in small], [float(run["header_bytes"]) for run in small]
     )
     found = {
         "steps": steps,
-        "header_bytes": {"fixed": round(fixed), "each": round(slope, 1)},
+        "header_bytes": {"fixed": fixed, "each": each},
         "body_bytes": round(small[0]["bank_bytes"] / small[0]["donors"]),
     }
-    large = [run for run in runs if run["sites"] == most]
     return found | {"checked": _checked(found, large)}
 
 
 def predicted(found: Mapping[str, Any], sites: int, donors: int) -> dict[str, float]:
     """What the model says of an exchange: processor seconds by step, and bytes."""
     seconds = {
-        step: (cost["fixed_ms"] + cost["each_ms"] * DRIVERS[step][1](sites, donors)) / 1e3
-        for step, cost in found["steps"].items()
+        step: sum(ms * DRIVERS[step][each](sites, donors) for each, ms in costs.items()) / 1e3
+        for step, costs in found["steps"].items()
     }
     header = found["header_bytes"]["fixed"] + found["header_bytes"]["each"] * sites
     delivered = donors * (sites - 1) * (header + found["body_bytes"])
@@ -72,19 +91,21 @@ def predicted(found: Mapping[str, Any], sites: int, donors: int) -> dict[str, fl
 
 def _checked(found: Mapping[str, Any], large: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
-    said = predicted(found, large[0]["sites"], large[0]["donors"])
-    for what, value in said.items():
-        seen = median(_measured(run, what) for run in large)
-        digits = 0 if "bytes" in what else 2
-        rows.append(
-            {
-                "what": what,
-                "predicted": round(value, digits),
-                "measured": round(seen, digits),
-                "error": round(value / seen - 1, 3),
-            }
-        )
+    for (sites, donors), runs in _by_size(large).items():
+        for what, value in predicted(found, sites, donors).items():
+            seen = median(_measured(run, what) for run in runs)
+            digits = None if "bytes" in what else 2  # whole bytes
+            row: dict[str, Any] = {"sites": sites, "donors": donors, "what": what}
+            row |= {"predicted": round(value, digits), "measured": round(seen, digits)}
+            rows.append(row | {"error": round(value / seen - 1, 3)})
     return rows
+
+
+def _by_size(runs: Sequence[Run]) -> dict[tuple[int, int], list[Run]]:
+    points: dict[tuple[int, int], list[Run]] = {}
+    for run in runs:
+        points.setdefault((run["sites"], run["donors"]), []).append(run)
+    return dict(sorted(points.items()))
 
 
 def _measured(run: Run, what: str) -> float:
@@ -99,17 +120,21 @@ def _measured(run: Run, what: str) -> float:
     )
 
 
-def _line(numbers: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
-    """Slope and start of the straight line that fits best."""
-    slope, start = np.polyfit(np.array(numbers, float), np.array(values, float), 1)
-    return float(slope), float(start)
+def _multiples(numbers: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
+    """What each number is to be multiplied by so that sums are least off, in parts of the values.
+
+    Args:
+        numbers: A row a measurement.
+        values: That were measured.
+    """
+    scale = np.array(values)[:, None]
+    found, *_ = np.linalg.lstsq(np.array(numbers) / scale, np.ones(len(values)), rcond=None)
+    return [round(float(one), 3) for one in found]
 
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The results for people."""
-    points: dict[tuple[int, int], list[Run]] = {}
-    for run in result["runs"]:
-        points.setdefault((run["sites"], run["donors"]), []).append(run)
+    points = _by_size(result["runs"])
     facts = ", ".join(
         f"{name}: {' '.join(value) if isinstance(value, list) else value}"
         for name, value in result["machine"].items()
@@ -220,10 +245,7 @@ def _by_point(
 
     return table(
         ["sites", "donors", *figures],
-        (
-            [str(sites), str(donors), *cells(runs)]
-            for (sites, donors), runs in sorted(points.items())
-        ),
+        ([str(sites), str(donors), *cells(runs)] for (sites, donors), runs in points.items()),
     )
 
 
@@ -231,16 +253,24 @@ def _modelled(found: Mapping[str, Any]) -> str:
     if not found:
         return ""
     steps = table(
-        ["step", "fixed ms", "ms", "for each"],
+        ["step", "ms", "for each"],
         (
-            [step, f"{cost['fixed_ms']:.1f}", f"{cost['each_ms']:.3f}", cost["each"]]
-            for step, cost in found["steps"].items()
+            [step, f"{ms:.2f}", each]
+            for step, costs in found["steps"].items()
+            for each, ms in costs.items()
         ),
     )
     checked = table(
-        ["what", "predicted", "measured", "error"],
+        ["sites", "donors", "what", "predicted", "measured", "error"],
         (
-            [row["what"], f"{row['predicted']:,}", f"{row['measured']:,}", f"{row['error']:+.1%}"]
+            [
+                str(row["sites"]),
+                str(row["donors"]),
+                row["what"],
+                f"{row['predicted']:,}",
+                f"{row['measured']:,}",
+                f"{row['error']:+.1%}",
+            ]
             for row in found["checked"]
         ),
     )
@@ -257,12 +287,12 @@ def _modelled(found: Mapping[str, Any]) -> str:
     )
     header = found["header_bytes"]
     return (
-        "\n## Model\n\nProcessor seconds of each step, by least squares on all points but those "
-        "of most sites.\n\n"
+        "\n## Model\n\nProcessor time of each step, by least squares of relative errors on the "
+        "points of the two smallest numbers of sites.\n\n"
         + steps
-        + f"\nA header has {header['fixed']} bytes and {header['each']} for each site; every other "
-        f"site is delivered it whole, with a body of {found['body_bytes']:,} bytes.\n\n"
-        "Against the point of most sites, which it has not seen:\n\n"
+        + f"\nA header has {header['fixed']:,.0f} bytes and {header['each']:,.0f} for each site; "
+        f"every other site is delivered it whole, with a body of {found['body_bytes']:,} bytes.\n\n"
+        "Against the other points, which it has not seen:\n\n"
         + checked
         + "\nWhat it says of exchanges that were not measured:\n\n"
         + larger

@@ -137,7 +137,7 @@ def bench_coordinator(
     out: Annotated[Path, typer.Option(help="Folder for results and, meanwhile, the homes.")],
     points: Annotated[
         str, typer.Option(help="Numbers of sites and donors, with commas between.")
-    ] = "10x10,50x10,50x50,200x10",
+    ] = "10x10,50x10,50x50,200x10,512x2",
     size: Annotated[
         int, typer.Option("--bytes", min=1, help="Bytes of each organ's weights.")
     ] = 1_000_000,
