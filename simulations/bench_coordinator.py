@@ -40,7 +40,6 @@ from server.page.views import Views
 from server.witnesses import request, signed_head
 from simulations.bare_sites import FEDERATION, BareSites, found, names
 from simulations.bench import check_room, peak_bytes
-from simulations.bench_coordinator_results import markdown, model
 from simulations.bench_seal import machine
 from simulations.clock import Clock
 from simulations.pipe_grid import STEPS, WAITING, PipeGrid
@@ -256,6 +255,9 @@ def measure(
     Raises:
         ExchangeError: Too little space, or an exchange failed.
     """
+    # Not for the coordinator's process, whose memory is measured.
+    from simulations.bench_coordinator_results import markdown, model
+
     out.mkdir(parents=True, exist_ok=True)
     most = max(sites for sites, _ in points)
     check_room(out, 4 * size * max(donors for _, donors in points) + 10**9, "--bytes")

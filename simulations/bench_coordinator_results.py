@@ -161,12 +161,12 @@ def markdown(result: Mapping[str, Any]) -> str:
         + "\n## At sites\n\nProcessor seconds of all sites together; of a donor, for one organ."
         "\n\n" + _by_point(points, _AT_SITES, 3) + _modelled(result["model"]) + "\n"
         "## Flower's SuperLink\n\n"
-        "Its state in SQLite, in this process: milliseconds of a processor to take in a message, "
-        "and to look once for replies to all that wait.\n\n"
+        "Its state in SQLite, without its server: milliseconds of a processor to take in a "
+        "message, to look once for replies to all that wait, and for messages to a node that has none.\n\n"
         + table(
-            ["waiting", "take in", "look"],
+            ["waiting", "take in", "look for replies", "idle node's look"],
             (
-                [str(one["waiting"]), str(one["store_ms"]), str(one["look_ms"])]
+                [str(one[name]) for name in ("waiting", "store_ms", "look_ms", "idle_ms")]
                 for one in result["superlink"]
             ),
         )

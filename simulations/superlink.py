@@ -1,6 +1,7 @@
 """What waiting for replies costs Flower's SuperLink: its own state, in a database as it is served.
 
-A look for replies names every message that waits for one, and the state reads them all.
+A look for replies names every message that waits for one, and the state reads them all. Nodes look
+for messages, too, whether there are any or not.
 """
 
 import json
@@ -9,7 +10,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ def looks(place: Path, waiting: Sequence[int]) -> list[dict[str, Any]]:
         waiting: Numbers of messages that wait, ascending.
 
     Returns:
-        Of each number: milliseconds of a processor to take in a message, and to look once.
+        Of each number: milliseconds of a processor to take in a message, to look once for replies
+        to all, and to look once for messages to a node that has none.
 
     Raises:
         ExchangeError: Flower does not take a message.
@@ -56,8 +59,10 @@ def _looks(place: Path, waiting: Sequence[int]) -> list[dict[str, Any]]:
     database = str(place / "state.db")
     factory = LinkStateFactory(database, NoOpFederationManager(), ObjectStoreFactory(database))
     state = factory.state()
-    nodes = [state.create_node("bench", "bench", os.urandom(32), HOUR) for _ in range(NODES)]
-    for node in nodes:
+    spare, *nodes = [
+        state.create_node("bench", "bench", os.urandom(32), HOUR) for _ in range(NODES)
+    ]
+    for node in (spare, *nodes):
         state.activate_node(node, HOUR)
     run = state.create_run(
         fab_id="bench",
@@ -78,7 +83,7 @@ def _looks(place: Path, waiting: Sequence[int]) -> list[dict[str, Any]]:
         while len(stored) < number:
             message = Message(
                 RecordDict(),
-                dst_node_id=nodes[len(stored) % NODES],
+                dst_node_id=nodes[len(stored) % len(nodes)],
                 message_type="query",
                 ttl=HOUR,
             )
@@ -88,16 +93,21 @@ def _looks(place: Path, waiting: Sequence[int]) -> list[dict[str, Any]]:
                 raise ExchangeError("Flower's state takes no message; see that flwr is 1.41")
             stored.add(identifier)
         taken = (time.process_time() - started) / (len(stored) - before)
-        costs = []
-        for _ in range(LOOKS):
-            started = time.process_time()
-            state.get_message_res(stored, run)
-            costs.append(time.process_time() - started)
-        look = statistics.median(costs)
-        rows.append(
-            {"waiting": number, "store_ms": round(1e3 * taken, 2), "look_ms": round(1e3 * look, 1)}
-        )
+        look = _ms(partial(state.get_message_res, stored, run))
+        idle = _ms(partial(state.get_message_ins, spare, 1))
+        taken = round(1e3 * taken, 2)
+        rows.append({"waiting": number, "store_ms": taken, "look_ms": look, "idle_ms": idle})
     return rows[1:]
+
+
+def _ms(look: Callable[[], object]) -> float:
+    """Milliseconds of a processor that a look takes."""
+    costs = []
+    for _ in range(LOOKS):
+        started = time.process_time()
+        look()
+        costs.append(time.process_time() - started)
+    return round(1e3 * statistics.median(costs), 2)
 
 
 if __name__ == "__main__":
