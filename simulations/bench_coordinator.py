@@ -18,7 +18,7 @@ from functools import partial, wraps
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -38,12 +38,14 @@ from server.home import Coordinator
 from server.log import Log
 from server.page.views import Views
 from server.witnesses import request, signed_head
-from simulations.bare_sites import FEDERATION, BareSites, found, names
 from simulations.bench import check_room, peak_bytes
 from simulations.bench_seal import machine
 from simulations.clock import Clock
 from simulations.pipe_grid import STEPS, WAITING, PipeGrid
 from simulations.superlink import looks
+
+if TYPE_CHECKING:
+    from simulations.bare_sites import BareSites
 
 NAME = "bench"
 VERIFYING = ("reply", "enrolment", "offer", "header", "sealed", "receipt", "cosignature")
@@ -183,7 +185,7 @@ def asked(coordinator: Coordinator) -> dict[str, Any]:
     for name, look in looks.items():
         done = [_timed(partial(_written, look)) for _ in range(VIEWS)]
         shows[name] = {"ms": min(cost for cost, _ in done), "bytes": len(done[0][1])}
-    head, who = signed_head(coordinator), names(1)[0]
+    head, who = signed_head(coordinator), log.witnesses()[0].profile.site
     shown, cosigned = _timed(lambda: request(log, NAME, who, (), head, 0))
 
     def included(digest: str) -> object:
@@ -215,7 +217,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return round(1e3 * (time.process_time() - started), 2), made
 
 
-def play(sites: BareSites, pipe: "Connection[Any, Any]") -> None:
+def play(sites: "BareSites", pipe: "Connection[Any, Any]") -> None:
     """Answer for all sites, one request after the other, until the other end is gone."""
     requests: SimpleQueue[Any] = SimpleQueue()
 
@@ -255,7 +257,8 @@ def measure(
     Raises:
         ExchangeError: Too little space, or an exchange failed.
     """
-    # Not for the coordinator's process, whose memory is measured.
+    # Not at the top: the coordinator's process, whose memory is measured, needs none of it.
+    from simulations.bare_sites import found
     from simulations.bench_coordinator_results import markdown, model
 
     out.mkdir(parents=True, exist_ok=True)
@@ -289,6 +292,8 @@ def measure(
 
 def _exchange(place: Path, sites: int, donors: int, size: int) -> dict[str, Any]:
     """One exchange in two processes; what each of them says of it."""
+    from simulations.bare_sites import FEDERATION
+
     work = place / "work"
     work.mkdir()
     home.create(work / "home", place / FEDERATION)
@@ -326,6 +331,8 @@ def _main(who: str, place: str, sites: str, donors: str, size: str, end: str) ->
     if who == "coordinate":
         said = coordinate(work / "home", count, pipe)
     else:
+        from simulations.bare_sites import BareSites
+
         played = BareSites(Path(place), work, count, int(donors), int(size))
         play(played, pipe)
         said = {

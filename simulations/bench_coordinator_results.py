@@ -162,7 +162,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         "\n\n" + _by_point(points, _AT_SITES, 3) + _modelled(result["model"]) + "\n"
         "## Flower's SuperLink\n\n"
         "Its state in SQLite, without its server: milliseconds of a processor to take in a "
-        "message, to look once for replies to all that wait, and for messages to a node that has none.\n\n"
+        "message, to look once for replies to all that wait, and for messages to a node that has "
+        "none.\n\n"
         + table(
             ["waiting", "take in", "look for replies", "idle node's look"],
             (

@@ -192,7 +192,9 @@ def test_looks_cost_more_the_more_waits(tmp_path: Path) -> None:
 
 
 def test_a_process_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_coordinator, "found", lambda place, count: found(place, count - 1))
+    monkeypatch.setattr(
+        "simulations.bare_sites.found", lambda place, count: found(place, count - 1)
+    )
     with pytest.raises(ExchangeError, match="a process of the bench failed"):
         measure(tmp_path, [(2, 1)], SIZE, 1, lambda text: None)
     assert list(tmp_path.iterdir()) == []
