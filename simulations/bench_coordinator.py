@@ -268,6 +268,8 @@ def measure(
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     try:
+        say("looks for replies in Flower's state")
+        flower = looks(place, WAITING_MESSAGES)
         say(f"founding a federation of {most} sites")
         found(place, most)
         for sites, donors in points:
@@ -275,18 +277,18 @@ def measure(
                 say(f"{sites} sites, {donors} donors: run {number + 1}")
                 run = _exchange(place, sites, donors, size)
                 done.append({"sites": sites, "donors": donors, **run})
-        say("looks for replies in Flower's state")
-        result = {
-            "bytes": size,
-            "machine": machine(),
-            "model": model(done),
-            "superlink": looks(place, WAITING_MESSAGES),
-            "runs": done,
-        }
+            result = {
+                "bytes": size,
+                "machine": machine(),
+                "model": model(done),
+                "superlink": flower,
+                "runs": done,
+            }
+            data = (json.dumps(result, indent=1) + "\n").encode()
+            atomic.write(out / "bench-coordinator.json", data)
+            atomic.write(out / "bench-coordinator.md", markdown(result).encode())
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    atomic.write(out / "bench-coordinator.json", (json.dumps(result, indent=1) + "\n").encode())
-    atomic.write(out / "bench-coordinator.md", markdown(result).encode())
     return result
 
 
