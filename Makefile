@@ -4,8 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check docs bench-speed bench-memory bench-seal bench-served bench-quality \
-	bench-clinic bench-dp readme screenshots vectors fetch fuzz kills mutants soak clean
+.PHONY: demo test check docs bench-speed bench-memory bench-seal bench-served bench-coordinator \
+	bench-quality bench-clinic bench-dp readme screenshots vectors fetch fuzz kills mutants soak clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -46,6 +46,9 @@ bench-seal: $(READY)
 
 bench-served: $(READY) fetch
 	$(BIN)/organ-simulate bench-served --out docs/results/served $(FLAGS)
+
+bench-coordinator: $(READY)
+	$(BIN)/organ-simulate bench-coordinator --out docs/results/scale $(FLAGS)
 
 soak: $(READY) fetch
 	$(BIN)/organ-simulate soak --out docs/results/soak $(FLAGS)

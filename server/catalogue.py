@@ -120,15 +120,14 @@ class Catalogue:
         """Let go of the database."""
         self._engine.dispose()
 
-    def enrolled(self, exchange: str, enrolment: Enrolment) -> None:
-        """Remember a site; its latest enrolment in an exchange is the one that counts."""
+    def enrolled(self, exchange: str, *enrolments: Enrolment) -> None:
+        """Remember sites; the latest enrolment of one in an exchange is the one that counts."""
         with database.writing(self._engine) as session:
-            row = session.scalar(
-                select(tables.Site).filter_by(exchange=exchange, site=enrolment.profile.site)
-            )
-            row = row or tables.Site(exchange=exchange, site=enrolment.profile.site)
-            row.enrolment = canonical.encode(enrolment)
-            session.add(row)
+            for one in enrolments:
+                key = {"exchange": exchange, "site": one.profile.site}
+                row = session.scalar(select(tables.Site).filter_by(**key)) or tables.Site(**key)
+                row.enrolment = canonical.encode(one)
+                session.add(row)
 
     def reserve(self, exchange: str, offer: Offer, donation: Donation, quotas: Quotas) -> None:
         """Keep room for an offered organ, once, before a byte of it is fetched.
@@ -243,11 +242,12 @@ class Catalogue:
                 digest=canonical.sha256(envelope),
             )
 
-    def happened(self, exchange: str, event: Happened) -> None:
-        """Remember what a site did."""
+    def happened(self, exchange: str, *events: Happened) -> None:
+        """Remember what sites did."""
         with database.writing(self._engine) as session:
-            row = {"time": event.time, "site": event.site, "step": event.step, "code": event.code}
-            session.add(tables.Event(exchange=exchange, **row))
+            for one in events:
+                row = {"time": one.time, "site": one.site, "step": one.step, "code": one.code}
+                session.add(tables.Event(exchange=exchange, **row))
 
     def events(self, exchange: str, most: int) -> list[Happened]:
         """What sites did in an exchange, newest first, and no more than so many."""

@@ -45,6 +45,12 @@ class Sealed:
     donation: Donation
     header: bytes
 
+    def part(self, offset: int) -> int:
+        """How many bytes of it the message has that begins at ``offset``."""
+        if offset < len(self.header):
+            return len(self.header) - offset
+        return min(SEGMENT_BYTES, self.donation.sealed_bytes - offset)
+
     def read(self, bank: Bank, offset: int) -> bytes:
         """A message's worth of it from ``offset`` on; the header travels alone.
 

@@ -17,7 +17,8 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 
 from flwr.app import Message
@@ -26,8 +27,10 @@ from flwr.serverapp import Grid
 from not_core.errors import NotError
 from not_core.protocol import Packet, pack, unpack
 
-POLL_SECONDS = 0.2
 THREADS = 4
+POLL_SECONDS, POLL_SECONDS_EACH, LONGEST_POLL_SECONDS = 0.2, 0.001, 3.0
+"""Pause between looks for replies; for each message that waits for one; at most. A look costs
+Flower something for each of them, and too frequent looks all its time (docs/scale.md)."""
 AGAIN_SECONDS = 2.0
 FIRST_REPEAT_SECONDS, LONGEST_REPEAT_SECONDS = 60.0, 600.0
 """How long a request stays without an answer before it is repeated; doubled each time."""
@@ -46,16 +49,21 @@ Failed = Callable[[str], None]
 Done = Callable[[Future[None]], None]
 """Acts on work that is done, and asks for its result, which raises what the work raised."""
 
+Body = Callable[[], bytes]
+"""Reads what a message carries, whenever it is sent; it is not kept while an answer is awaited."""
+
 
 @dataclass(slots=True)
 class _Request:
     node: int
     message_type: str
     value: object
-    body: bytes
+    body: Body
     seconds: float
     then: Then
     failed: Failed
+    identifiers: list[str] = field(default_factory=list)
+    """Of its messages that an answer may come to."""
     deadline: float = 0.0
     again_until: float | None = None
     again_at: float = 0.0
@@ -72,6 +80,7 @@ class Dispatch:
         seen: Told of every reply, errors included, before it is acted upon.
         patience: Seconds for which a request is sent again after its node was first found away;
             0 sends nothing twice.
+        looked: Called after each look for replies, when all that came have been acted upon.
     """
 
     def __init__(
@@ -80,8 +89,10 @@ class Dispatch:
         group: str,
         seen: Callable[[Packet], None] = lambda packet: None,
         patience: float = 0.0,
+        looked: Callable[[], None] = lambda: None,
     ) -> None:
         self._grid, self._group, self._seen, self._patience = grid, group, seen, patience
+        self._looked = looked
         self._waiting: dict[str, _Request] = {}
         self._lost: list[_Request] = []
         self._aside: list[tuple[Future[None], Done, Failed]] = []
@@ -95,12 +106,16 @@ class Dispatch:
         message_type: str,
         value: object,
         *,
-        body: bytes = b"",
+        body: Body = bytes,
         seconds: float,
         then: Then,
         failed: Failed,
     ) -> None:
-        """Send a request; ``then`` or ``failed`` is called once, from ``run``."""
+        """Send a request; ``then`` or ``failed`` is called once, from ``run``.
+
+        Raises:
+            NotError: ``body`` raises it, the first time.
+        """
         self._send(_Request(node, message_type, value, body, seconds, then, failed))
 
     def aside(self, work: Callable[[], None], then: Done, failed: Failed) -> None:
@@ -119,7 +134,7 @@ class Dispatch:
             self._lost = [one for one in self._lost if one.again_at > now]
             for one in due:
                 if one.again_until is not None and now < one.again_until:
-                    self._send(one)
+                    self._send_again(one)
                 else:
                     one.failed("unreachable")
             for reply in self._grid.pull_messages(list(self._waiting)):
@@ -129,8 +144,10 @@ class Dispatch:
             for work, then, failed in ended:
                 self._follow(partial(then, work), failed)
             self._look(time.monotonic())
+            self._looked()
             if self._busy:
-                time.sleep(POLL_SECONDS)
+                pause = POLL_SECONDS_EACH * len(self._waiting)
+                time.sleep(min(max(POLL_SECONDS, pause), LONGEST_POLL_SECONDS))
 
     @property
     def _busy(self) -> bool:
@@ -145,7 +162,14 @@ class Dispatch:
             elif self._patience and one.repeat_at < now:
                 one.repeat_seconds = min(2 * one.repeat_seconds, LONGEST_REPEAT_SECONDS)
                 one.repeat_at = now + one.repeat_seconds
-                self._push(one)  # where that fails, an earlier one is still under way
+                with suppress(NotError):  # where that fails, an earlier one is still under way
+                    self._push(one)
+
+    def _send_again(self, one: _Request) -> None:
+        try:
+            self._send(one)
+        except NotError as error:
+            one.failed(error.code)
 
     def _send(self, one: _Request) -> None:
         if not self._push(one):  # the node has left, or the message was refused
@@ -156,8 +180,9 @@ class Dispatch:
         one.repeat_at = now + one.repeat_seconds
 
     def _push(self, one: _Request) -> bool:
+        body = one.body()
         message = Message(
-            pack(one.value, one.body),
+            pack(one.value, body),
             dst_node_id=one.node,
             message_type=one.message_type,
             group_id=self._group,
@@ -165,13 +190,16 @@ class Dispatch:
         )
         pushed = [identifier for identifier in self._grid.push_messages([message]) if identifier]
         for identifier in pushed:
-            self.sent_bytes += len(one.body)
+            self.sent_bytes += len(body)
             self._waiting[identifier] = one
+            one.identifiers.append(identifier)
         return bool(pushed)
 
     def _settle(self, one: _Request) -> None:
         """Wait for none of a request's messages any more."""
-        self._waiting = {key: other for key, other in self._waiting.items() if other is not one}
+        for identifier in one.identifiers:
+            self._waiting.pop(identifier, None)
+        one.identifiers.clear()
 
     def _away(self, one: _Request) -> None:
         now = time.monotonic()

@@ -118,7 +118,10 @@ class Exchange:
         notify: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self._grid, self._home, self._settings, self._notify = grid, coordinator, settings, notify
-        self._dispatch = Dispatch(grid, settings.exchange, self._seen, settings.patience_seconds)
+        self._untold: list[Happened] = []
+        self._dispatch = Dispatch(
+            grid, settings.exchange, self._seen, settings.patience_seconds, self._note
+        )
         self._sites: dict[str, _Site] = {}
         self._collection = Collection(
             self._dispatch, coordinator, settings.exchange, settings.wire_seconds
@@ -168,6 +171,7 @@ class Exchange:
         self._dispatch.run()
         self._witness()
         self._dispatch.run()
+        self._note()
         self._home.catalogue.ran(
             self._settings.exchange,
             {
@@ -231,7 +235,7 @@ class Exchange:
             node,
             REVOKE,
             RevokeRequest(exchange=self._settings.exchange),
-            body=self._home.trust.revoked.pem,
+            body=lambda: self._home.trust.revoked.pem,
             seconds=self._settings.wire_seconds,
             then=then,
             failed=failed,
@@ -272,8 +276,10 @@ class Exchange:
                 del self._sites[name]
                 self._fail(name, "enrol", "other-base")
                 continue
-            self._home.catalogue.enrolled(self._settings.exchange, site.enrolment)
             self._tell(Event(name, "enrol"))
+        taken = [site.enrolment for site in self._sites.values()]
+        self._home.catalogue.enrolled(self._settings.exchange, *taken)
+        self._note()
 
     def _donate(self, donor: _Site) -> None:
         others = [site.enrolment.profile for site in self._sites.values() if site is not donor]
@@ -367,31 +373,29 @@ class Exchange:
             answer = claims.reply(packet, Delivered)
             if answer.held >= donation.sealed_bytes:
                 settled(None)
-            elif answer.held >= offset + len(body):
+            elif answer.held >= offset + sealed.part(offset):
                 self._deliver(site, organ, answer.held)
             else:
                 raise FormatError("a recipient that holds no more than before")
 
         try:
-            body = sealed.read(self._home.bank, offset)
+            self._dispatch.post(
+                site.node,
+                DELIVER,
+                DeliverRequest(
+                    exchange=self._settings.exchange,
+                    organ=organ,
+                    offset=offset,
+                    sealed_bytes=donation.sealed_bytes,
+                    sealed_sha256=donation.sealed_sha256,
+                ),
+                body=lambda: sealed.read(self._home.bank, offset),
+                seconds=self._settings.wire_seconds,
+                then=then,
+                failed=settled,
+            )
         except BankError as error:
             settled(error.code)
-            return
-        self._dispatch.post(
-            site.node,
-            DELIVER,
-            DeliverRequest(
-                exchange=self._settings.exchange,
-                organ=organ,
-                offset=offset,
-                sealed_bytes=donation.sealed_bytes,
-                sealed_sha256=donation.sealed_sha256,
-            ),
-            body=body,
-            seconds=self._settings.wire_seconds,
-            then=then,
-            failed=settled,
-        )
 
     def _try(self, site: _Site) -> None:
         """Ask a site to try the next organ in its inbox; one at a time."""
@@ -461,11 +465,16 @@ class Exchange:
         self._tell(Event(site, step, code))
 
     def _tell(self, event: Event) -> None:
-        row = Happened(time.time(), event.site, event.step, event.code)
-        self._home.catalogue.happened(self._settings.exchange, row)
+        self._untold.append(Happened(time.time(), event.site, event.step, event.code))
         facts = {"exchange": self._settings.exchange, "site": event.site, "code": event.code}
         _log.info(event.step, extra=facts)
         self._notify(event)
+
+    def _note(self) -> None:
+        """Write down what has happened, at once: each transaction waits for the disk."""
+        if self._untold:
+            self._home.catalogue.happened(self._settings.exchange, *self._untold)
+            self._untold.clear()
 
     def _mark(self, step: str) -> None:
         self._ended[step] = time.monotonic() - self._started

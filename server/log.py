@@ -5,8 +5,9 @@ the tree is high, times itself, however long the log is.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
@@ -18,6 +19,9 @@ from not_core.trust import merkle
 from not_core.trust.profile import Profile
 from not_core.trust.tree_head import Entry, TreeHead
 from server import database, tables
+
+MOST_AT_ONCE = 500
+"""Digests in one query; databases take no more than some thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +83,14 @@ class Witness:
 
 
 class Log:
-    """Reads the log of a catalogue's database, and keeps what sites have signed of it."""
+    """Reads the log of a catalogue's database, and keeps what sites have signed of it.
+
+    Hashes of the tree never change, so each is read once.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._hashes: dict[tuple[int, int], bytes] = {}
 
     def size(self) -> int:
         """How many entries there are."""
@@ -92,7 +100,7 @@ class Log:
     def root(self, size: int) -> str:
         """Root of the first ``size`` entries."""
         with database.reading(self._engine) as session:
-            return _subtree(session, 0, size).hex() if size else merkle.EMPTY.hex()
+            return self._subtree(session, 0, size).hex() if size else merkle.EMPTY.hex()
 
     def entries(self, most: int) -> list[Numbered]:
         """The latest entries, newest first."""
@@ -104,25 +112,36 @@ class Log:
 
     def find(self, digest: str, size: int) -> Logged | None:
         """The first entry on something, of the first ``size`` ones, and the proof of it."""
+        return next(iter(self.find_all([digest], size)), None)
+
+    def find_all(self, digests: Sequence[str], size: int) -> list[Logged]:
+        """Do as ``find`` for each digest that has an entry; a digest's place in order stays."""
         with database.reading(self._engine) as session:
-            row = session.scalar(
-                select(tables.LogEntry)
-                .filter_by(digest=digest)
-                .filter(tables.LogEntry.number < size)
-                .order_by(tables.LogEntry.number)
-                .limit(1)
-            )
-            if row is None:
-                return None
-            path = merkle.inclusion_path(row.number, size, lambda a, b: _subtree(session, a, b))
-            return Logged(index=row.number, entry=_numbered(row).entry, path=_hex(path))
+            rows: dict[str, tables.LogEntry] = {}
+            for part in range(0, len(digests), MOST_AT_ONCE):
+                some = tables.LogEntry.digest.in_(digests[part : part + MOST_AT_ONCE])
+                found = select(tables.LogEntry).filter(some, tables.LogEntry.number < size)
+                for row in session.scalars(found.order_by(tables.LogEntry.number)):
+                    rows.setdefault(row.digest, row)
+            subtree = partial(self._subtree, session)
+            return [
+                Logged(
+                    index=row.number,
+                    entry=_numbered(row).entry,
+                    path=_hex(merkle.inclusion_path(row.number, size, subtree)),
+                )
+                for row in (rows[digest] for digest in digests if digest in rows)
+            ]
 
     def consistency(self, first: int, second: int) -> tuple[str, ...]:
         """Proof that the first ``second`` entries begin with the ``first`` ones."""
+        return self.consistencies([first], second)[0]
+
+    def consistencies(self, firsts: Iterable[int], second: int) -> list[tuple[str, ...]]:
+        """Do as ``consistency`` for each of ``firsts``."""
         with database.reading(self._engine) as session:
-            return _hex(
-                merkle.consistency_path(first, second, lambda a, b: _subtree(session, a, b))
-            )
+            subtree = partial(self._subtree, session)
+            return [_hex(merkle.consistency_path(first, second, subtree)) for first in firsts]
 
     def verify(self) -> tuple[int, str]:
         """Compute the whole tree anew from its entries.
@@ -192,6 +211,19 @@ class Log:
             )
             return [_witness(row) for row in rows]
 
+    def _subtree(self, session: Session, start: int, stop: int) -> bytes:
+        if (start, stop) not in self._hashes:
+            width = stop - start
+            if width & (width - 1) == 0 and start % width == 0:
+                level = width.bit_length() - 1
+                found = _node(session, level, start >> level)
+            else:
+                split = merkle.middle(start, stop)
+                halves = self._subtree(session, start, split), self._subtree(session, split, stop)
+                found = merkle.node_hash(*halves)
+            self._hashes[start, stop] = found
+        return self._hashes[start, stop]
+
 
 _COPY = "put back the newest copy of the catalogue, and tell the sites"
 
@@ -199,15 +231,6 @@ _COPY = "put back the newest copy of the catalogue, and tell the sites"
 def _size(session: Session) -> int:
     last = session.scalar(select(func.max(tables.LogEntry.number)))
     return 0 if last is None else last + 1
-
-
-def _subtree(session: Session, start: int, stop: int) -> bytes:
-    width = stop - start
-    if width & (width - 1) == 0 and start % width == 0:
-        level = width.bit_length() - 1
-        return _node(session, level, start >> level)
-    split = merkle.middle(start, stop)
-    return merkle.node_hash(_subtree(session, start, split), _subtree(session, split, stop))
 
 
 def _node(session: Session, level: int, number: int) -> bytes:

@@ -1,7 +1,7 @@
 """Asking sites to sign what the log is by now, so that no two of them are shown different ones."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from not_core.errors import FormatError
@@ -58,7 +58,7 @@ class Witnesses:
     def __init__(
         self, dispatch: Dispatch, coordinator: Coordinator, exchange: str, seconds: float
     ) -> None:
-        self._dispatch, self._home = dispatch, coordinator
+        self._dispatch, self._home, self._log = dispatch, coordinator, coordinator.catalogue.log
         self._exchange, self._seconds = exchange, seconds
 
     def ask(
@@ -81,7 +81,7 @@ class Witnesses:
             done: Called once its cosignature is kept.
             failed: Told the code of what went wrong.
         """
-        log, size = self._home.catalogue.log, signed.head.size
+        log, size = self._log, signed.head.size
 
         def post(since: int, *, again: bool) -> None:
             def then(packet: Packet) -> None:
@@ -105,7 +105,7 @@ class Witnesses:
 
 
 def request(
-    log: Log, exchange: str, site: str, digests: Iterable[str], signed: SignedHead, since: int
+    log: Log, exchange: str, site: str, digests: Sequence[str], signed: SignedHead, since: int
 ) -> WitnessRequest:
     """What asks a site to sign a tree head.
 
@@ -118,18 +118,16 @@ def request(
         since: Entries that the site has signed last.
     """
     size = signed.head.size
+    others = log.others(site, size, MOST_COSIGNED)
+    path, *paths = log.consistencies([since, *(one.size for one in others)], size)
     return WitnessRequest(
         exchange=exchange,
         head=signed.envelope.decode(),
         since=since,
-        path=log.consistency(since, size),
-        logged=tuple(one for digest in digests if (one := log.find(digest, size)) is not None),
+        path=path,
+        logged=tuple(log.find_all(digests, size)),
         cosigned=tuple(
-            Cosigned(
-                profile=one.profile,
-                envelope=one.envelope.decode(),
-                path=log.consistency(one.size, size),
-            )
-            for one in log.others(site, size, MOST_COSIGNED)
+            Cosigned(profile=one.profile, envelope=one.envelope.decode(), path=path)
+            for one, path in zip(others, paths, strict=True)
         ),
     )

@@ -25,6 +25,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("bench-memory")(bench_memory)
     app.command("bench-seal")(bench_seal)
     app.command("bench-served")(bench_served)
+    app.command("bench-coordinator")(bench_coordinator)
     app.command()(resumed(soak))
     app.command()(resumed(compose))
     app.command()(resumed(positions))
@@ -130,6 +131,42 @@ def bench_served(
         report(result, as_json)
     else:
         typer.echo(shown(result))
+
+
+def bench_coordinator(
+    out: Annotated[Path, typer.Option(help="Folder for results and, meanwhile, the homes.")],
+    points: Annotated[
+        str, typer.Option(help="Numbers of sites and donors, with commas between.")
+    ] = "10x10,50x10,50x50,200x10,512x2",
+    size: Annotated[
+        int, typer.Option("--bytes", min=1, help="Bytes of each organ's weights.")
+    ] = 1_000_000,
+    runs: Annotated[int, typer.Option(min=1, help="Measurements of each small point.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Measure what exchanges among many sites cost the coordinator: time, memory, bytes.
+
+    Sites are real in all but models and records: keys, certificates, sealed organs, receipts. About
+    ten minutes on one core.
+
+    Example: organ-simulate bench-coordinator --points 10x10 --runs 1 --out runs/coordinator
+    """
+    asked = []
+    for point in points.split(","):
+        sites, _, donors = point.partition("x")
+        if not (sites.isdecimal() and donors.isdecimal() and 0 < int(donors) <= int(sites) > 1):
+            raise typer.BadParameter(
+                f"expected sites x donors, at least 2 sites and no more donors, got {point}"
+            )
+        asked.append((int(sites), int(donors)))
+    from simulations.bench_coordinator import measure
+    from simulations.bench_coordinator_results import markdown
+
+    result = measure(out, asked, size, runs, say)
+    if as_json:
+        report(result, as_json)
+    else:
+        typer.echo(markdown(result))
 
 
 def soak(

@@ -90,7 +90,7 @@ def test_the_coordinators_log_says_why_a_reply_was_not_believed(
     def then(packet: Packet) -> None:
         raise FormatError("expected another value")
 
-    dispatch._waiting["asked"] = _Request(1, "query", None, b"", 1.0, then, codes.append)
+    dispatch._waiting["asked"] = _Request(1, "query", None, bytes, 1.0, then, codes.append)
     metadata = SimpleNamespace(reply_to_message_id="asked")
     reply = SimpleNamespace(
         metadata=metadata, has_error=lambda: False, content=pack(Revoked(number=1))

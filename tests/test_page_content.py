@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,26 @@ def test_a_stream_has_a_piece_for_each_change_and_an_end(members: Members) -> No
             "event: piece\ndata: three\n\n",
             "event: end\ndata: \n\n",
         ]
+
+
+def test_a_piece_that_takes_long_is_rendered_seldom() -> None:
+    states, pauses = iter([("one", False), ("two", True)]), list[float]()
+
+    def piece() -> tuple[str, bool]:
+        time.sleep(0.02)
+        return next(states)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def run() -> int:
+        return len([text async for text in live._events(piece)])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "EVERY_SECONDS", 0.0)
+        patch.setattr(live.asyncio, "sleep", sleep)
+        assert asyncio.run(run()) == 4
+    assert pauses[0] >= 9 * 0.02
 
 
 def test_a_site_shows_what_is_left_and_what_it_decided(

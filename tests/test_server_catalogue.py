@@ -24,7 +24,7 @@ from not_core.protocol import Donation, Enrolment, Receipt
 from not_core.trust import sealing
 from not_core.trust.offer import Offer, describe
 from server import database, home, migrations, tables
-from server.catalogue import RUNNING, Catalogue, Quotas
+from server.catalogue import RUNNING, Catalogue, Happened, Quotas
 from server.upgrade import upgrade
 
 ROOMY = Quotas(site_bytes=10**12, exchange_organs=10**6)
@@ -114,6 +114,13 @@ def test_a_catalogue_keeps_what_it_is_told(
     catalogue.enrolled("spring", enrolment)
     catalogue.enrolled("spring", replace(enrolment, domain="later notes"))
     assert [one.domain for one in catalogue.enrolments("spring")] == ["later notes"]
+    south = replace(enrolment, profile=world.south.profile)
+    catalogue.enrolled("autumn", south, replace(enrolment, exchange="autumn"))
+    sites = [one.profile.site for one in catalogue.enrolments("autumn")]
+    assert sites == ["north", "south"]
+    happened = [Happened(float(time), "north", step, "") for time, step in enumerate("ab")]
+    catalogue.happened("spring", *happened)
+    assert catalogue.events("spring", 9) == happened[::-1]
     receipt = Receipt(
         exchange="spring",
         organ=offer.organ_digest,
@@ -143,7 +150,7 @@ def test_a_catalogue_keeps_what_it_is_told(
     assert catalogue.nodes() == {"north": (2**64 - 1, b"word")}
     catalogue.expelled("north")
     assert catalogue.nodes() == {}
-    assert catalogue.exchanges() == ["spring"]
+    assert catalogue.exchanges() == ["autumn", "spring"]
 
 
 def test_an_exchange_goes_on_with_more_sites_and_on_no_other_terms(catalogue: Catalogue) -> None:

@@ -2,12 +2,13 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from not_core.errors import OfferError
+from not_core.errors import BankError, OfferError
 from not_core.protocol import Packet, Refusal, pack
 from server import dispatch
 
@@ -75,7 +76,7 @@ def asked(grid: Grid, patience: float, seconds: float = 9) -> tuple[list[str], i
     sender = dispatch.Dispatch(cast(Any, grid), "spring", patience=patience)
     sender.post(
         *(7, "query", Refusal(code="x")),
-        body=b"12345678",
+        body=lambda: b"12345678",
         seconds=seconds,
         then=answered,
         failed=said.append,
@@ -149,3 +150,91 @@ def test_slow_work_of_one_site_holds_up_no_other() -> None:
     sender.run()
     assert sorted(said) == ["None", "Refusal", "offer"]
     assert said[-1] == "offer"
+
+
+def reading(grid: Grid, body: Callable[[], bytes]) -> list[str]:
+    """What a request comes to whose body is read so."""
+    said: list[str] = []
+    sender = dispatch.Dispatch(cast(Any, grid), "spring", patience=60.0)
+    sender.post(
+        *(7, "query", Refusal(code="x")),
+        body=body,
+        seconds=9,
+        then=lambda packet: said.append("answered"),
+        failed=said.append,
+    )
+    sender.run()
+    return said
+
+
+def test_a_body_is_read_whenever_it_is_sent() -> None:
+    reads: list[bytes] = []
+
+    def body() -> bytes:
+        reads.append(b"12345678")
+        return reads[-1]
+
+    grid = Grid(refused=2, died=1)
+    assert reading(grid, body) == ["answered"]
+    assert len(reads) == grid.pushed == 4
+
+
+def test_a_body_that_cannot_be_read_is_said_at_once_and_later_fails_its_request() -> None:
+    bodies = iter([b"12345678"])
+
+    def body() -> bytes:
+        for one in bodies:
+            return one
+        raise BankError("the bank has no such body any more")
+
+    assert reading(Grid(refused=1, died=0), body) == ["bank"]
+    with pytest.raises(BankError):
+        reading(Grid(refused=0, died=0), body)
+
+
+def test_a_body_that_is_gone_when_a_request_is_repeated_leaves_the_first_under_way() -> None:
+    bodies = iter([b"12345678"])
+
+    def body() -> bytes:
+        for one in bodies:
+            return one
+        raise BankError("the bank has no such body any more")
+
+    class Slow(Grid):
+        """Answers only after it should have been asked again."""
+
+        looks = 0
+
+        def pull_messages(self, identifiers: list[str]) -> list[Any]:
+            self.looks += 1
+            return super().pull_messages(identifiers) if self.looks > 40 else []
+
+    grid = Slow(refused=0, died=0)
+    assert reading(grid, body) == ["answered"]
+    assert grid.pushed == 1
+
+
+@pytest.mark.parametrize(("waiting", "pause"), [(1, 0.2), (500, 0.5), (5000, 3.0)])
+def test_who_waits_for_much_looks_more_seldom(
+    waiting: int, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(dispatch.time, "sleep", pauses.append)
+    grid, looks = Grid(refused=0, died=0), list[int]()
+
+    def pull(identifiers: list[str]) -> list[Any]:
+        return Grid.pull_messages(grid, identifiers) if pauses else []
+
+    monkeypatch.setattr(grid, "pull_messages", pull)
+    sender = dispatch.Dispatch(cast(Any, grid), "spring", looked=lambda: looks.append(len(pauses)))
+    for _ in range(waiting):
+        sender.post(
+            *(7, "query", Refusal(code="x")),
+            seconds=99,
+            then=lambda packet: None,
+            failed=pytest.fail,
+        )
+    sender.run()
+    assert pauses == [pause]
+    assert looks == [0, 1], "once after each look"

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-EVERY_SECONDS = 1.0
+EVERY_SECONDS, PAUSES = 1.0, 9
+"""Least pause before a piece is rendered again: in seconds, and in times of what that took."""
 LONGEST_SECONDS = 60.0
 """A browser then asks again, and whoever is no longer signed in gets nothing."""
 
@@ -28,14 +29,16 @@ async def _events(piece: Piece) -> AsyncIterator[str]:
     sent, deadline = "", time.monotonic() + LONGEST_SECONDS
     yield "retry: 1000\n\n"
     while time.monotonic() < deadline and not ending.is_set():
+        started = time.monotonic()
         text, final = await run_in_threadpool(piece)
+        took = time.monotonic() - started
         if text != sent:
             sent = text
             yield event("piece", text)
         if final:
             yield event("end", "")
             return
-        await asyncio.sleep(EVERY_SECONDS)
+        await asyncio.sleep(max(EVERY_SECONDS, PAUSES * took))
 
 
 def event(name: str, text: str) -> str:

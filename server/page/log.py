@@ -20,7 +20,7 @@ from server.log import Numbered, Witness
 from server.page.evidence import Link, linked
 from server.witnesses import signed_head
 
-MOST_ENTRIES, MOST_CHECKED = 200, 50_000
+MOST_ENTRIES, MOST_CHECKED = 200, 10_000
 """Entries that a page shows, and that it computes the tree of: that takes about a second."""
 
 

@@ -1,13 +1,14 @@
 """What the coordinator's page shows, as values: the HTML shows them, ``/api`` hands them out."""
 
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from not_core.errors import NotError
 from not_core.page.figures import count, heat
 from not_core.protocol import Donation, Enrolment, Receipt
-from not_core.trust.federation import load_trust, verify_profile
+from not_core.trust.federation import Trust, load_trust, verify_profile
 from not_core.trust.offer import Offer, peek_offer
 from not_core.trust.profile import Profile
 from server.app import settings
@@ -223,7 +224,11 @@ class Views:
     def organs(self, wanted: Wanted | None = None) -> list[OrganRow]:
         """Organs of all exchanges."""
         wanted = wanted or Wanted()
-        rows = [row for name in self._catalogue.exchanges() for row in self._organs(name)]
+        rows = [
+            row
+            for name in self._catalogue.exchanges()
+            for row in self._organs(name, self._catalogue.receipts(name))
+        ]
         return [row for row in rows if wanted.matches(row)]
 
     def organ(self, exchange: str, digest: str) -> OrganPage | None:
@@ -262,7 +267,11 @@ class Views:
         """All exchanges; those that run first, then by when they began."""
         begun = {one.name: one for one in self._catalogue.begun()}
         names = {*begun, *self._catalogue.exchanges()}
-        rows = [self._exchange(name, begun.get(name)) for name in names]
+        rows = []
+        for name in names:
+            enrolments, receipts = self._catalogue.enrolments(name), self._catalogue.receipts(name)
+            organs = self._organs(name, receipts)
+            rows.append(self._exchange(name, begun.get(name), enrolments, receipts, organs))
         return sorted(rows, key=lambda row: (not row.runs_now, -row.since, row.name))
 
     def exchange(self, name: str) -> ExchangePage | None:
@@ -270,18 +279,20 @@ class Views:
         begun = {one.name: one for one in self._catalogue.begun()}
         if name not in begun and name not in self._catalogue.exchanges():
             return None
-        recipients = [one.profile.site for one in self._catalogue.enrolments(name)]
+        enrolments, receipts = self._catalogue.enrolments(name), self._catalogue.receipts(name)
+        recipients = [one.profile.site for one in enrolments]
+        organs = self._organs(name, receipts)
         best: dict[tuple[str, str], Receipt] = {}
-        for one in self._catalogue.receipts(name):
+        for one in receipts:
             key = (one.organ, one.recipient)
             if key not in best or one.change < best[key].change:
                 best[key] = one
         return ExchangePage(
-            row=self._exchange(name, begun.get(name)),
+            row=self._exchange(name, begun.get(name), enrolments, receipts, organs),
             recipients=recipients,
             matrix=[
                 MatrixRow(organ=row, cells=[_cell(best.get((row.organ, at))) for at in recipients])
-                for row in self._organs(name)
+                for row in organs
             ],
             events=self._catalogue.events(name, MOST_EVENTS),
         )
@@ -293,7 +304,7 @@ class Views:
         for name in self._catalogue.exchanges():
             for one in self._catalogue.enrolments(name):
                 took_part.setdefault(one.profile.site, []).append((name, one))
-        rows = []
+        rows, trust = [], self._now().trust
         for site, known in sorted(took_part.items()):
             last = known[-1][1] if known else None
             rows.append(
@@ -305,7 +316,7 @@ class Views:
                     exchanges=[name for name, _ in known],
                     seen=contacts.get(site),
                     node=site in nodes,
-                    vouched=self._vouched(site, last),
+                    vouched=_vouched(site, last, trust),
                 )
             )
         return rows
@@ -318,10 +329,13 @@ class Views:
         """That the log holds an entry; None where it has none."""
         return log.proof(self._coordinator, digest)
 
-    def _organs(self, exchange: str) -> list[OrganRow]:
-        receipts, stored = self._catalogue.receipts(exchange), self._catalogue.stored()
+    def _organs(self, exchange: str, receipts: Iterable[Receipt]) -> list[OrganRow]:
+        of_organ: defaultdict[str, list[Receipt]] = defaultdict(list)
+        for one in receipts:
+            of_organ[one.organ].append(one)
+        stored = self._catalogue.stored()
         return [
-            self._organ(exchange, digest, donation, receipts, stored)
+            self._organ(exchange, digest, donation, of_organ[digest], stored)
             for digest, _, donation in self._catalogue.donations(exchange)
         ]
 
@@ -334,11 +348,7 @@ class Views:
         stored: Collection[str],
     ) -> OrganRow:
         offer = peek_offer(donation.offer.encode())
-        others = {
-            (one.recipient, one.verdict)
-            for one in receipts
-            if one.organ == digest and one.recipient != one.donor
-        }
+        others = {(one.recipient, one.verdict) for one in receipts if one.recipient != one.donor}
         return OrganRow(
             exchange=exchange,
             organ=digest,
@@ -358,14 +368,17 @@ class Views:
             tried=len({site for site, _ in others}),
         )
 
-    def _exchange(self, name: str, begun: Begun | None) -> ExchangeRow:
-        enrolments = self._catalogue.enrolments(name)
+    @staticmethod
+    def _exchange(
+        name: str,
+        begun: Begun | None,
+        enrolments: Sequence[Enrolment],
+        receipts: Sequence[Receipt],
+        organs: Sequence[OrganRow],
+    ) -> ExchangeRow:
         donors = sum(one.donates for one in enrolments)
-        organs = [digest for digest, _, _ in self._catalogue.donations(name)]
-        receipts = self._catalogue.receipts(name)
         trials = max(donors, len(organs)) * len(enrolments)
-        there = self._catalogue.stored()
-        stored = sum(digest in there for digest in organs)
+        stored = sum(one.stored for one in organs)
         asked = int(begun.config["sites"]) if begun else len(enrolments)
         steps = asked + 2 * donors + trials
         made = min(len(enrolments), asked) + len(organs) + stored + len(receipts)
@@ -396,15 +409,16 @@ class Views:
         """The coordinator with the revocation list that is there by now."""
         return replace(self._coordinator, trust=load_trust(self._coordinator.folder))
 
-    def _vouched(self, site: str, enrolment: Enrolment | None) -> Link:
-        what = "Certificate of the site"
-        if enrolment is None:
-            return Link(what, True, "was admitted, and has not taken part yet")
-        try:
-            verify_profile(enrolment.profile, self._now().trust)
-        except NotError as error:
-            return Link(what, False, str(error))
-        return Link(what, True, "is vouched for by the federation")
+
+def _vouched(site: str, enrolment: Enrolment | None, trust: Trust) -> Link:
+    what = "Certificate of the site"
+    if enrolment is None:
+        return Link(what, True, "was admitted, and has not taken part yet")
+    try:
+        verify_profile(enrolment.profile, trust)
+    except NotError as error:
+        return Link(what, False, str(error))
+    return Link(what, True, "is vouched for by the federation")
 
 
 def _cell(receipt: Receipt | None) -> Cell | None:
