@@ -6,7 +6,7 @@ In a deployment the run's configuration names it: ``home`` (the coordinator's fo
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -20,6 +20,11 @@ from server.home import Coordinator, load
 
 PATIENCE_SECONDS = 300.0
 ENROL_SECONDS = 60.0
+MOST_SITES = 10_000
+LARGEST = 2**53 - 1
+"""Of the numbers of terms, as JSON holds them."""
+
+Value = TypeVar("Value")
 
 Configure = Callable[[Context], tuple[Coordinator, Settings]]
 
@@ -42,34 +47,68 @@ def settings(config: Mapping[str, object]) -> Settings:
     """What an exchange is, from a run's configuration.
 
     Raises:
-        ExchangeError: A setting is missing or not valid.
+        ExchangeError: A setting is missing or not valid; the message says which.
     """
-    try:
-        start, _, stop = str(config["span"]).partition(":")
-        terms = Terms(
-            span=Span(start=int(start), stop=int(stop)),
-            rank=int(str(config["rank"])) or None,
-            tokens=int(str(config["tokens"])),
-            learning_rate=float(str(config["learning-rate"])),
-            seed=int(str(config["seed"])),
-        )
-        return Settings(
-            exchange=check_name(str(config["exchange"]), "exchange name"),
-            sites=int(str(config["sites"])),
-            terms=terms,
-            invited=tuple(
-                check_name(name, "site name")
-                for name in str(config.get("invited", "")).replace(",", " ").split()
+    mode = str(config.get("mode") or "replace")
+    if mode not in ("replace", "insert"):
+        raise ExchangeError("the exchange's mode is not valid, expected replace or insert")
+    return Settings(
+        exchange=_field(config, "exchange", "a name", _exchange_name),
+        sites=_field(config, "sites", f"a number up to {MOST_SITES}", _between(0, MOST_SITES)),
+        terms=Terms(
+            span=_field(config, "span", "START:STOP, the first below the second", _span),
+            rank=_field(config, "rank", "0 or the rank of factors", _between(0, LARGEST)) or None,
+            tokens=_field(config, "tokens", "a number from 1", _between(1, LARGEST)),
+            learning_rate=_field(
+                config, "learning-rate", "a number between 0 and 1, such as 0.001", _rate
             ),
-            mode="insert" if config.get("mode") == "insert" else "replace",
-            patience_seconds=PATIENCE_SECONDS,
-            enrol_seconds=ENROL_SECONDS,
-        )
-    except (KeyError, ValueError, FormatError) as error:
+            seed=_field(config, "seed", "a number from 0", _between(0, LARGEST)),
+        ),
+        invited=_field({"invited": "", **config}, "invited", "names of sites", _site_names),
+        mode="insert" if mode == "insert" else "replace",
+        patience_seconds=PATIENCE_SECONDS,
+        enrol_seconds=ENROL_SECONDS,
+    )
+
+
+def _field(
+    config: Mapping[str, object], name: str, expected: str, read: Callable[[str], Value]
+) -> Value:
+    try:
+        return read(str(config[name]))
+    except (KeyError, ValueError, FormatError):
         raise ExchangeError(
-            "an exchange needs a name, sites, span START:STOP, rank (0 for whole layers), tokens, "
-            f"learning-rate and seed; {type(error).__name__} in what was given"
+            f"the exchange's {name} is {'not valid' if name in config else 'missing'}, expected "
+            f"{expected}"
         ) from None
+
+
+def _exchange_name(text: str) -> str:
+    return check_name(text, "exchange name")
+
+
+def _site_names(text: str) -> tuple[str, ...]:
+    return tuple(check_name(name, "site name") for name in text.replace(",", " ").split())
+
+
+def _span(text: str) -> Span:
+    start, _, stop = text.partition(":")
+    return Span(start=int(start), stop=int(stop))
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not least <= (number := int(text)) <= most:
+            raise ValueError
+        return number
+
+    return read
+
+
+def _rate(text: str) -> float:
+    if not 0 < (rate := float(text)) < 1:
+        raise ValueError
+    return rate
 
 
 def config_of(asked: Settings) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Everything here is public within the federation or signed by a site; nothing ope
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import URL, delete, func, select
@@ -15,6 +16,7 @@ from not_core.errors import CatalogueError, ExchangeError, ExchangeQuotaError, S
 from not_core.protocol import Donation, Enrolment, Receipt
 from not_core.trust.offer import Offer
 from server import database, log, tables
+from server.counts import Counts
 from server.log import Log
 
 RUNNING, CANCELLING, CANCELLED = "running", "cancelling", "cancelled"
@@ -55,12 +57,14 @@ class Happened:
         site: The site, or its node where nobody knows yet whose it is.
         step: Such as ``enrol``.
         code: Of what went wrong; empty where nothing did.
+        organ: Digest of the organ that it was about; empty where it was about none.
     """
 
     time: float
     site: str
     step: str
     code: str
+    organ: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,11 @@ class Catalogue:
     def log(self) -> Log:
         """The log of what is written here."""
         return Log(self._engine)
+
+    @property
+    def counts(self) -> Counts:
+        """What is counted of what is written here."""
+        return Counts(self._engine)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -233,6 +242,7 @@ class Catalogue:
             }
             row = session.scalar(select(tables.Receipt).filter_by(**key)) or tables.Receipt(**key)
             row.envelope, row.receipt = envelope, canonical.encode(receipt)
+            row.donor, row.verdict = receipt.donor, receipt.verdict
             session.add(row)
             log.append(
                 session,
@@ -246,8 +256,7 @@ class Catalogue:
         """Remember what sites did."""
         with database.writing(self._engine) as session:
             for one in events:
-                row = {"time": one.time, "site": one.site, "step": one.step, "code": one.code}
-                session.add(tables.Event(exchange=exchange, **row))
+                session.add(tables.Event(exchange=exchange, **asdict(one)))
 
     def events(self, exchange: str, most: int) -> list[Happened]:
         """What sites did in an exchange, newest first, and no more than so many."""
@@ -258,7 +267,19 @@ class Catalogue:
                 .order_by(tables.Event.id.desc())
                 .limit(most)
             )
-            return [Happened(row.time, row.site, row.step, row.code) for row in rows]
+            return [Happened(row.time, row.site, row.step, row.code, row.organ) for row in rows]
+
+    def failures(self, exchange: str, organs: Collection[str]) -> dict[tuple[str, str], str]:
+        """By organ and site: the code of what last went wrong with some organs."""
+        failed = tables.Event.code != ""
+        with database.reading(self._engine) as session:
+            rows = session.scalars(
+                select(tables.Event)
+                .filter_by(exchange=exchange)
+                .filter(tables.Event.organ.in_(organs), failed)
+                .order_by(tables.Event.id)
+            )
+            return {(row.organ, row.site): row.code for row in rows}
 
     def heard(self, site: str, time: float) -> None:
         """Note that a site's node is there."""
@@ -297,11 +318,30 @@ class Catalogue:
             rows = session.scalars(
                 select(tables.Organ).filter_by(exchange=exchange).order_by(tables.Organ.donor)
             )
-            return [Kept(row.digest, row.donor, _donation(row), row.header) for row in rows]
+            return [
+                Kept(row.digest, row.donor, _donation(row.donation), row.header) for row in rows
+            ]
 
-    def donations(self, exchange: str) -> list[tuple[str, str, Donation]]:
-        """Digest, donor and donation of each organ of an exchange, by donor."""
-        return [(one.organ, one.donor, one.donation) for one in self.organs(exchange)]
+    def donations(
+        self, exchange: str, start: int = 0, most: int | None = None
+    ) -> list[tuple[str, str, Donation]]:
+        """Digest, donor and donation of each organ of an exchange, by donor; or of some of them."""
+        row = tables.Organ
+        with database.reading(self._engine) as session:
+            rows = session.execute(
+                select(row.digest, row.donor, row.donation)
+                .filter_by(exchange=exchange)
+                .order_by(row.donor, row.id)
+                .offset(start)
+                .limit(most)
+            )
+            return [(digest, donor, _donation(said)) for digest, donor, said in rows]
+
+    def donation(self, exchange: str, organ: str) -> Donation | None:
+        """What its donor said of an organ in an exchange; None where there is none."""
+        with database.reading(self._engine) as session:
+            row = _organ(session, exchange, organ)
+            return None if row is None else _donation(row.donation)
 
     def stored(self) -> dict[str, int]:
         """Bytes in the bank by organ, of all its bodies."""
@@ -310,15 +350,14 @@ class Catalogue:
             sums = session.execute(rows.group_by(tables.Body.organ))
             return {organ: int(size) for organ, size in sums}
 
-    def receipts(self, exchange: str) -> list[Receipt]:
-        """Receipts of an exchange, by organ and recipient."""
+    def receipts(self, exchange: str, organs: Collection[str] | None = None) -> list[Receipt]:
+        """Receipts of an exchange, of some organs or all, by organ and recipient."""
+        wanted = select(tables.Receipt.receipt).filter_by(exchange=exchange)
+        if organs is not None:
+            wanted = wanted.filter(tables.Receipt.organ.in_(organs))
         with database.reading(self._engine) as session:
-            rows = session.scalars(
-                select(tables.Receipt)
-                .filter_by(exchange=exchange)
-                .order_by(tables.Receipt.organ, tables.Receipt.recipient)
-            )
-            return [canonical.decode(Receipt, row.receipt, "receipt") for row in rows]
+            rows = session.scalars(wanted.order_by(tables.Receipt.organ, tables.Receipt.recipient))
+            return [canonical.decode(Receipt, row, "receipt") for row in rows]
 
     def signed_receipt(
         self, exchange: str, organ: str, recipient: str, mode: str
@@ -436,5 +475,5 @@ def _organ(session: Session, exchange: str, digest: str) -> tables.Organ | None:
     return session.scalar(select(tables.Organ).filter_by(exchange=exchange, digest=digest))
 
 
-def _donation(row: tables.Organ) -> Donation:
-    return canonical.decode(Donation, row.donation, "donation")
+def _donation(said: bytes) -> Donation:
+    return canonical.decode(Donation, said, "donation")

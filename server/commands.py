@@ -363,7 +363,8 @@ def crl(
 def organs(home: Home, as_json: Json = False) -> None:
     """List the sealed organs of all exchanges, as their donors describe them.
 
-    'stored' says how many bytes of an organ are in the bank, and is 0 while it is on its way.
+    'stored' says how many bytes of an organ are in the bank, and is 0 while it is on its way;
+    'accepted' how many sites accept it of those that tried it, the donor's own check aside.
 
     Example: organ-coordinator organs ~/coordinator
     """

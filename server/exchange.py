@@ -86,11 +86,15 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Progress for whoever watches: ``site`` has done ``step``, or failed with ``code``."""
+    """Progress for whoever watches: ``site`` has done ``step``, or failed with ``code``.
+
+    ``organ`` is the digest of the organ that it was about; empty where it was about none.
+    """
 
     site: str
     step: str
     code: str = ""
+    organ: str = ""
 
 
 @dataclass
@@ -363,10 +367,10 @@ class Exchange:
             if code is None:
                 site.logged.append(canonical.sha256(donation.offer.encode()))
                 site.inbox.append(organ)
-                self._tell(Event(site.name, "deliver"))
+                self._tell(Event(site.name, "deliver", organ=organ))
                 self._mark("deliver")
             else:
-                self._fail(site.name, "deliver", code)
+                self._fail(site.name, "deliver", code, organ)
             self._try(site)
 
         def then(packet: Packet) -> None:
@@ -408,10 +412,10 @@ class Exchange:
 
         def settled(code: str | None) -> None:
             if code is None:
-                self._tell(Event(site.name, "transplant"))
+                self._tell(Event(site.name, "transplant", organ=request.organ))
                 self._mark("transplant")
             else:
-                self._fail(site.name, "transplant", code)
+                self._fail(site.name, "transplant", code, request.organ)
             site.trying = False
             self._try(site)
 
@@ -460,12 +464,13 @@ class Exchange:
             lambda code: self._fail(site.name, "witness", code),
         )
 
-    def _fail(self, site: str, step: str, code: str) -> None:
+    def _fail(self, site: str, step: str, code: str, organ: str = "") -> None:
         self._failures.append({"site": site, "step": step, "code": code})
-        self._tell(Event(site, step, code))
+        self._tell(Event(site, step, code, organ))
 
     def _tell(self, event: Event) -> None:
-        self._untold.append(Happened(time.time(), event.site, event.step, event.code))
+        row = Happened(time.time(), event.site, event.step, event.code, event.organ)
+        self._untold.append(row)
         facts = {"exchange": self._settings.exchange, "site": event.site, "code": event.code}
         _log.info(event.step, extra=facts)
         self._notify(event)

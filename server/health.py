@@ -57,13 +57,11 @@ def _figures(coordinator: Coordinator) -> Iterator[Metric]:
     states = Counter(one.state for one in catalogue.begun())
     yield gauge("exchanges", "Exchanges, by state.", states, "state")
     yield number("sites", "Sites that are admitted.", len(catalogue.nodes()))
-    verdicts: Counter[str] = Counter()
     organs: set[str] = set()
     for exchange in catalogue.exchanges():
         organs |= {digest for digest, _, _ in catalogue.donations(exchange)}
-        verdicts.update(one.verdict for one in catalogue.receipts(exchange))
     yield number("organs", "Organs that were offered.", len(organs))
     yield number("stored_bytes", "Of sealed bodies in the bank.", sum(catalogue.stored().values()))
-    yield gauge("receipts", "Receipts, by verdict.", verdicts, "verdict")
+    yield gauge("receipts", "Receipts, by verdict.", catalogue.counts.verdicts(), "verdict")
     due = coordinator.trust.revoked.due - time.time()
     yield number("revocation_due_seconds", "Until the next revocation list is due.", due)

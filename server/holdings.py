@@ -5,8 +5,10 @@ from pathlib import Path
 
 from not_core import atomic
 from not_core.errors import ExchangeError
+from not_core.protocol import Donation
 from not_core.trust.offer import Offer, peek_offer
 from server.bank import chunks
+from server.counts import Tried
 from server.home import Coordinator
 
 
@@ -16,17 +18,17 @@ class Holding:
 
     Attributes:
         offer: The last of its offers.
-        privacy: What its donor says of it.
+        donation: What its donor said of it with that offer.
         exchanges: Names, in order.
         stored: Bytes of it in the bank; 0 while it is on its way.
-        verdicts: How many receipts accept it, and how many there are.
+        tried: What became of it at other sites.
     """
 
     offer: Offer
-    privacy: str
+    donation: Donation
     exchanges: tuple[str, ...]
     stored: int
-    verdicts: tuple[int, int]
+    tried: Tried
 
     @property
     def row(self) -> dict[str, str | int]:
@@ -37,32 +39,27 @@ class Holding:
             "id": self.offer.organ_id,
             "domain": self.offer.domain,
             "span": str(self.offer.span),
-            "privacy": self.privacy,
+            "privacy": self.donation.privacy,
             "stored": self.stored,
             "exchanges": ", ".join(self.exchanges),
-            "accepted": f"{self.verdicts[0]} of {self.verdicts[1]}",
+            "accepted": f"{self.tried.accepted} of {self.tried.sites}",
         }
 
 
 def holdings(coordinator: Coordinator) -> list[Holding]:
     """All organs of all exchanges, by donor."""
     catalogue = coordinator.catalogue
-    stored = catalogue.stored()
+    stored, tried = catalogue.stored(), catalogue.counts.tried()
     found: dict[str, Holding] = {}
     for exchange in catalogue.exchanges():
-        receipts = catalogue.receipts(exchange)
         for organ, _, donation in catalogue.donations(exchange):
             offer, before = peek_offer(donation.offer.encode()), found.get(organ)
-            verdicts = [one.verdict for one in receipts if one.organ == organ]
-            counted = (verdicts.count("accepted"), len(verdicts))
-            if before is not None:
-                counted = (before.verdicts[0] + counted[0], before.verdicts[1] + counted[1])
             found[organ] = Holding(
                 offer=offer,
-                privacy=donation.privacy,
+                donation=donation,
                 exchanges=(*(before.exchanges if before else ()), exchange),
                 stored=stored.get(organ, 0),
-                verdicts=counted,
+                tried=tried.get(organ, Tried()),
             )
     return sorted(found.values(), key=lambda one: (one.offer.donor, one.offer.version))
 

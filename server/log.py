@@ -102,13 +102,26 @@ class Log:
         with database.reading(self._engine) as session:
             return self._subtree(session, 0, size).hex() if size else merkle.EMPTY.hex()
 
-    def entries(self, most: int) -> list[Numbered]:
-        """The latest entries, newest first."""
+    def entries(self, most: int, skip: int = 0) -> list[Numbered]:
+        """The latest entries, newest first, but for the very latest that are to be skipped."""
         with database.reading(self._engine) as session:
-            rows = session.scalars(
-                select(tables.LogEntry).order_by(tables.LogEntry.number.desc()).limit(most)
-            )
+            number = tables.LogEntry.number
+            before = _size(session) - skip
+            latest = select(tables.LogEntry).filter(number < before).order_by(number.desc())
+            return [_numbered(row) for row in session.scalars(latest.limit(most))]
+
+    def about(self, digits: str, most: int) -> list[Numbered]:
+        """Entries on what has a digest that begins with some digits, newest first."""
+        found = select(tables.LogEntry).filter(tables.LogEntry.digest.startswith(digits))
+        with database.reading(self._engine) as session:
+            rows = session.scalars(found.order_by(tables.LogEntry.number.desc()).limit(most))
             return [_numbered(row) for row in rows]
+
+    def proof(self, number: int, size: int) -> Logged | None:
+        """An entry of the first ``size`` ones, and the proof of it; None where there is none."""
+        with database.reading(self._engine) as session:
+            row = session.get(tables.LogEntry, number) if number < size else None
+            return None if row is None else self._proven(session, row, size)
 
     def find(self, digest: str, size: int) -> Logged | None:
         """The first entry on something, of the first ``size`` ones, and the proof of it."""
@@ -123,15 +136,8 @@ class Log:
                 found = select(tables.LogEntry).filter(some, tables.LogEntry.number < size)
                 for row in session.scalars(found.order_by(tables.LogEntry.number)):
                     rows.setdefault(row.digest, row)
-            subtree = partial(self._subtree, session)
-            return [
-                Logged(
-                    index=row.number,
-                    entry=_numbered(row).entry,
-                    path=_hex(merkle.inclusion_path(row.number, size, subtree)),
-                )
-                for row in (rows[digest] for digest in digests if digest in rows)
-            ]
+            proven = [rows[digest] for digest in digests if digest in rows]
+            return [self._proven(session, row, size) for row in proven]
 
     def consistency(self, first: int, second: int) -> tuple[str, ...]:
         """Proof that the first ``second`` entries begin with the ``first`` ones."""
@@ -210,6 +216,10 @@ class Log:
                 .limit(most)
             )
             return [_witness(row) for row in rows]
+
+    def _proven(self, session: Session, row: tables.LogEntry, size: int) -> Logged:
+        path = merkle.inclusion_path(row.number, size, partial(self._subtree, session))
+        return Logged(index=row.number, entry=_numbered(row).entry, path=_hex(path))
 
     def _subtree(self, session: Session, start: int, stop: int) -> bytes:
         if (start, stop) not in self._hashes:

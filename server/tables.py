@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Double, LargeBinary, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Double, Index, LargeBinary, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -46,15 +46,23 @@ class Body(Base):
 
 
 class Receipt(Base):
-    """The latest receipt of a recipient for an organ and a mode."""
+    """The latest receipt of a recipient for an organ and a mode.
+
+    ``donor`` and ``verdict`` stand in the receipt, too: here they are counted.
+    """
 
     __tablename__ = "receipts"
-    __table_args__ = (UniqueConstraint("exchange", "organ", "recipient", "mode"),)
+    __table_args__ = (
+        UniqueConstraint("exchange", "organ", "recipient", "mode"),
+        Index("ix_receipts_verdict", "exchange", "organ", "recipient", "donor", "verdict"),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     exchange: Mapped[str]
     organ: Mapped[str]
     recipient: Mapped[str]
     mode: Mapped[str]
+    donor: Mapped[str]
+    verdict: Mapped[str]
     envelope: Mapped[bytes] = mapped_column(LargeBinary)
     receipt: Mapped[bytes] = mapped_column(LargeBinary)
 
@@ -86,7 +94,7 @@ class Contact(Base):
 
 
 class Event(Base):
-    """What a site did in an exchange, or failed to do."""
+    """What a site did in an exchange, or failed to do; ``organ`` where it is about one."""
 
     __tablename__ = "events"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -95,6 +103,7 @@ class Event(Base):
     site: Mapped[str]
     step: Mapped[str]
     code: Mapped[str]
+    organ: Mapped[str]
 
 
 class Exchange(Base):

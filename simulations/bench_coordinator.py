@@ -36,6 +36,7 @@ from server.dispatch import Dispatch
 from server.exchange import Exchange, Settings
 from server.home import Coordinator
 from server.log import Log
+from server.page.rows import Wanted
 from server.page.views import Views
 from server.witnesses import request, signed_head
 from simulations.bench import check_room, peak_bytes
@@ -177,7 +178,7 @@ def asked(coordinator: Coordinator) -> dict[str, Any]:
     looks: dict[str, Callable[[], object]] = {
         "exchange": lambda: views.exchange(NAME),
         "exchanges": views.exchanges,
-        "organs": views.organs,
+        "organs": lambda: views.organs(Wanted()),
         "sites": views.sites,
         "log": views.log,
     }

@@ -48,20 +48,33 @@ def test_a_run_configures_the_exchange(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "error"),
+    ("change", "words"),
     [
-        ({"span": "abc"}, ExchangeError),
-        ({"span": "5:2"}, ExchangeError),
-        ({"tokens": "many"}, ExchangeError),
-        ({"exchange": "../up"}, ExchangeError),
-        ({"home": ""}, HomeError),
+        ({"span": "abc"}, "span is not valid, expected START:STOP"),
+        ({"span": "5:2"}, "span is not valid"),
+        ({"tokens": "many"}, "tokens is not valid, expected a number from 1"),
+        ({"tokens": "9" * 5000}, "tokens is not valid"),
+        ({"sites": 10**24}, "sites is not valid, expected a number up to 10000"),
+        ({"learning-rate": "0,001"}, "learning-rate is not valid"),
+        ({"learning-rate": "nan"}, "learning-rate is not valid"),
+        ({"rank": -1}, "rank is not valid"),
+        ({"seed": ""}, "seed is not valid"),
+        ({"mode": "nonsense"}, "mode is not valid, expected replace or insert"),
+        ({"invited": "a b/c"}, "invited is not valid, expected names of sites"),
+        ({"exchange": "../up"}, "exchange is not valid, expected a name"),
     ],
 )
-def test_a_bad_configuration_is_named(
-    change: dict[str, object], error: type[Exception], tmp_path: Path
-) -> None:
-    with pytest.raises(error, match=r"needs a name, sites, span|names no home"):
-        server.app.configured(context({}, {**CONFIG, "home": str(tmp_path), **change}))
+def test_a_bad_configuration_is_named(change: dict[str, object], words: str) -> None:
+    with pytest.raises(ExchangeError, match=words):
+        server.app.settings(CONFIG | change)
+
+
+def test_a_configuration_that_lacks_something_says_what() -> None:
+    for name in CONFIG.keys() - {"invited", "mode"}:
+        with pytest.raises(ExchangeError, match=f"{name} is missing"):
+            server.app.settings({key: one for key, one in CONFIG.items() if key != name})
+    with pytest.raises(HomeError, match="names no home"):
+        server.app.configured(context({}, {**CONFIG, "home": ""}))
 
 
 def test_the_bundle_declares_these_apps() -> None:

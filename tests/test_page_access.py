@@ -25,7 +25,7 @@ from starlette.testclient import TestClient
 from client.page import app as site_page
 from client.page.views import Views
 from not_core.errors import HomeError
-from not_core.page import live
+from not_core.page import limits, live
 from not_core.page.application import Page, Place
 from not_core.page.sessions import Attempts, Sessions
 from not_core.service import supervisor
@@ -52,7 +52,7 @@ COORDINATOR = {
     ("GET", "/exchanges/{exchange}/receipts/{organ}/{recipient}/{mode}"): READ,
     ("GET", "/sites"): READ,
     ("GET", "/log"): READ,
-    ("GET", "/log/{digest}"): READ,
+    ("GET", "/log/entries/{entry}"): READ,
     ("POST", "/exchanges"): (OUT, NO, WRONG),  # without terms
     ("POST", "/exchanges/{exchange}/cancel"): (OUT, NO, GONE),  # it does not run
     ("GET", "/api/openapi.json"): READ_API,
@@ -63,7 +63,7 @@ COORDINATOR = {
     ("GET", "/api/receipts/{exchange}/{organ}/{recipient}/{mode}"): READ_API,
     ("GET", "/api/sites"): READ_API,
     ("GET", "/api/log"): READ_API,
-    ("GET", "/api/log/{digest}"): READ_API,
+    ("GET", "/api/log/entries/{entry}"): READ_API,
     ("POST", "/sign-out"): (OUT, IN, IN),  # last, for this is the end of the session
 }
 """What nobody, a reader and an operator get; a route that is not here fails the test."""
@@ -126,9 +126,8 @@ def test_every_route_of_the_coordinators_page_lets_in_whom_it_should(
 ) -> None:
     assert routes(page) == set(COORDINATOR)
     organ = coordinator.catalogue.donations("spring")[0][0]
-    digest = coordinator.catalogue.log.entries(1)[0].entry.digest
     parts = {"exchange": "spring", "organ": organ, "recipient": "north", "mode": "replace"}
-    parts["digest"] = digest
+    parts["entry"] = "0"
     for column, name in enumerate(("", "rita", "ada")):
         client = browser(page)
         if name:
@@ -268,6 +267,27 @@ def test_guesses_at_many_names_are_few(
     client = browser(coordinator_page.page_of(coordinator, PLACE))
     codes = [sign_in(client, f"nobody-{number}").status_code for number in range(4)]
     assert codes == [OUT] * 3 + [429]
+
+
+def test_requests_are_many_and_not_endless(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = 0.0
+    monkeypatch.setattr("not_core.page.limits.time.monotonic", lambda: moment)
+    nobody, ada, rita = browser(page), browser(page), browser(page)
+    sign_in(ada, "ada")
+    sign_in(rita, "rita")
+    codes = [ada.get("/api/organs").status_code for _ in range(limits.REQUESTS + 1)]
+    assert codes == [YES] * limits.REQUESTS + [429]
+    refused = ada.get("/organs")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert "too many requests; wait 1 s" in refused.text
+    assert "<h1>Too Many Requests</h1>" in refused.text
+    words = "too many requests; wait 1 s, then ask again"
+    assert ada.get("/api/organs").json() == {"detail": words}
+    assert ada.get("/static/page.css").status_code == YES
+    assert rita.get("/organs").status_code == YES, "another session"
+    assert nobody.get("/organs").status_code == IN, "another address"
+    moment = 0.5
+    assert [ada.get("/organs").status_code for _ in range(2)] == [YES, 429]
 
 
 def test_whoever_is_unknown_is_answered_like_whoever_errs(page: Page) -> None:

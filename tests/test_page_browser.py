@@ -31,6 +31,7 @@ from not_core.page.serving import Server, config_of
 from not_core.service.supervisor import free_port
 from server import home as coordinator_home
 from server.page import app as coordinator_page
+from server.page import log, views
 from simulations.exchange import Scenario, prepare
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -201,6 +202,12 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
         thread.join()
         tab.judge("exchange")
         tab.picture("exchange")
+        with monkeypatch.context() as patch:
+            patch.setattr(views, "MOST_CELLS", 3)  # a row
+            page.reload()
+            page.get_by_role("link", name="Next").click()
+            page.get_by_role("link", name="Previous").wait_for()
+            tab.judge("second page")
         page.get_by_role("link", name="Organ bank").click()
         page.get_by_label("Name or domain").fill("astronomy")
         page.get_by_role("button", name="Search").click()
@@ -222,6 +229,16 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
         page.get_by_text("and the log has only grown since").nth(2).wait_for()
         tab.judge("log")
         tab.picture("log")
+        page.get_by_label("Digest, or its first digits").fill("0" * 64)
+        page.get_by_role("button", name="Search").click()
+        page.get_by_text("No entry is on such a digest").wait_for()
+        tab.judge("no entry")
+        page.get_by_role("link", name="All entries").click()
+        with monkeypatch.context() as patch:
+            patch.setattr(log, "MOST_CHECKED", 1)
+            page.reload()
+            page.get_by_text("not checked").wait_for(state="attached")
+            tab.judge("log that is not checked")
         page.get_by_role("link", name="0", exact=True).click()
         page.get_by_role("heading", name="Entry 0").wait_for()
         assert page.locator(".chain li.bad").count() == 0

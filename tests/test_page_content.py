@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -25,25 +26,34 @@ from pages import (
 )
 from schemathesis import Case
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from client import home as site_home
 from client import progress
 from client.page import app as site_page
 from client.page.burn_down import Point, chart, points
 from client.page.views import Views as SiteViews
-from not_core.page import live
+from not_core import canonical
+from not_core.page import limits, live
 from not_core.page.application import OPENAPI
 from not_core.privacy.charge import Bound
+from not_core.protocol import ADMISSION_TYPE, Admission
 from not_core.trust import authority, federation, keys
 from not_core.trust.offer import peek_offer
+from not_core.trust.statement import sign_statement
 from server import database
 from server import home as coordinator_home
 from server import log as log_of
-from server.catalogue import CANCELLED, RUNNING
+from server.catalogue import CANCELLED, RUNNING, Happened
+from server.holdings import holdings
 from server.page import app as coordinator_page
-from server.page.views import Views, Wanted
+from server.page import log as log_page
+from server.page import views as page_views
+from server.page.rows import Wanted
+from server.page.views import Views
 
 TOKEN = "a-token-of-a-test"
+KEY = "-----BEGIN PUBLIC KEY-----\nof a node\n"
 FINISH = {
     "exchange": "autumn",
     "sites": "3",
@@ -106,7 +116,8 @@ def test_the_bank_is_searched_by_words_base_donor_and_privacy(members: Members) 
     views = Views(members.coordinator)
 
     def donors(**wanted: str) -> list[str]:
-        return [row.donor for row in views.organs(Wanted(**wanted))]  # type: ignore[arg-type]
+        bank = views.organs(Wanted(**wanted))  # type: ignore[arg-type]
+        return [row.donor for row in bank.rows]
 
     assert donors() == ["north", "south"]
     assert donors(words="SCRIPT north/notes") == ["north"]
@@ -167,10 +178,11 @@ def test_the_log_shows_who_signed_it_and_proves_its_entries(tmp_path: Path) -> N
     ]
     assert [one.number for one in log.entries] == [4, 3, 2, 1, 0]
     for one in log.entries:
-        proof = views.proof(one.entry.digest)
+        proof = views.proof(one.number)
         assert proof is not None
-        assert (proof.logged.entry, proof.holds.holds) == (one.entry, True)
-    assert views.proof("0" * 64) is None
+        assert (proof.logged.index, proof.logged.entry) == (one.number, one.entry)
+        assert proof.holds.holds
+    assert views.proof(5) is None
 
     # One that was taken out, and the tree made anew: only what sites have signed tells.
     kept = [one.entry for one in reversed(log.entries)][1:]
@@ -201,12 +213,129 @@ def test_the_matrix_has_each_organ_at_each_site(members: Members) -> None:
     assert seen == {"north": 1.7e9, "south": 1.7e9, "west": 1.7e9}
 
 
+def test_an_organ_of_two_exchanges_is_one_organ(tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    organs = members.exchange("spring")
+    assert members.exchange("autumn") == organs
+    bank = Views(members.coordinator).organs(Wanted())
+    assert (bank.found, bank.all) == (2, 2)
+    assert [(row.exchanges, row.accepted, row.tried) for row in bank.rows] == [
+        (("autumn", "spring"), 1, 1),
+        (("autumn", "spring"), 0, 1),
+    ]
+    listed = {one.offer.donor: one.row["accepted"] for one in holdings(members.coordinator)}
+    assert listed == {"north": "1 of 1", "south": "0 of 1"}
+
+
+def test_long_lists_are_shown_a_part_at_a_time(
+    operator: TestClient, members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_views, "MOST_ORGANS", 1)
+    monkeypatch.setattr(page_views, "MOST_CELLS", 5)  # of three recipients: a row
+    monkeypatch.setattr(page_views, "MOST_EVENTS", 4)
+    monkeypatch.setattr(log_page, "MOST_ENTRIES", 2)
+    for number, donor in ((1, "north"), (2, "south"), (3, "south")):  # there are two
+        found = operator.get(f"/api/exchanges/spring?page={number}").json()
+        assert [row["organ"]["donor"] for row in found["matrix"]] == [donor]
+        bank = operator.get(f"/api/organs?page={number}").json()
+        assert ([row["donor"] for row in bank["rows"]], bank["found"]) == ([donor], 2)
+    text = operator.get("/exchanges/spring").text
+    assert '<a href="/exchanges/spring?page=2" rel="next">Next</a>' in text
+    assert "The latest 4 of 6." in text
+    text = operator.get("/organs?page=2&donor=&privacy=any").text
+    assert (
+        '<a href="/organs?words=&amp;base=&amp;donor=&amp;privacy=any&amp;page=1" rel="prev">'
+        in text
+    )
+    size = operator.get("/api/log").json()["head"]["size"]
+    pages = [operator.get(f"/api/log?page={one}").json()["entries"] for one in range(1, 4)]
+    numbers = [entry["number"] for entries in pages for entry in entries]
+    assert numbers == list(range(size - 1, -1, -1))[:6]
+    assert operator.get("/organs?page=0").status_code == 422
+
+
+def test_lists_are_counted_without_a_look_into_receipts(tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    organ, _ = members.exchange("spring")
+    damage(members.coordinator, "UPDATE receipts SET receipt = 'x' WHERE donor = 'south'")
+    views = Views(members.coordinator)
+    assert [row.receipts for row in views.exchanges()] == [3]
+    assert views.organs(Wanted()).found == 2
+    found = views.organ("spring", organ)
+    assert found is not None
+    assert [one.recipient for one in found.receipts] == ["north", "south"], "and no other organ's"
+
+
+def test_what_went_wrong_with_an_organ_stands_in_its_cell(
+    operator: TestClient, members: Members
+) -> None:
+    organ = members.coordinator.catalogue.donations("spring")[1][0]
+    failed = Happened(1.7e9, "west", "transplant", "quarantine", organ)
+    members.coordinator.catalogue.happened("spring", failed)
+    text = operator.get("/exchanges/spring").text
+    assert text.count('<td class="none"><span class="state bad">quarantine</span></td>') == 1
+    assert text.count('<td class="none">no receipt</td>') == 2
+
+
+def test_an_entry_is_found_by_its_number_and_entries_by_a_digest(
+    operator: TestClient, members: Members
+) -> None:
+    catalogue = members.coordinator.catalogue
+    catalogue.admitted("east", 7, b"a word")
+    catalogue.expelled("east")
+    expelled, admitted = (one.number for one in catalogue.log.entries(2))
+    for number, event in ((admitted, "admitted"), (expelled, "expelled")):
+        assert (
+            operator.get(f"/api/log/entries/{number}").json()["logged"]["entry"]["event"] == event
+        )
+        assert f"<h1>Entry {number}</h1>" in operator.get(f"/log/entries/{number}").text
+    digest = canonical.sha256(b"a word")
+    for digits in (digest, digest[:9]):
+        found = operator.get(f"/api/log?digest={digits}").json()["entries"]
+        assert [one["number"] for one in found] == [expelled, admitted]
+    assert "No entry is on such a digest" in operator.get(f"/log?digest={'0' * 64}").text
+    assert operator.get(f"/log/entries/{expelled + 1}").status_code == 404
+    organ = catalogue.donations("spring")[0][0]
+    for path in (f"/organs/spring/{organ}", f"/exchanges/spring/receipts/{organ}/south/replace"):
+        (number,) = re.findall(r'<a href="/log/entries/([0-9]+)">See it', operator.get(path).text)
+        assert operator.get(f"/api/log/entries/{number}").json()["holds"]["holds"]
+
+
+def test_what_nobody_checked_is_said_to_be_so(
+    operator: TestClient, members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unchecked = 'class="plain"><b>All of the log</b><span class="unseen">: not checked</span>'
+    assert unchecked not in operator.get("/log").text
+    monkeypatch.setattr(log_page, "MOST_CHECKED", 1)
+    assert unchecked in operator.get("/log").text
+    assert operator.get("/api/log").json()["whole"]["holds"] is None
+
+
+def test_a_site_that_only_has_a_node_is_vouched_for_by_its_admission(tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    catalogue, north = members.coordinator.catalogue, members.sites["north"]
+    said = canonical.encode(Admission(profile=north.profile, node_key=KEY))
+    catalogue.admitted("north", 1, sign_statement(said, ADMISSION_TYPE, north))
+    catalogue.admitted("ghost", 2, b"{}")
+    views = Views(members.coordinator)
+
+    def standing() -> dict[str, bool | None]:
+        return {row.site: row.vouched.holds for row in views.sites()}
+
+    assert standing() == {"ghost": False, "north": True}
+    _, revoked = authority.revoke(tmp_path / "federation", "north", "key-compromise")
+    keys.install_list(members.coordinator.folder, revoked)
+    assert standing() == {"ghost": False, "north": False}
+
+
 def test_an_operator_begins_an_exchange_and_cancels_it(
     operator: TestClient, members: Members
 ) -> None:
     catalogue = members.coordinator.catalogue
     for wrong in ({"span": "3:1"}, {"sites": "1"}, {"exchange": "Not A Name"}, {"seed": "-1"}):
         assert operator.post("/exchanges", data=FINISH | wrong).status_code == 400, wrong
+    refused = operator.post("/exchanges", data=FINISH | {"learning-rate": "0,001"}).text
+    assert "learning-rate is not valid, expected a number between 0 and 1" in refused
     assert [one.name for one in catalogue.begun()] == []
     begun = operator.post("/exchanges", data=FINISH)
     assert (begun.status_code, begun.headers["location"]) == (303, "/exchanges/autumn")
@@ -257,6 +386,55 @@ def test_a_piece_that_takes_long_is_rendered_seldom() -> None:
         patch.setattr(live.asyncio, "sleep", sleep)
         assert asyncio.run(run()) == 4
     assert pauses[0] >= 9 * 0.02
+
+
+def test_a_piece_is_rendered_once_for_all_until_it_changes() -> None:
+    latest, rendered = live.Latest(), iter("abcd")
+    asked = [("spring", 1), ("spring", 1), ("autumn", 1), ("spring", 2), ("spring", 2)]
+    texts = [latest.text(key, stamp, lambda: next(rendered)) for key, stamp in asked]
+    assert texts == ["a", "a", "b", "c", "c"]
+
+
+def test_no_more_than_a_few_streams_are_open_at_once(
+    operator: TestClient, members: Members
+) -> None:
+    members.coordinator.catalogue.begin("live", {**FINISH, "exchange": "live"})
+    headers = operator.headers | {"host": f"127.0.0.1:{PORT}", "cookie": cookies(operator)}
+    request = {
+        "type": "http",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/exchanges/live/events",
+        "query_string": b"",
+        "headers": [(key.encode(), one.encode()) for key, one in headers.items()],
+    }
+
+    async def run() -> list[int]:
+        codes: list[int] = []
+        answered, left = asyncio.Semaphore(0), asyncio.Event()
+
+        async def heard() -> Message:
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                codes.append(message["status"])
+                answered.release()
+
+        streams = [
+            asyncio.create_task(operator.app(dict(request), heard, told))
+            for _ in range(limits.STREAMS)
+        ]
+        for _ in streams:
+            await answered.acquire()
+        await operator.app(dict(request), heard, told)
+        left.set()
+        await asyncio.gather(*streams)
+        await operator.app(dict(request), heard, told)
+        return codes
+
+    assert asyncio.run(run()) == [200] * limits.STREAMS + [429, 200]
 
 
 def test_a_site_shows_what_is_left_and_what_it_decided(
@@ -349,14 +527,18 @@ def test_a_burn_down_falls_by_steps() -> None:
     assert [mark.words for mark in drawn.across] == ["0", "2", "4", "6", "8"]
 
 
+def cookies(client: TestClient) -> str:
+    """What a browser sends of them."""
+    return "; ".join(f"{key}={one}" for key, one in client.cookies.items())
+
+
 def conforms(client: TestClient, **real: str) -> int:
     """Ask an API for what its document allows and forbids, and for what there is.
 
     How many operations it has.
     """
     nobody = {"host": f"127.0.0.1:{PORT}"}
-    cookies = "; ".join(f"{key}={one}" for key, one in client.cookies.items())
-    signed_in = nobody | {"cookie": cookies}
+    signed_in = nobody | {"cookie": cookies(client)}
     schema = schemathesis.openapi.from_asgi(OPENAPI, client.app, headers=signed_in)
     operations = [found.ok() for found in schema.get_all_operations()]
     for operation in operations:
@@ -374,11 +556,12 @@ def conforms(client: TestClient, **real: str) -> int:
 
 
 def test_the_apis_keep_to_their_documents(
-    operator: TestClient, owner: TestClient, members: Members
+    operator: TestClient, owner: TestClient, members: Members, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No 5xx, no status and no value that the documents do not have."""
+    monkeypatch.setattr(limits, "REQUESTS", 10**6)
     organ = members.coordinator.catalogue.donations("spring")[0][0]
     parts = {"exchange": "spring", "organ": organ, "recipient": "north", "mode": "replace"}
-    parts["digest"] = members.coordinator.catalogue.log.entries(1)[0].entry.digest
+    parts["entry"] = "0"
     assert conforms(operator, **parts) == 8
     assert conforms(owner, organ=owner.get("/api/pending").json()[0]["organ"]) == 7

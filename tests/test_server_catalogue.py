@@ -14,6 +14,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from first_catalogue import Base as First
 from first_catalogue import Exchange, Node, Organ, Run, Site
+from first_catalogue import Receipt as FirstReceipt
 from servers import PASSWORD, Postgres, postgres
 from sqlalchemy.orm import Session
 from trust_world import World, terms
@@ -25,6 +26,7 @@ from not_core.trust import sealing
 from not_core.trust.offer import Offer, describe
 from server import database, home, migrations, tables
 from server.catalogue import RUNNING, Catalogue, Happened, Quotas
+from server.counts import Counted, Stamp, Tried
 from server.upgrade import upgrade
 
 ROOMY = Quotas(site_bytes=10**12, exchange_organs=10**6)
@@ -98,6 +100,29 @@ def another(offer: Offer, organ: str, body: str, donor: str = "north") -> Offer:
     )
 
 
+def received(organ: str) -> Receipt:
+    """South accepts an organ of north's."""
+    return Receipt(
+        exchange="spring",
+        organ=organ,
+        donor="north",
+        recipient="south",
+        mode="replace",
+        position=1,
+        domain_perplexity_before=9.0,
+        domain_perplexity_after=8.0,
+        general_perplexity_before=9.0,
+        general_perplexity_after=9.0,
+        change=-0.1,
+        interval=(-0.2, -0.01),
+        documents=20,
+        general_documents=10,
+        tokens=4000,
+        verdict="accepted",
+        reason="",
+    )
+
+
 def test_a_catalogue_keeps_what_it_is_told(
     catalogue: Catalogue, world: World, offer: Offer
 ) -> None:
@@ -121,25 +146,7 @@ def test_a_catalogue_keeps_what_it_is_told(
     happened = [Happened(float(time), "north", step, "") for time, step in enumerate("ab")]
     catalogue.happened("spring", *happened)
     assert catalogue.events("spring", 9) == happened[::-1]
-    receipt = Receipt(
-        exchange="spring",
-        organ=offer.organ_digest,
-        donor="north",
-        recipient="south",
-        mode="replace",
-        position=1,
-        domain_perplexity_before=9.0,
-        domain_perplexity_after=8.0,
-        general_perplexity_before=9.0,
-        general_perplexity_after=9.0,
-        change=-0.1,
-        interval=(-0.2, -0.01),
-        documents=20,
-        general_documents=10,
-        tokens=4000,
-        verdict="accepted",
-        reason="",
-    )
+    receipt = received(offer.organ_digest)
     for envelope in (b"first", b"second"):
         catalogue.received(receipt, envelope)
     assert catalogue.receipts("spring") == [receipt]
@@ -151,6 +158,49 @@ def test_a_catalogue_keeps_what_it_is_told(
     catalogue.expelled("north")
     assert catalogue.nodes() == {}
     assert catalogue.exchanges() == ["autumn", "spring"]
+
+
+def test_what_is_counted_of_organs_and_exchanges(catalogue: Catalogue, offer: Offer) -> None:
+    counts, receipt = catalogue.counts, received(offer.organ_digest)
+    assert (counts.counted(), counts.tried(), counts.verdicts()) == ({}, {}, {})
+    assert counts.stamp("spring") == Stamp("", 0, 0, 0)
+    for name in ("spring", "autumn"):
+        catalogue.reserve(name, offer, DONATION, ROOMY)
+        for one in (
+            receipt,
+            replace(receipt, recipient="north"),
+            replace(receipt, recipient="west", verdict="rejected"),
+            replace(receipt, organ="f" * 64),  # of one that was forgotten
+        ):
+            catalogue.received(replace(one, exchange=name), b"signed")
+    assert counts.counted("spring") == {"spring": Counted(organs=1, receipts=3, accepted=1)}
+    catalogue.offered("spring", offer, DONATION, b"header")
+    for code, site in (("", "south"), ("", "south"), ("timeout", "west")):
+        catalogue.happened("spring", Happened(1.0, site, "witness", code))
+    there = Counted(organs=1, stored=1, receipts=3, accepted=1, witnesses=1)
+    assert counts.counted("spring") == {"spring": there}
+    assert counts.counted() == {"spring": there, "autumn": replace(there, witnesses=0)}
+    assert counts.tried("spring")[offer.organ_digest] == Tried(accepted=1, sites=2)
+    assert counts.tried()[offer.organ_digest] == Tried(accepted=1, sites=2), "sites, not receipts"
+    assert counts.verdicts() == {"accepted": 6, "rejected": 2}
+    assert counts.events("spring") == 3
+    assert counts.events("autumn") == 0
+
+
+def test_a_stamp_changes_with_what_is_shown_of_an_exchange(catalogue: Catalogue) -> None:
+    stamps = [catalogue.counts.stamp("spring")]
+    for change in (
+        lambda: catalogue.begin("spring", {"sites": 2}),
+        lambda: catalogue.begin("spring", {"sites": 3}),
+        lambda: catalogue.running("spring", 7, 5.0),
+        lambda: catalogue.happened("spring", Happened(1.0, "north", "enrol", "")),
+        lambda: catalogue.cancel("spring"),
+    ):
+        change()
+        stamps.append(catalogue.counts.stamp("spring"))
+    assert len(set(stamps)) == 6
+    catalogue.happened("autumn", Happened(1.0, "north", "enrol", ""))
+    assert catalogue.counts.stamp("spring") == stamps[-1]
 
 
 def test_an_exchange_goes_on_with_more_sites_and_on_no_other_terms(catalogue: Catalogue) -> None:
@@ -213,6 +263,16 @@ def test_a_catalogue_of_the_first_version_is_brought_up_to_date(
                 donation=canonical.encode(DONATION),
             )
         )
+        session.add(
+            FirstReceipt(
+                exchange="spring",
+                organ="1" * 64,
+                recipient="south",
+                mode="replace",
+                envelope=b"signed",
+                receipt=canonical.encode(received("1" * 64)),
+            )
+        )
         session.add(Run(exchange="spring", facts={"failures": []}))
         session.add(Node(site="north", node="7", admission=b"word"))
         session.add(
@@ -230,6 +290,7 @@ def test_a_catalogue_of_the_first_version_is_brought_up_to_date(
         assert catalogue.nodes() == {"north": (7, b"word")}
         assert [one.state for one in catalogue.begun()] == ["completed"]
         assert catalogue.last_run("spring") == {"failures": []}
+        assert catalogue.counts.tried() == {"1" * 64: Tried(accepted=1, sites=1)}
         catalogue.reserve("spring", offer, DONATION, ROOMY)
         catalogue.offered("spring", offer, DONATION, b"header")
         assert len(catalogue.organs("spring")) == 2

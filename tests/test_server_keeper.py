@@ -116,7 +116,7 @@ def test_one_is_among_the_sites_that_are_named(coordinator: Coordinator) -> None
         ({"invited": "north"}, "1 sites"),
         ({"invited": "north east"}, "no site east"),
         ({"invited": "north south", "sites": 3}, "more than are named"),
-        ({"invited": "north sou/th"}, "needs a name"),
+        ({"invited": "north sou/th"}, "invited is not valid"),
     ):
         with pytest.raises(ExchangeError, match=words):
             keeper.ask(coordinator, TERMS | wrong)

@@ -38,7 +38,9 @@ class Problem:
     detail: str
 
 
-MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, 422: {"model": Problem}}
+WRONG: dict[int | str, dict[str, Any]] = {422: {"model": Problem}}
+"""What a route of the API may answer that takes a query."""
+MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, **WRONG}
 """What a route of the API may answer that names something."""
 
 
@@ -130,7 +132,7 @@ class Page:
             docs_url=None,
             redoc_url=None,
             openapi_url=OPENAPI,
-            responses={code: {"model": Problem} for code in (401, 409)},
+            responses={code: {"model": Problem} for code in (401, 409, 429)},
         )
         self.app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
         self.app.add_middleware(
@@ -139,6 +141,7 @@ class Page:
             cookie=self._cookie,
             hosts=place.hosts,
             standing_of=standing_of,
+            problem=self._problem,
         )
         self.app.add_exception_handler(HTTPException, self._failed)
         self.app.add_exception_handler(RequestValidationError, self._invalid)

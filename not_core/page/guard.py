@@ -5,8 +5,10 @@ whatever may change something takes an operator, and must come from a page of th
 session's cookie alone, which a browser adds by itself, decides nothing.
 """
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -16,11 +18,14 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from not_core.errors import NotError
+from not_core.page.limits import Limits
 from not_core.page.sessions import Role, Sessions, Standing
 
 SIGN_IN, SIGN_OUT = "/sign-in", "/sign-out"
 STATIC = "/static/"
 API = "/api/"
+EVENTS = "/events"
+"""What the path of a stream ends with."""
 READING = ("GET", "HEAD")
 MOST_BYTES = 64 * 1024
 """Of what a form sends."""
@@ -61,6 +66,7 @@ class Guard:
         cookie: Name of the session's cookie.
         hosts: Names by which the page may be asked for, at whatever port.
         standing_of: What a name may do at this moment; None where it may do nothing.
+        problem: Says in a page that a request gets no answer: a status, why, and headers.
     """
 
     def __init__(
@@ -70,10 +76,11 @@ class Guard:
         cookie: str,
         hosts: Sequence[str],
         standing_of: Callable[[str], Standing | None],
+        problem: Callable[[Request, int, str, Mapping[str, str]], Response],
     ) -> None:
         self._host = re.compile(rf"({'|'.join(map(re.escape, hosts))})(:[0-9]{{1,5}})?")
         self._app, self._sessions, self._cookie = app, sessions, cookie
-        self._standing_of = standing_of
+        self._standing_of, self._problem, self._limits = standing_of, problem, Limits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -92,10 +99,32 @@ class Guard:
         request = Request(scope)
         request.state.visitor = None
         try:
-            refused = self._refusal(request)
+            refused = self._refusal(request) or self._busy(request)
         except NotError as error:  # such as a damaged file of operators
-            refused = _refused(request, 503, str(error))
-        await (refused or self._app)(scope, receive, sent)
+            refused = self._problem(request, 503, str(error), {})
+        streams = not refused and scope["path"].endswith(EVENTS)
+        with self._limits.streaming(self._asker(request)) if streams else nullcontext():
+            await (refused or self._app)(scope, receive, sent)
+
+    def _asker(self, request: Request) -> str:
+        """Who is held to limits: a session, or the address of whoever has none."""
+        token = request.cookies.get(self._cookie, "")
+        if self._sessions.get(token) is not None:
+            return token
+        return request.client.host if request.client else ""
+
+    def _busy(self, request: Request) -> Response | None:
+        path, asker = request.scope["path"], self._asker(request)
+        if path.startswith(STATIC):
+            return None
+        if wait := self._limits.wait(asker):
+            again = str(math.ceil(wait))
+            words = f"too many requests; wait {again} s, then ask again"
+            return self._problem(request, 429, words, {"retry-after": again})
+        if path.endswith(EVENTS) and self._limits.full(asker):
+            words = "too many pages are shown live at once; close some of them"
+            return self._problem(request, 429, words, {"retry-after": "60"})
+        return None
 
     def _visitor(self, request: Request) -> Visitor | None:
         session = self._sessions.get(request.cookies.get(self._cookie, ""))

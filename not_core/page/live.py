@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
@@ -15,9 +15,36 @@ LONGEST_SECONDS = 60.0
 
 ending = threading.Event()
 """Set when the server stops: streams then end by themselves."""
+MOST_KEPT = 64
 
 Piece = Callable[[], tuple[str, bool]]
 """Renders the piece as it is now; and whether it will change no more."""
+
+
+class Latest:
+    """Texts as they were last rendered: once for all who look, and again when they have changed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[Hashable, tuple[Hashable, str]] = {}
+
+    def text(self, key: Hashable, stamp: Hashable, render: Callable[[], str]) -> str:
+        """A text.
+
+        Args:
+            key: Which.
+            stamp: Of what it is rendered; taken before, so that what comes meanwhile shows later.
+            render: Called where it was not yet rendered of that.
+        """
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None and kept[0] == stamp:
+                return kept[1]
+            text = render()
+            if len(self._kept) >= MOST_KEPT:
+                self._kept.clear()
+            self._kept[key] = (stamp, text)
+            return text
 
 
 def stream(piece: Piece) -> StreamingResponse:

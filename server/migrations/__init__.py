@@ -3,5 +3,5 @@
 A step that was released is never changed; another one follows it, and ``NEWEST`` is its number.
 """
 
-NEWEST = "0004"
+NEWEST = "0005"
 """The version that this program reads and writes."""

@@ -13,26 +13,28 @@ from starlette.responses import HTMLResponse, Response
 from not_core.canonical import Digest, Name
 from not_core.errors import ExchangeError, OperatorError
 from not_core.page import live
-from not_core.page.application import MISSING, Page, Place, Problem, form, moved, there
+from not_core.page.application import MISSING, WRONG, Page, Place, form, moved, there
 from not_core.page.guard import SIGN_IN
 from not_core.page.serving import serve
 from not_core.page.sessions import Attempts
 from not_core.service import journal
 from not_core.service.supervisor import LOOPBACK, end_with_parent
 from server import keeper, operators
+from server.catalogue import UNFINISHED
+from server.counts import Counts
 from server.home import Coordinator, load
-from server.page.log import LogPage, Proof
-from server.page.views import (
+from server.page.log import MOST_ENTRIES, LogPage, Proof
+from server.page.rows import (
+    BankPage,
     ExchangePage,
     ExchangeRow,
     OrganPage,
-    OrganRow,
     Privacy,
     ReceiptPage,
     SiteRow,
-    Views,
     Wanted,
 )
+from server.page.views import Views
 
 LINKS = {"/": "Exchanges", "/organs": "Organ bank", "/sites": "Sites", "/log": "Log"}
 HOST = "page.host"
@@ -57,6 +59,10 @@ ExchangeName = Annotated[Name, InPath()]
 OrganDigest = Annotated[Digest, InPath()]
 SiteName = Annotated[Name, InPath()]
 Mode = Annotated[str, InPath(pattern="^(replace|insert)$")]
+Number = Annotated[int, InPath(ge=0, le=2**53 - 1)]
+PageNumber = Annotated[int, Query(alias="page", ge=1, le=10**6)]
+Digits = Annotated[str, Query(alias="digest", pattern="^[0-9a-f]{0,64}$")]
+"""The first digits of a digest."""
 Form = Annotated[dict[str, str], Depends(form)]
 
 
@@ -92,7 +98,7 @@ def page_of(coordinator: Coordinator, place: Place) -> Page:
     views = Views(coordinator)
     _add_signing_in(page, home)
     _add_api(page, views)
-    _add_reading(page, views)
+    _add_reading(page, views, coordinator.catalogue.counts)
     _add_deciding(page, coordinator, views)
     return page
 
@@ -144,14 +150,14 @@ def _add_api(page: Page, views: Views) -> None:
         return views.exchanges()
 
     @app.get("/api/exchanges/{exchange}", tags=["exchanges"], responses=MISSING)
-    def read_exchange(exchange: ExchangeName) -> ExchangePage:
+    def read_exchange(exchange: ExchangeName, number: PageNumber = 1) -> ExchangePage:
         """One exchange: who takes part, what was found, what happened last."""
-        return there(views.exchange(exchange), "exchange")
+        return there(views.exchange(exchange, number), "exchange")
 
-    @app.get("/api/organs", tags=["organs"], responses={422: {"model": Problem}})
-    def search_organs(search: Search) -> list[OrganRow]:
+    @app.get("/api/organs", tags=["organs"], responses=WRONG)
+    def search_organs(search: Search, number: PageNumber = 1) -> BankPage:
         """Organs by words of their name and domain, base, donor and privacy."""
-        return views.organs(search)
+        return views.organs(search, number)
 
     @app.get("/api/organs/{exchange}/{organ}", tags=["organs"], responses=MISSING)
     def read_organ(exchange: ExchangeName, organ: OrganDigest) -> OrganPage:
@@ -172,25 +178,24 @@ def _add_api(page: Page, views: Views) -> None:
         """All sites, and when each was last heard of."""
         return views.sites()
 
-    @app.get("/api/log", tags=["log"])
-    def read_log() -> LogPage:
-        """The log: its tree head, who has signed it, its latest entries."""
-        return views.log()
+    @app.get("/api/log", tags=["log"], responses=WRONG)
+    def read_log(digits: Digits = "", number: PageNumber = 1) -> LogPage:
+        """The log: its tree head, who has signed it, and entries, of a page or on a digest."""
+        return views.log(number, digits)
 
-    @app.get("/api/log/{digest}", tags=["log"], responses=MISSING)
-    def read_proof(digest: OrganDigest) -> Proof:
-        """The proof that the log holds the entry on something, by its digest."""
-        return there(views.proof(digest), "entry")
+    @app.get("/api/log/entries/{entry}", tags=["log"], responses=MISSING)
+    def read_proof(entry: Number) -> Proof:
+        """The proof that the log holds an entry, by its number."""
+        return there(views.proof(entry), "entry")
 
 
-def _add_reading(page: Page, views: Views) -> None:
-    app = page.app
+def _add_reading(page: Page, views: Views, counts: Counts) -> None:
+    app, latest = page.app, live.Latest()
 
     @app.get("/organs", include_in_schema=False)
-    def organs(request: Request, search: Search) -> Response:
-        every = views.organs()
-        rows = [row for row in every if search.matches(row)]
-        return page.render(request, "organs.html.jinja", rows=rows, every=every, wanted=search)
+    def organs(request: Request, search: Search, number: PageNumber = 1) -> Response:
+        bank = views.organs(search, number)
+        return page.render(request, "organs.html.jinja", bank=bank, wanted=search)
 
     @app.get("/organs/{exchange}/{organ}", include_in_schema=False)
     def organ(request: Request, exchange: ExchangeName, organ: OrganDigest) -> Response:
@@ -198,18 +203,22 @@ def _add_reading(page: Page, views: Views) -> None:
         return page.render(request, "organ.html.jinja", organ=found)
 
     @app.get("/exchanges/{exchange}", include_in_schema=False)
-    def exchange(request: Request, exchange: ExchangeName) -> Response:
-        found = there(views.exchange(exchange), "exchange")
+    def exchange(request: Request, exchange: ExchangeName, number: PageNumber = 1) -> Response:
+        found = there(views.exchange(exchange, number), "exchange")
         return page.render(request, "exchange.html.jinja", exchange=found)
 
     @app.get("/exchanges/{exchange}/events", include_in_schema=False)
-    def events(request: Request, exchange: ExchangeName) -> Response:
-        there(views.exchange(exchange), "exchange")
+    def events(request: Request, exchange: ExchangeName, number: PageNumber = 1) -> Response:
+        there(views.known(exchange) or None, "exchange")
+
+        def render() -> str:
+            found = there(views.exchange(exchange, number), "exchange")
+            return page.piece(request, "progress.html.jinja", exchange=found)
 
         def piece() -> tuple[str, bool]:
-            found = there(views.exchange(exchange), "exchange")
-            text = page.piece(request, "progress.html.jinja", exchange=found)
-            return text, not found.row.runs_now
+            stamp = counts.stamp(exchange)
+            text = latest.text((exchange, number), stamp, render)
+            return text, stamp.state not in UNFINISHED
 
         return live.stream(piece)
 
@@ -229,12 +238,13 @@ def _add_reading(page: Page, views: Views) -> None:
         return page.render(request, "sites.html.jinja", rows=views.sites())
 
     @app.get("/log", include_in_schema=False)
-    def log(request: Request) -> Response:
-        return page.render(request, "log.html.jinja", log=views.log())
+    def log(request: Request, digits: Digits = "", number: PageNumber = 1) -> Response:
+        found = views.log(number, digits)
+        return page.render(request, "log.html.jinja", log=found, digits=digits, most=MOST_ENTRIES)
 
-    @app.get("/log/{digest}", include_in_schema=False)
-    def proof(request: Request, digest: OrganDigest) -> Response:
-        found = there(views.proof(digest), "entry")
+    @app.get("/log/entries/{entry}", include_in_schema=False)
+    def proof(request: Request, entry: Number) -> Response:
+        found = there(views.proof(entry), "entry")
         return page.render(request, "proof.html.jinja", proof=found)
 
 

@@ -22,14 +22,16 @@ class Link:
     """One check.
 
     Attributes:
-        what: What was checked.
-        holds: Whether it holds at this moment.
-        says: What was found.
+        what: What is to be checked.
+        holds: Whether it holds at this moment; None where nobody has checked it.
+        says: What was found, or why it was not checked.
+        href: Where more of it is shown, in the page; empty for nowhere.
     """
 
     what: str
-    holds: bool
+    holds: bool | None
     says: str
+    href: str = ""
 
 
 def of_offer(

@@ -1,9 +1,9 @@
 """What the coordinator's page shows of its log: entries, who has signed it, and proofs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from not_core import canonical
-from not_core.errors import LogError
+from not_core.errors import LogError, NotError
 from not_core.page.figures import count
 from not_core.protocol import Logged
 from not_core.trust.federation import Trust, verify_profile
@@ -16,8 +16,9 @@ from not_core.trust.tree_head import (
     check_includes,
 )
 from server.home import Coordinator
-from server.log import Numbered, Witness
+from server.log import Log, Numbered, Witness
 from server.page.evidence import Link, linked
+from server.page.paging import Part, part
 from server.witnesses import signed_head
 
 MOST_ENTRIES, MOST_CHECKED = 200, 10_000
@@ -50,7 +51,8 @@ class LogPage:
         log: Fingerprint of its key, for people to compare.
         whole: Whether all of it agrees with itself.
         witnesses: Who has signed it.
-        entries: The latest, newest first.
+        entries: Those that were asked for, newest first.
+        part: Which of all entries they are; None where they were looked for.
     """
 
     head: TreeHead
@@ -58,6 +60,7 @@ class LogPage:
     whole: Link
     witnesses: list[WitnessRow]
     entries: list[Numbered]
+    part: Part | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,50 +78,70 @@ class Proof:
     holds: Link
 
 
-def log_page(coordinator: Coordinator) -> LogPage:
-    """The log, checked anew."""
+def log_page(coordinator: Coordinator, page: int = 1, digits: str = "") -> LogPage:
+    """The log, checked anew.
+
+    Args:
+        coordinator: Whose.
+        page: Which of its entries, the newest first.
+        digits: If any, entries on what has a digest that begins with them, instead.
+    """
     book, head = coordinator.catalogue.log, signed_head(coordinator).head
-
-    def whole() -> str:
-        if head.size > MOST_CHECKED:
-            return "too long to compute here each time; organ-coordinator log does"
-        size, root = book.verify()
-        return f"{count(size)} entries, root {root[:16]}, computed anew from them"
-
+    shown = None if digits else part(head.size, page, MOST_ENTRIES)
     return LogPage(
         head=head,
         log=head.log,
-        whole=linked("All of the log", whole),
+        whole=_whole(book, head),
         witnesses=[_witness(coordinator, head, one) for one in book.witnesses()],
-        entries=book.entries(MOST_ENTRIES),
+        entries=(
+            book.about(digits, MOST_ENTRIES)
+            if shown is None
+            else book.entries(MOST_ENTRIES, shown.start)
+        ),
+        part=shown,
     )
 
 
-def proof(coordinator: Coordinator, digest: str) -> Proof | None:
-    """The proof of the entry on something; None where there is none.
+def proof(coordinator: Coordinator, number: int) -> Proof | None:
+    """The proof of an entry by its number; None where there is none.
 
     Raises:
         LogError: The log's tree is damaged.
     """
     head = signed_head(coordinator).head
-    found = coordinator.catalogue.log.find(digest, head.size)
+    found = coordinator.catalogue.log.proof(number, head.size)
     return None if found is None else Proof(head=head, logged=found, holds=_holds(head, found))
 
 
 def link(coordinator: Coordinator, envelope: bytes) -> Link:
-    """Whether the log holds what a site has signed."""
-
-    def found() -> str:
+    """Whether the log holds what a site has signed, and where it is shown."""
+    what, book = "Log", coordinator.catalogue.log
+    try:
         head = signed_head(coordinator).head
-        digest = canonical.sha256(envelope)
-        logged = coordinator.catalogue.log.find(digest, head.size)
-        if logged is None:
-            raise LogError("not there: it is older than the log, or was taken out of it")
+        logged = book.find(canonical.sha256(envelope), head.size)
+    except NotError as error:
+        return Link(what, False, str(error))
+    if logged is None:
+        return Link(what, False, "not there: it is older than the log, or was taken out of it")
+
+    def proven() -> str:
         check_includes(head, logged.index, logged.entry, logged.path)
-        witnesses = sum(one.size > logged.index for one in coordinator.catalogue.log.witnesses())
+        witnesses = sum(one.size > logged.index for one in book.witnesses())
         return f"entry {logged.index} of {count(head.size)}, proven; {witnesses} sites signed it"
 
-    return linked("Log", found)
+    return replace(linked(what, proven), href=f"/log/entries/{logged.index}")
+
+
+def _whole(book: Log, head: TreeHead) -> Link:
+    what = "All of the log"
+    if head.size > MOST_CHECKED:
+        return Link(what, None, "too long to compute here each time; organ-coordinator log does")
+
+    def computed() -> str:
+        size, root = book.verify()
+        return f"{count(size)} entries, root {root[:16]}, computed anew from them"
+
+    return linked(what, computed)
 
 
 def _holds(head: TreeHead, found: Logged) -> Link:

@@ -1,9 +1,7 @@
-"""What the coordinator's page shows, as values: the HTML shows them, ``/api`` hands them out."""
+"""What the coordinator's page shows, read from its home; each look is at what there is by now."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from not_core.errors import NotError
 from not_core.page.figures import count, heat
@@ -11,208 +9,33 @@ from not_core.protocol import Donation, Enrolment, Receipt
 from not_core.trust.federation import Trust, load_trust, verify_profile
 from not_core.trust.offer import Offer, peek_offer
 from not_core.trust.profile import Profile
+from server import claims
 from server.app import settings
-from server.catalogue import RUNNING, UNFINISHED, Begun, Happened
+from server.catalogue import Begun
+from server.counts import Counted, Tried
+from server.holdings import holdings
 from server.home import Coordinator
 from server.page import evidence, log
 from server.page.evidence import Link
 from server.page.log import LogPage, Proof
+from server.page.paging import Part, part
+from server.page.rows import (
+    BankPage,
+    Cell,
+    ExchangePage,
+    ExchangeRow,
+    MatrixRow,
+    OrganPage,
+    OrganRow,
+    ReceiptPage,
+    SiteRow,
+    Wanted,
+)
 
-MOST_EVENTS = 100
+MOST_EVENTS, MOST_ORGANS, MOST_CELLS = 100, 100, 2000
+"""Of a page: events, organs of the bank, and cells of the matrix, in whole rows."""
 TINTS = 8
 """Shades of a cell, from none to full."""
-
-Privacy = Literal["any", "stated", "none"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrganRow:
-    """A sealed organ as its donor offers it; nobody here has seen the inside.
-
-    Attributes:
-        exchange: Where it was offered.
-        organ: Its digest.
-        id: Donor and name.
-        version: Of that organ.
-        donor: Who gave it.
-        domain: What it was trained on, in the donor's words.
-        family: Of the base.
-        base: Digest of the base's weights.
-        span: Layers.
-        privacy: What the donor states.
-        sealed_bytes: Size of the sealed file.
-        tokens: It was trained on.
-        steps: It was trained for.
-        stored: Whether its sealed bytes are in the bank.
-        accepted: Other sites that keep it.
-        tried: Other sites that tried it.
-    """
-
-    exchange: str
-    organ: str
-    id: str
-    version: int
-    donor: str
-    domain: str
-    family: str
-    base: str
-    span: str
-    privacy: str
-    sealed_bytes: int
-    tokens: int
-    steps: int
-    stored: bool
-    accepted: int
-    tried: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrganPage:
-    """A sealed organ, why its offer is to be believed, and what became of it."""
-
-    row: OrganRow
-    offer: Offer
-    addressees: list[str]
-    links: list[Link]
-    receipts: list[Receipt]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiptPage:
-    """A receipt, and why it is to be believed."""
-
-    receipt: Receipt
-    links: list[Link]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExchangeRow:
-    """An exchange and how far it is.
-
-    Attributes:
-        name: Its name.
-        state: ``running``, ``cancelling``, or how it ended; ``recorded`` for one that was carried
-            out by a simulation.
-        terms: What donors train, in words; empty where nobody here asked for it.
-        runs: How often it was started.
-        since: When the latest run began; 0 where none has.
-        asked: Sites that are waited for.
-        sites: Sites that take part.
-        donors: Those that give organs.
-        organs: That were offered.
-        stored: Of them, in the bank.
-        trials: Receipts that are expected: all organs at all sites.
-        receipts: Receipts that are there.
-        accepted: Receipts of other sites' organs that say so.
-        done: How much of it is done, from 0 to 1.
-    """
-
-    name: str
-    state: str
-    terms: str
-    runs: int
-    since: float
-    asked: int
-    sites: int
-    donors: int
-    organs: int
-    stored: int
-    trials: int
-    receipts: int
-    accepted: int
-    done: float
-
-    @property
-    def runs_now(self) -> bool:
-        """Whether it may still change."""
-        return self.state in UNFINISHED
-
-    @property
-    def cancellable(self) -> bool:
-        """Whether it can be cancelled."""
-        return self.state == RUNNING
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One organ at one recipient.
-
-    Attributes:
-        receipt: What came of it.
-        tint: ``better-0`` to ``better-8``, or ``worse-1`` to ``worse-8``.
-    """
-
-    receipt: Receipt
-    tint: str
-
-    @property
-    def own(self) -> bool:
-        """Whether the donor tried its own organ."""
-        return self.receipt.donor == self.receipt.recipient
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MatrixRow:
-    """One organ at all recipients, in the order of the matrix."""
-
-    organ: OrganRow
-    cells: list[Cell | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExchangePage:
-    """An exchange: who takes part, what was found, what happened last."""
-
-    row: ExchangeRow
-    recipients: list[str]
-    matrix: list[MatrixRow]
-    events: list[Happened]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteRow:
-    """A site that is known here.
-
-    Attributes:
-        site: Its name.
-        domain: What its records are about, in its words.
-        family: Of its model.
-        donates: Whether it gives organs.
-        exchanges: In which it took part.
-        seen: When it was last heard of, in seconds since the epoch; None where never.
-        node: Whether a node of it is let in.
-        vouched: Whether the federation vouches for it at this moment, and why not.
-    """
-
-    site: str
-    domain: str
-    family: str
-    donates: bool
-    exchanges: list[str]
-    seen: float | None
-    node: bool
-    vouched: Link
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Which organs are looked for; what is empty does not matter."""
-
-    words: str = ""
-    base: str = ""
-    donor: str = ""
-    privacy: Privacy = "any"
-
-    def matches(self, row: OrganRow) -> bool:
-        """Whether an organ is one of them."""
-        text = f"{row.id} {row.domain}".lower()
-        stated = row.privacy != "none"
-        return (
-            all(word in text for word in self.words.lower().split())
-            and self.base in ("", row.base)
-            and self.donor in ("", row.donor)
-            and (self.privacy == "any" or stated == (self.privacy == "stated"))
-        )
 
 
 class Views:
@@ -221,35 +44,46 @@ class Views:
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator, self._catalogue = coordinator, coordinator.catalogue
 
-    def organs(self, wanted: Wanted | None = None) -> list[OrganRow]:
-        """Organs of all exchanges."""
-        wanted = wanted or Wanted()
+    def organs(self, wanted: Wanted, page: int = 1) -> BankPage:
+        """Organs of all exchanges, each once."""
         rows = [
-            row
-            for name in self._catalogue.exchanges()
-            for row in self._organs(name, self._catalogue.receipts(name))
+            _organ(one.exchanges, one.offer, one.donation, one.tried, stored=bool(one.stored))
+            for one in holdings(self._coordinator)
         ]
-        return [row for row in rows if wanted.matches(row)]
+        found = [row for row in rows if wanted.matches(row)]
+        shown = part(len(found), page, MOST_ORGANS)
+        return BankPage(
+            rows=found[shown.start :][: shown.most],
+            part=shown,
+            found=len(found),
+            all=len(rows),
+            bases={row.base: row.family for row in rows},
+            donors=sorted({row.donor for row in rows}),
+        )
 
     def organ(self, exchange: str, digest: str) -> OrganPage | None:
         """One organ; None where there is none."""
-        found = {organ: donation for organ, _, donation in self._catalogue.donations(exchange)}
-        donation = found.get(digest)
+        donation = self._catalogue.donation(exchange, digest)
         if donation is None:
             return None
-        receipts = [one for one in self._catalogue.receipts(exchange) if one.organ == digest]
         offer = peek_offer(donation.offer.encode())
         profiles = self._profiles(exchange)
         names = {one.sealing_fingerprint: site for site, one in profiles.items()}
         return OrganPage(
-            row=self._organ(exchange, digest, donation, receipts, self._catalogue.stored()),
+            row=_organ(
+                (exchange,),
+                offer,
+                donation,
+                self._catalogue.counts.tried(exchange).get(digest, Tried()),
+                stored=digest in self._catalogue.stored(),
+            ),
             offer=offer,
             addressees=[names.get(one, one[:12]) for one in offer.addressees if not offer.hidden],
             links=[
                 *evidence.of_offer(self._now(), offer, donation, profiles.get(offer.donor)),
                 log.link(self._coordinator, donation.offer.encode()),
             ],
-            receipts=receipts,
+            receipts=self._catalogue.receipts(exchange, [digest]),
         )
 
     def receipt(self, exchange: str, organ: str, recipient: str, mode: str) -> ReceiptPage | None:
@@ -266,45 +100,45 @@ class Views:
     def exchanges(self) -> list[ExchangeRow]:
         """All exchanges; those that run first, then by when they began."""
         begun = {one.name: one for one in self._catalogue.begun()}
-        names = {*begun, *self._catalogue.exchanges()}
-        rows = []
-        for name in names:
-            enrolments, receipts = self._catalogue.enrolments(name), self._catalogue.receipts(name)
-            organs = self._organs(name, receipts)
-            rows.append(self._exchange(name, begun.get(name), enrolments, receipts, organs))
+        names, counted = {*begun, *self._catalogue.exchanges()}, self._catalogue.counts.counted()
+        rows = [
+            _exchange(name, begun.get(name), counted, self._catalogue.enrolments(name))
+            for name in names
+        ]
         return sorted(rows, key=lambda row: (not row.runs_now, -row.since, row.name))
 
-    def exchange(self, name: str) -> ExchangePage | None:
-        """One exchange; None where there is none."""
-        begun = {one.name: one for one in self._catalogue.begun()}
-        if name not in begun and name not in self._catalogue.exchanges():
+    def exchange(self, name: str, page: int = 1) -> ExchangePage | None:
+        """One exchange, and so many rows of its matrix; None where there is none."""
+        if not self.known(name):
             return None
-        enrolments, receipts = self._catalogue.enrolments(name), self._catalogue.receipts(name)
+        begun = {one.name: one for one in self._catalogue.begun()}
+        enrolments = self._catalogue.enrolments(name)
+        row = _exchange(name, begun.get(name), self._catalogue.counts.counted(name), enrolments)
         recipients = [one.profile.site for one in enrolments]
-        organs = self._organs(name, receipts)
-        best: dict[tuple[str, str], Receipt] = {}
-        for one in receipts:
-            key = (one.organ, one.recipient)
-            if key not in best or one.change < best[key].change:
-                best[key] = one
+        shown = part(row.organs, page, max(1, MOST_CELLS // max(1, len(recipients))))
         return ExchangePage(
-            row=self._exchange(name, begun.get(name), enrolments, receipts, organs),
+            row=row,
             recipients=recipients,
-            matrix=[
-                MatrixRow(organ=row, cells=[_cell(best.get((row.organ, at))) for at in recipients])
-                for row in organs
-            ],
+            matrix=self._matrix(name, recipients, shown),
+            part=shown,
             events=self._catalogue.events(name, MOST_EVENTS),
+            happened=self._catalogue.counts.events(name),
         )
+
+    def known(self, exchange: str) -> bool:
+        """Whether there is such an exchange."""
+        begun = (one.name for one in self._catalogue.begun())
+        return exchange in {*begun, *self._catalogue.exchanges()}
 
     def sites(self) -> list[SiteRow]:
         """All sites that took part in an exchange, or have a node here."""
         nodes, contacts = self._catalogue.nodes(), self._catalogue.contacts()
+        trust = self._now().trust
         took_part: dict[str, list[tuple[str, Enrolment]]] = {site: [] for site in nodes}
         for name in self._catalogue.exchanges():
             for one in self._catalogue.enrolments(name):
                 took_part.setdefault(one.profile.site, []).append((name, one))
-        rows, trust = [], self._now().trust
+        rows = []
         for site, known in sorted(took_part.items()):
             last = known[-1][1] if known else None
             rows.append(
@@ -316,91 +150,40 @@ class Views:
                     exchanges=[name for name, _ in known],
                     seen=contacts.get(site),
                     node=site in nodes,
-                    vouched=_vouched(site, last, trust),
+                    vouched=_vouched(trust, last, nodes[site][1] if site in nodes else b""),
                 )
             )
         return rows
 
-    def log(self) -> LogPage:
-        """The log as it is now."""
-        return log.log_page(self._now())
+    def log(self, page: int = 1, digits: str = "") -> LogPage:
+        """The log as it is now: entries of a page, or on what has a digest that begins so."""
+        return log.log_page(self._now(), page, digits)
 
-    def proof(self, digest: str) -> Proof | None:
-        """That the log holds an entry; None where it has none."""
-        return log.proof(self._coordinator, digest)
+    def proof(self, number: int) -> Proof | None:
+        """That the log holds an entry; None where it has none of that number."""
+        return log.proof(self._coordinator, number)
 
-    def _organs(self, exchange: str, receipts: Iterable[Receipt]) -> list[OrganRow]:
-        of_organ: defaultdict[str, list[Receipt]] = defaultdict(list)
-        for one in receipts:
-            of_organ[one.organ].append(one)
-        stored = self._catalogue.stored()
-        return [
-            self._organ(exchange, digest, donation, of_organ[digest], stored)
-            for digest, _, donation in self._catalogue.donations(exchange)
-        ]
-
-    @staticmethod
-    def _organ(
-        exchange: str,
-        digest: str,
-        donation: Donation,
-        receipts: Iterable[Receipt],
-        stored: Collection[str],
-    ) -> OrganRow:
-        offer = peek_offer(donation.offer.encode())
-        others = {(one.recipient, one.verdict) for one in receipts if one.recipient != one.donor}
-        return OrganRow(
-            exchange=exchange,
-            organ=digest,
-            id=offer.organ_id,
-            version=offer.version,
-            donor=offer.donor,
-            domain=offer.domain,
-            family=offer.family,
-            base=offer.base_weights,
-            span=str(offer.span),
-            privacy=donation.privacy,
-            sealed_bytes=donation.sealed_bytes,
-            tokens=donation.tokens,
-            steps=donation.steps,
-            stored=digest in stored,
-            accepted=sum(verdict == "accepted" for _, verdict in others),
-            tried=len({site for site, _ in others}),
-        )
-
-    @staticmethod
-    def _exchange(
-        name: str,
-        begun: Begun | None,
-        enrolments: Sequence[Enrolment],
-        receipts: Sequence[Receipt],
-        organs: Sequence[OrganRow],
-    ) -> ExchangeRow:
-        donors = sum(one.donates for one in enrolments)
-        trials = max(donors, len(organs)) * len(enrolments)
-        stored = sum(one.stored for one in organs)
-        asked = int(begun.config["sites"]) if begun else len(enrolments)
-        steps = asked + 2 * donors + trials
-        made = min(len(enrolments), asked) + len(organs) + stored + len(receipts)
-        state = begun.state if begun else "recorded"
-        return ExchangeRow(
-            name=name,
-            state=state,
-            terms=_terms(begun) if begun else "",
-            runs=begun.runs if begun else 0,
-            since=begun.since if begun else 0.0,
-            asked=asked,
-            sites=len(enrolments),
-            donors=donors,
-            organs=len(organs),
-            stored=stored,
-            trials=trials,
-            receipts=len(receipts),
-            accepted=sum(
-                one.verdict == "accepted" and one.donor != one.recipient for one in receipts
-            ),
-            done=min(1.0, made / steps) if enrolments else 0.0,
-        )
+    def _matrix(self, exchange: str, recipients: list[str], shown: Part) -> list[MatrixRow]:
+        stored, tried = self._catalogue.stored(), self._catalogue.counts.tried(exchange)
+        donations = self._catalogue.donations(exchange, shown.start, shown.most)
+        organs = [digest for digest, _, _ in donations]
+        failures = self._catalogue.failures(exchange, organs)
+        best: dict[tuple[str, str], Receipt] = {}
+        for one in self._catalogue.receipts(exchange, organs):
+            key = (one.organ, one.recipient)
+            if key not in best or one.change < best[key].change:
+                best[key] = one
+        rows = []
+        for digest, _, said in donations:
+            offer, became = peek_offer(said.offer.encode()), tried.get(digest, Tried())
+            places = [(digest, at) for at in recipients]
+            rows.append(
+                MatrixRow(
+                    organ=_organ((exchange,), offer, said, became, stored=digest in stored),
+                    cells=[_cell(best.get(key), failures.get(key, "")) for key in places],
+                )
+            )
+        return rows
 
     def _profiles(self, exchange: str) -> dict[str, Profile]:
         return {one.profile.site: one.profile for one in self._catalogue.enrolments(exchange)}
@@ -410,23 +193,80 @@ class Views:
         return replace(self._coordinator, trust=load_trust(self._coordinator.folder))
 
 
-def _vouched(site: str, enrolment: Enrolment | None, trust: Trust) -> Link:
-    what = "Certificate of the site"
-    if enrolment is None:
-        return Link(what, True, "was admitted, and has not taken part yet")
+def _organ(
+    exchanges: tuple[str, ...], offer: Offer, donation: Donation, tried: Tried, *, stored: bool
+) -> OrganRow:
+    return OrganRow(
+        exchange=exchanges[-1],
+        exchanges=exchanges,
+        organ=offer.organ_digest,
+        id=offer.organ_id,
+        version=offer.version,
+        donor=offer.donor,
+        domain=offer.domain,
+        family=offer.family,
+        base=offer.base_weights,
+        span=str(offer.span),
+        privacy=donation.privacy,
+        sealed_bytes=donation.sealed_bytes,
+        tokens=donation.tokens,
+        steps=donation.steps,
+        stored=stored,
+        accepted=tried.accepted,
+        tried=tried.sites,
+    )
+
+
+def _exchange(
+    name: str,
+    begun: Begun | None,
+    counted: Mapping[str, Counted],
+    enrolments: Collection[Enrolment],
+) -> ExchangeRow:
+    there, sites = counted.get(name, Counted()), len(enrolments)
+    donors = sum(one.donates for one in enrolments)
+    asked = int(begun.config["sites"]) if begun else sites
+    expected = max(donors, there.organs)  # while donors train
+    steps = asked + 2 * donors + expected * sites + sites
+    made = min(sites, asked) + there.organs + there.stored + there.receipts + there.witnesses
+    return ExchangeRow(
+        name=name,
+        state=begun.state if begun else "recorded",
+        terms=_terms(begun) if begun else "",
+        runs=begun.runs if begun else 0,
+        since=begun.since if begun else 0.0,
+        asked=asked,
+        sites=sites,
+        donors=donors,
+        organs=there.organs,
+        stored=there.stored,
+        trials=there.organs * sites,
+        receipts=there.receipts,
+        accepted=there.accepted,
+        witnesses=there.witnesses,
+        done=min(1.0, made / steps) if sites else 0.0,
+    )
+
+
+def _vouched(trust: Trust, enrolment: Enrolment | None, admission: bytes) -> Link:
+    """Whether the federation vouches for a site that has enrolled, or has a node."""
+    what, says = "Certificate of the site", "is vouched for by the federation"
     try:
+        if enrolment is None:
+            claims.admission(admission, trust)
+            return Link(what, True, f"{says}; has not taken part yet")
         verify_profile(enrolment.profile, trust)
     except NotError as error:
         return Link(what, False, str(error))
-    return Link(what, True, "is vouched for by the federation")
+    return Link(what, True, says)
 
 
-def _cell(receipt: Receipt | None) -> Cell | None:
+def _cell(receipt: Receipt | None, code: str) -> Cell | None:
     if receipt is None:
-        return None
+        return Cell(receipt=None, code=code, tint="") if code else None
     warmth = heat(receipt.change)
     side = "worse" if warmth > 0 else "better"
-    return Cell(receipt=receipt, tint=f"{side}-{round(TINTS * abs(warmth))}")
+    return Cell(receipt=receipt, code="", tint=f"{side}-{round(TINTS * abs(warmth))}")
 
 
 def _terms(begun: Begun) -> str:

@@ -10,4 +10,12 @@ for (const place of document.querySelectorAll("[data-live]")) {
     source.close();
     location.reload();
   });
+  source.addEventListener("error", () => {
+    if (source.readyState !== EventSource.CLOSED) return;
+    const words = document.createElement("p");
+    words.className = "note";
+    words.setAttribute("role", "status");
+    words.textContent = "This is no longer shown live. Load the page again to go on.";
+    place.before(words);
+  });
 }
