@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: demo test check docs bench-speed bench-memory bench-seal bench-served bench-quality \
-	bench-clinic bench-dp readme screenshots vectors fetch fuzz kills mutants soak clean
+	bench-clinic bench-dp readme guide screenshots vectors fetch fuzz kills mutants soak clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -62,6 +62,10 @@ bench-dp: $(READY) fetch
 readme: $(READY)
 	$(BIN)/organ-simulate compare --out docs/results/quality --kept-only
 	$(BIN)/organ-simulate readme
+
+# A fresh clone and the first guide, literally; needs a package index.
+guide:
+	$(PYTHON) tests/guide.py
 
 # Takes chromium; see tests/test_page_browser.py.
 screenshots: $(READY)

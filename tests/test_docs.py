@@ -17,13 +17,14 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import click
 import pytest
 import typer
 from conftest import make_model, sentences
+from guide import FENCE, Block, blocks
 from typer.main import get_command
 
 import client.commands
@@ -50,27 +51,7 @@ PROGRAMS: dict[str, typer.Typer] = {
 }
 OTHERS = {".", "cat", "cd", "chmod", "cp", "export", "model_signing", "printf", "ssh"}
 RUN, POLICY = "<!-- run -->", "<!-- policy -->"
-FENCE = re.compile(r"(?:^(<!-- \w+ -->)\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    mark: str
-    kind: str
-    text: str
-
-    @property
-    def lines(self) -> list[str]:
-        """Commands, each on a line."""
-        joined = self.text.replace("\\\n", " ")
-        return [line for line in joined.splitlines() if shlex.split(line, comments=True)]
-
-
-def blocks(text: str) -> list[Block]:
-    return [Block(mark or "", kind, body) for mark, kind, body in FENCE.findall(text)]
 
 
 def simple(line: str) -> Iterator[list[str]]:
