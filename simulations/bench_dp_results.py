@@ -228,9 +228,7 @@ def _costs(rows: Sequence[Row]) -> Panel:
         )
         for method in dict.fromkeys(row["method"] for row in rows)
     ]  # fmt: skip
-    places = tuple(
-        f"{DRAWN[r['method']][0]}, {r['clipping']}, {r['frozen part in']}" for r in rows
-    )
+    places = tuple(f"{DRAWN[r['method']][0]}, {r['clipping']}, {r['frozen part in']}" for r in rows)
     return Panel(
         title="cost by way to clip, peak memory",
         x=Axis(label="", places=places),

@@ -73,7 +73,7 @@ def differences(found: Sequence[Block], output: str) -> Iterator[str]:
                 [line.rstrip() for line in text.splitlines()]
                 for text in (block.text, outputs[number - 1])
             )
-            yield from list(difflib.unified_diff(shown, real, lineterm="", n=0))[2:]
+            yield from (line for line in difflib.ndiff(shown, real) if line[0] in "-+")
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -119,7 +119,8 @@ def main() -> int:
     print("\n".join(differing))
     commands = sum(len(block.lines) for block in found if block.kind == "sh")
     seconds = time.monotonic() - began
-    print(f"{commands} commands ran in {seconds:.0f} s; {len(differing)} lines of output differ")
+    count = sum(line.startswith("-") for line in differing)
+    print(f"{commands} commands ran in {seconds:.0f} s; {count} lines shown are not as printed")
     return 0
 
 
