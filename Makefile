@@ -69,6 +69,8 @@ guide:
 
 # Takes chromium; see tests/test_page_browser.py.
 screenshots: $(READY)
+	@command -v chromium || command -v chromium-browser || \
+		{ echo "no chromium, so no pictures; apt install chromium" >&2; exit 1; }
 	ORGAN_SCREENSHOTS=docs/pages $(BIN)/pytest tests/test_page_browser.py
 
 # Only before a format is released: afterwards its vectors stay as they are.

@@ -33,7 +33,6 @@ from guide import FENCE, Block, blocks
 from typer.main import get_command
 
 import client.commands
-import not_core
 import server.commands
 import simulations.commands
 from client.home import policy
@@ -312,13 +311,24 @@ def test_a_page_can_be_followed(page: str, session: Session) -> None:
 
 
 def test_a_page_that_cannot_be_followed_is_found(session: Session) -> None:
-    page = f"{RUN}\n```sh\norgan families\n```\n```text\nfamily\n{{}}\n```\n"
+    page = f"{RUN}\n```sh\norgan families\n```\n```text\n{{}}\n```\n"
     with pytest.raises(AssertionError, match=r"not printed: .*colour"):
         follow(page.format("colour"), session)
     with pytest.raises(AssertionError, match="no organ at nothing"):
         follow(f"{RUN}\n```sh\norgan inspect nothing\n```\n", session)
+    assert follow(f"{FAILS}\n```sh\norgan inspect nothing\n```\n", session) == 1
+    with pytest.raises(AssertionError, match="organ families"):
+        follow(f"{FAILS}\n```sh\norgan families\n```\n", session)
     with pytest.raises(AttributeError):
         follow(f"{RUN}\n```python\nimport not_core as nc\nnc.graft\n```\n", session)
+
+
+def test_values_are_compared_but_for_those_that_are_measured() -> None:
+    printed = f"documents   20\nperplexity  9.8\nhome  well   {Path.home()}/clinic, its owner's\n"
+    assert unlike("documents  20\nperplexity 19.24\nhome well ~/clinic, its …\n", printed) == []
+    assert unlike("documents  21\n", printed) == ["documents 21"]
+    assert unlike("document\nhome well ~/clinic\n", printed) == ["document", "home well ~/clinic"]
+    assert unlike("perplexity 9.8\n", "documents 20\n") == ["perplexity 9.8"]
 
 
 def test_the_guides_of_most_use_run() -> None:
@@ -361,14 +371,3 @@ def test_what_privacy_costs_is_what_was_measured() -> None:
         numbers = re.findall(r"\d+\.\d+", " ".join(measured))
         assert row[1] == seeds
         assert re.findall(r"\d+\.\d+", row[0]) == [f"{float(one):.1f}" for one in numbers]
-
-
-def test_the_reference_is_built_without_a_warning(tmp_path: Path) -> None:
-    """That of ``import not_core as nc``; ``make docs`` builds all, which takes half a minute."""
-    words = [sys.executable, str(ROOT / "docs/api/build.py"), str(tmp_path), "not_core"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 - ours
-    assert done.returncode == 0, done.stderr
-    page = (tmp_path / "not_core.html").read_text(encoding="utf-8")
-    for name in not_core.__all__:
-        assert f'<section id="{name}">' in page
-    assert "Raises" in page
