@@ -96,7 +96,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="organ-guide-") as name:
         home, clone, log = (Path(name) / part for part in ("home", "clone", "printed"))
         home.mkdir()
-        words = ["git", "clone", "--quiet", ROOT, clone]
+        words = ["git", "clone", "--quiet", str(ROOT), str(clone)]
         subprocess.run(words, check=True)  # noqa: S603 - ours
         found = [one for page in pages for one in blocks((clone / page).read_text("utf-8"))]
         words = ["sh", "-e", "-c", script(found)]
