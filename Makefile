@@ -5,7 +5,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: demo test check docs bench-speed bench-memory bench-seal bench-served bench-coordinator \
-	bench-quality bench-clinic bench-dp readme screenshots vectors fetch fuzz kills mutants soak clean
+	bench-quality bench-clinic bench-dp readme guide screenshots vectors fetch fuzz kills mutants \
+	soak clean
 
 demo: $(READY)
 	$(BIN)/organ-simulate exchange --out runs/demo --fresh
@@ -66,8 +67,14 @@ readme: $(READY)
 	$(BIN)/organ-simulate compare --out docs/results/quality --kept-only
 	$(BIN)/organ-simulate readme
 
+# A fresh clone and the first guide, literally; needs a package index.
+guide:
+	$(PYTHON) tests/guide.py
+
 # Takes chromium; see tests/test_page_browser.py.
 screenshots: $(READY)
+	@command -v chromium || command -v chromium-browser || \
+		{ echo "no chromium, so no pictures; apt install chromium" >&2; exit 1; }
 	ORGAN_SCREENSHOTS=docs/pages $(BIN)/pytest tests/test_page_browser.py
 
 # Only before a format is released: afterwards its vectors stay as they are.

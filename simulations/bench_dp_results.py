@@ -47,6 +47,7 @@ def _cost(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         entry: dict[str, Any] = {
             "method": row["method"],
             "clipping": row["clipping"] or "none",
+            "frozen part in": _precision(row),
             "tokens": row["tokens"],
             "tokens a step": round(row["tokens"] / steps),
             "cpu seconds a step": round(row["cpu_seconds"] / steps, 2),
@@ -67,6 +68,14 @@ def _cost(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
                 entry["x non-private"] = round(ours / theirs, 3)
                 entry["x peak"] = round(row["peak_mb"] / beside["peak_mb"], 3)
         yield entry
+
+
+def _precision(row: Row) -> str:
+    """What the frozen part computed in; ``auto`` is bfloat16 where the processor has it."""
+    wanted: str = row["recipe"]["precision"]
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if "_bf16" in row["machine"] else "float32"
 
 
 def _utility(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
@@ -164,9 +173,10 @@ def chart(found: Mapping[str, Any]) -> Chart:
     if found["cost"]:
         panels.append(_costs(found["cost"]))
     counts = over_seeds(row["seeds"] for row in table if row["method"] != "stock")
+    computed = {f"{DRAWN[r['method']][0]} in {r['frozen part in']}": None for r in found["cost"]}
     return Chart(
         title="What differential privacy costs an organ and LoRA",
-        note=f"{counts}. Costs: one run each.",
+        note=f"{counts}. Costs: one run each; frozen parts computed: {', '.join(computed)}.",
         rows=(tuple(panels),),
     )
 
@@ -218,9 +228,10 @@ def _costs(rows: Sequence[Row]) -> Panel:
         )
         for method in dict.fromkeys(row["method"] for row in rows)
     ]  # fmt: skip
+    places = tuple(f"{DRAWN[r['method']][0]}, {r['clipping']}, {r['frozen part in']}" for r in rows)
     return Panel(
         title="cost by way to clip, peak memory",
-        x=Axis(label="", places=tuple(f"{DRAWN[r['method']][0]}, {r['clipping']}" for r in rows)),
+        x=Axis(label="", places=places),
         y=Axis(label="CPU seconds a thousand tokens"),
         series=tuple(series),
     )

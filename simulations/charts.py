@@ -1,6 +1,7 @@
 """Charts as values: drawn as a PNG, and beside it a CSV of the very numbers that are drawn."""
 
 import csv
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -108,12 +109,20 @@ class Chart:
 
 
 def write(chart: Chart, stem: Path) -> None:
-    """Write a chart as ``stem``.png and its numbers as ``stem``.csv; files there are replaced."""
+    """Write a chart as ``stem``.png and its numbers as ``stem``.csv; files there are replaced.
+
+    The PNG names its chart's ``digest``, so that it can be told from one of other results.
+    """
     # Not with_suffix, which would cut a name at its first dot.
     atomic.write(stem.with_name(f"{stem.name}.csv"), numbers(chart).encode())
     figure = _drawn(chart)
     with atomic.file(stem.with_name(f"{stem.name}.png")) as work, work.open("wb") as out:
-        figure.savefig(out, format="png", metadata={"Software": None})
+        figure.savefig(out, format="png", metadata={"Software": None, "Source": digest(chart)})
+
+
+def digest(chart: Chart) -> str:
+    """SHA-256 of all that is drawn, words included."""
+    return hashlib.sha256(repr(chart).encode()).hexdigest()
 
 
 def numbers(chart: Chart) -> str:

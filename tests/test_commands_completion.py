@@ -61,7 +61,7 @@ def test_the_tab_key_completes(program: str, tmp_path: Path) -> None:
     os.close(theirs)
     try:
         read_until(ours, b"ready> ")
-        os.write(ours, f'eval "$({program} --show-completion bash)"; echo has-""loaded\n'.encode())
+        os.write(ours, f'eval "$({program} --show-completion)"; echo has-""loaded\n'.encode())
         read_until(ours, b"has-loaded")
         for _, typed, shown in (row for row in TYPED if row[0] == program):
             os.write(ours, f"{program} {typed}".encode())

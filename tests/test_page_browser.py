@@ -78,7 +78,9 @@ class Tab:
 
     def judge(self, name: str) -> None:
         """Have axe-core look at what is shown: wide and light, narrow and dark."""
-        axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+        from axe_playwright_python.sync_playwright import Axe
+
+        axe = Axe()
         for scheme, size in (("light", WIDE), ("dark", NARROW)):
             self.page.emulate_media(color_scheme=scheme)
             self.page.set_viewport_size(size)

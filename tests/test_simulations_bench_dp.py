@@ -142,7 +142,7 @@ def cost(method: str, clipping: str | None, **more: Any) -> dict[str, Any]:
         "clipping": clipping,
         "seed": 0,
         "machine": "m",
-        "recipe": {"step_tokens": 256},
+        "recipe": {"step_tokens": 256, "precision": "float32" if method == "lora" else "auto"},
         "peak_mb": 1000,
         **more,
     }
@@ -173,6 +173,21 @@ def test_costs_are_set_beside_the_same_method_without_privacy() -> None:
     assert ghost["noise, seconds a step"] == 0.5
     assert ghost["noise, part of a step"] == 0.02
     assert loop["x non-private"] is None, "times of two machines"
+
+
+def test_costs_say_what_each_computed_in() -> None:
+    machine = {"machine": "x86_64 avx512_bf16 amx_bf16"}
+    rows = [
+        cost("organ", None, tokens=4096, cpu_seconds=32.0),
+        cost("organ", None, tokens=4096, cpu_seconds=32.0) | machine,
+        cost("lora", None, tokens=4096, cpu_seconds=64.0) | machine,
+    ]
+    found = bench_dp_results.summary(rows)
+    assert [row["frozen part in"] for row in found["cost"]] == ["float32", "bfloat16", "float32"]
+    drawn = bench_dp_results.chart(bench_dp_results.summary(rows[1:]))
+    assert "organ in bfloat16, LoRA in float32" in drawn.note
+    (panel,) = drawn.rows[0]
+    assert panel.x.places == ("organ, none, bfloat16", "LoRA, none, float32")
 
 
 def utility(method: str, epsilon: float | None, seed: int, perplexity: float) -> dict[str, Any]:

@@ -5,9 +5,11 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from simulations import charts, commands
 from simulations.charts import Axis, Chart, Panel, Point, Series
@@ -37,6 +39,12 @@ def chart(**more: object) -> Chart:
     return Chart(title="all looks", note="one seed", rows=((plain, places),), **more)  # type: ignore[arg-type]
 
 
+def source(picture: Path) -> str:
+    """Digest of the chart that a picture was drawn of."""
+    with Image.open(picture) as opened:
+        return str(opened.info["Source"])
+
+
 def test_the_csv_holds_every_number_that_is_drawn(tmp_path: Path) -> None:
     charts.write(chart(), tmp_path / "v1.5")
     assert (tmp_path / "v1.5.png").read_bytes().startswith(b"\x89PNG")
@@ -59,11 +67,26 @@ def test_the_csv_holds_every_number_that_is_drawn(tmp_path: Path) -> None:
 
 
 def test_a_picture_is_of_its_numbers_and_of_nothing_else(tmp_path: Path) -> None:
-    for name, one in (("a", chart()), ("b", chart()), ("c", chart(share=True))):
-        charts.write(one, tmp_path / name)
-    first, again, other = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
-    assert first == again
-    assert first != other
+    def bars(height: float) -> Chart:
+        series = Series(name="bars", points=(Point(0, height),), look="bars")
+        axes = Axis(label="", places=("one",)), Axis(label="s", limits=(0, 9))
+        panel = Panel(title="costs", x=axes[0], y=axes[1], series=(series,))
+        return Chart(title="one bar", note="one seed", rows=((panel,),))
+
+    for name, height in (("a", 4), ("b", 4), ("c", 4.5)):
+        charts.write(bars(height), tmp_path / name)
+    first, again, other = (tmp_path / f"{name}.png" for name in "abc")
+    assert first.read_bytes() == again.read_bytes()
+    with Image.open(first) as one, Image.open(other) as two:
+        assert one.size == two.size
+        assert one.tobytes() != two.tobytes()
+
+
+def test_a_picture_names_its_chart(tmp_path: Path) -> None:
+    charts.write(chart(), tmp_path / "a")
+    assert source(tmp_path / "a.png") == charts.digest(chart())
+    named = {charts.digest(replace(chart(), **one)) for one in ({}, {"note": "two"}, {"rows": ()})}
+    assert len(named) == 3
 
 
 @pytest.mark.parametrize(
@@ -84,7 +107,7 @@ def test_pictures_in_the_documents_are_of_the_results_beside_them(name: str) -> 
     results = json.loads((RESULTS / f"{name}.json").read_bytes())
     drawn = charts.numbers(CHARTS[Path(name).name](results))
     assert (RESULTS / f"{name}.csv").read_text() == drawn
-    assert (RESULTS / f"{name}.png").is_file()
+    assert source(RESULTS / f"{name}.png") == charts.digest(CHARTS[Path(name).name](results))
 
 
 def test_what_is_kept_is_drawn_without_measuring(tmp_path: Path, call: Call) -> None:

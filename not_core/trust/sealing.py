@@ -61,7 +61,7 @@ LIFETIME = 30 * DAY
 _PROOF = object()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedOrgan:
     """An organ that this site was sent, in a folder whose every byte has been verified.
 
