@@ -291,7 +291,8 @@ class Catalogue:
         with database.reading(self._engine) as session:
             found = session.execute(
                 select(tables.Event.site, func.max(tables.Event.time))
-                .filter(tables.Event.code.not_in(("timeout", "unreachable")))
+                .filter(tables.Event.step.not_in(("collect", "bank")))  # the coordinator's own
+                .filter(tables.Event.code.not_in(("timeout", "unreachable", "bank")))
                 .group_by(tables.Event.site)
             ).all()
             latest = {site: time for site, time in found}

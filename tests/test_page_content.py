@@ -197,6 +197,40 @@ def test_the_log_shows_who_signed_it_and_proves_its_entries(tmp_path: Path) -> N
     log = views.log()
     assert log.whole.holds
     assert [one.holds.holds for one in log.witnesses] == [False, False]
+    digest = next(one.digest for one in kept if one.event == "offered")
+    (organ,) = [
+        one.organ
+        for one in members.coordinator.catalogue.organs("spring")
+        if canonical.sha256(one.donation.offer.encode()) == digest
+    ]
+    found = views.organ("spring", organ)
+    assert found is not None
+    (link,) = [one for one in found.links if one.what == "Log"]
+    assert (link.holds, "cosignature of north does not hold" in link.says) == (False, True)
+
+
+def test_a_receipt_that_says_another_thing_than_was_signed_does_not_hold(tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    organ = members.exchange("spring")[0]
+    change = "UPDATE receipts SET receipt = CAST(replace(receipt, '-0.08', '-0.58') AS BLOB)"
+    damage(members.coordinator, change)
+    found = Views(members.coordinator).receipt("spring", organ, "south", "replace")
+    assert found is not None
+    assert found.receipt.change == -0.58
+    (link,) = [one for one in found.links if not one.holds]
+    assert link.what == "Signature of the receipt"
+    assert "something else than is shown" in link.says
+
+
+def test_what_is_done_in_a_sites_absence_is_no_word_of_it(tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    members.exchange("spring")
+    catalogue = members.coordinator.catalogue
+    absent = [("collect", ""), ("bank", "bank"), ("deliver", "bank"), ("donate", "timeout")]
+    catalogue.happened("spring", *(Happened(1.8e9, "south", *one) for one in absent))
+    assert catalogue.contacts()["south"] == 1.7e9
+    catalogue.happened("spring", Happened(1.8e9, "south", "donate", "policy"))
+    assert catalogue.contacts()["south"] == 1.8e9
 
 
 def test_the_matrix_has_each_organ_at_each_site(members: Members) -> None:

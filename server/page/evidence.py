@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from not_core import canonical
-from not_core.errors import BankError, NotError
+from not_core.errors import BankError, NotError, SignatureError
 from not_core.page.figures import moment, size
 from not_core.protocol import RECEIPT_TYPE, Donation, Receipt
 from not_core.trust.certificates import seconds
@@ -56,8 +56,8 @@ def of_offer(
     def stored() -> str:
         if coordinator.bank.size(offer.body_sha256) != offer.body_bytes:
             raise BankError("not here, or not whole; the next exchange fetches them")
-        known = donation.sealed_sha256[:12]
-        return f"{size(donation.sealed_bytes)} here, compared by SHA-256 {known} when they came"
+        known = offer.body_sha256[:12]
+        return f"{size(offer.body_bytes)} here; that they are {known} was checked when they came"
 
     links.append(linked("Sealed bytes", stored))
     return links
@@ -74,8 +74,11 @@ def of_receipt(
             key = verify_profile(recipient, coordinator.trust)
             payload = verify_statement(envelope, RECEIPT_TYPE, key)
             found = canonical.decode(Receipt, payload, "receipt")
-            same = "what is shown here" if found == receipt else "something else than is shown here"
-            return f"ECDSA P-384, over {same}, by {receipt.recipient}"
+            if found != receipt:
+                raise SignatureError(
+                    f"{receipt.recipient} has signed something else than is shown here"
+                )
+            return f"ECDSA P-384, over what is shown here, by {receipt.recipient}"
 
         links.append(linked("Signature of the receipt", signed))
     return links

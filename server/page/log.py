@@ -126,8 +126,11 @@ def link(coordinator: Coordinator, envelope: bytes) -> Link:
 
     def proven() -> str:
         check_includes(head, logged.index, logged.entry, logged.path)
-        witnesses = sum(one.size > logged.index for one in book.witnesses())
-        return f"entry {logged.index} of {count(head.size)}, proven; {witnesses} sites signed it"
+        signed = [one for one in book.witnesses() if one.size > logged.index]
+        for one in signed:
+            if not (row := _witness(coordinator, head, one)).holds.holds:
+                raise LogError(f"the cosignature of {row.site} does not hold: {row.holds.says}")
+        return f"entry {logged.index} of {count(head.size)}, proven; {len(signed)} sites signed it"
 
     return replace(linked(what, proven), href=f"/log/entries/{logged.index}")
 
