@@ -297,7 +297,7 @@ def operator_add(
 
     load(home).catalogue.close()
     check_name(name, "operator's name")
-    words = new_passphrase(password_file, unprotected=False, words="password")
+    words = new_passphrase(password_file, unprotected=None, words="password")
     operators.add(home, name, role, words or b"")
     report({"operator": name, "role": role}, as_json)
 

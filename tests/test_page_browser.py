@@ -30,6 +30,7 @@ from not_core.page.application import Page, Place
 from not_core.page.serving import Server, config_of
 from not_core.service.supervisor import free_port
 from server import home as coordinator_home
+from server.catalogue import Happened
 from server.page import app as coordinator_page
 from server.page import log, views
 from simulations.exchange import Scenario, prepare
@@ -210,6 +211,20 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
             page.get_by_role("link", name="Next").click()
             page.get_by_role("link", name="Previous").wait_for()
             tab.judge("second page")
+        page.goto(url)
+        page.get_by_text("Begin an exchange").click()
+        for name, value in FORM.items():
+            page.locator(f"[name={name}]").fill(value)
+        page.get_by_role("button", name="Begin").click()
+        page.locator("[data-live]").wait_for()
+        page.locator("[aria-labelledby=events]").focus()
+        coordinator.catalogue.happened("trial", Happened(time.time(), "clinic", "donate", "quota"))
+        page.locator("td", has_text="quota").wait_for()  # nobody carries it out: it stays live
+        focused = "document.activeElement.getAttribute('aria-labelledby')"
+        assert page.evaluate(focused) == "events"
+        page.get_by_text("Cancel…").click()
+        page.get_by_role("button", name="Cancel trial").click()
+        page.get_by_text("cancelling").first.wait_for()
         page.get_by_role("link", name="Organ bank").click()
         page.get_by_label("Name or domain").fill("astronomy")
         page.get_by_role("button", name="Search").click()

@@ -28,8 +28,12 @@ Unprotected = Annotated[
 ]
 
 
-def new_passphrase(file: Path | None, unprotected: bool, words: str = "passphrase") -> bytes | None:
+def new_passphrase(
+    file: Path | None, unprotected: bool | None, words: str = "passphrase"
+) -> bytes | None:
     """The passphrase that keys get: from a file, or asked for twice; None if none is wanted.
+
+    ``unprotected`` is None where there must be one.
 
     Raises:
         KeyFileError: The file cannot be used.
@@ -42,8 +46,9 @@ def new_passphrase(file: Path | None, unprotected: bool, words: str = "passphras
     if file is not None:
         return passphrase.read(file)
     if not sys.stdin.isatty():
+        without = "" if unprotected is None else ", or say --unprotected"
         raise typer.BadParameter(
-            f"keys need a {words}: give --{words.replace(' ', '-')}-file, or say --unprotected"
+            f"nobody can be asked for a {words}: give --{words.replace(' ', '-')}-file{without}"
         )
     text: str = typer.prompt(words, hide_input=True, confirmation_prompt=True, err=True)
     return text.encode()
