@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from client import witness as witnessing
 from not_core import canonical
@@ -107,7 +108,7 @@ class _Arriving:
     """A sealed organ on its way to a site: what has come is hashed, and not kept."""
 
     held: int = 0
-    sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    sha256: Any = field(default_factory=hashlib.sha256)  # of a type that hashlib keeps to itself
 
 
 @dataclass
