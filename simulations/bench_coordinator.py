@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial, wraps
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing import connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ from server.witnesses import request, signed_head
 from simulations.bench import check_room, peak_bytes
 from simulations.bench_seal import machine
 from simulations.clock import Clock
-from simulations.pipe_grid import STEPS, WAITING, PipeGrid
+from simulations.pipe_grid import STEPS, WAITING, Pipe, PipeGrid
 from simulations.superlink import looks
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def settings(sites: int) -> Settings:
     return Settings(exchange=NAME, sites=sites, terms=terms)
 
 
-def coordinate(folder: Path, sites: int, pipe: "Connection[Any, Any]") -> dict[str, Any]:
+def coordinate(folder: Path, sites: int, pipe: Pipe) -> dict[str, Any]:
     """Run an exchange as its coordinator, and say what it took of this process.
 
     Args:
@@ -218,7 +218,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return round(1e3 * (time.process_time() - started), 2), made
 
 
-def play(sites: "BareSites", pipe: "Connection[Any, Any]") -> None:
+def play(sites: "BareSites", pipe: Pipe) -> None:
     """Answer for all sites, one request after the other, until the other end is gone."""
     requests: SimpleQueue[Any] = SimpleQueue()
 
@@ -300,7 +300,7 @@ def _exchange(place: Path, sites: int, donors: int, size: int) -> dict[str, Any]
     work = place / "work"
     work.mkdir()
     home.create(work / "home", place / FEDERATION)
-    ends = Pipe()
+    ends = connection.Pipe()
     given = [str(place), str(sites), str(donors), str(size)]
     children = [
         subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -329,7 +329,7 @@ def _exchange(place: Path, sites: int, donors: int, size: int) -> dict[str, Any]
 
 
 def _main(who: str, place: str, sites: str, donors: str, size: str, end: str) -> None:
-    pipe: Connection[Any, Any] = Connection(int(end))
+    pipe: Pipe = connection.Connection(int(end))
     work, count = Path(place) / "work", int(sites)
     if who == "coordinate":
         said = coordinate(work / "home", count, pipe)

@@ -2,8 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -35,6 +34,19 @@ PIPE, WAITING = "pipe", "waiting"
 """What the coordinator's time goes to besides steps: the pipe, and looking for replies."""
 
 
+class Pipe(Protocol):
+    """An end of ``multiprocessing.connection``."""
+
+    def send(self, value: Any, /) -> None:
+        """Send a value."""
+
+    def recv(self) -> Any:
+        """Wait for a value."""
+
+    def poll(self) -> bool:
+        """Whether one has come."""
+
+
 class PipeGrid(Grid):
     """A grid whose nodes are at the other end of a pipe.
 
@@ -44,7 +56,7 @@ class PipeGrid(Grid):
         steps: Counts what handling replies takes, by step.
     """
 
-    def __init__(self, pipe: "Connection[Any, Any]", nodes: int, steps: Clock) -> None:
+    def __init__(self, pipe: Pipe, nodes: int, steps: Clock) -> None:
         # Flower notes the run in globals of the process, without which no message can be made.
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
         self._pipe, self._nodes, self._steps = pipe, nodes, steps
