@@ -47,7 +47,28 @@ class Pipe(Protocol):
         """Whether one has come."""
 
 
-class PipeGrid(Grid):
+class PushPullGrid(Grid):
+    """A grid of which nothing is asked but to push, to pull and to name its nodes."""
+
+    @property
+    def run(self) -> Any:
+        """There is none."""
+        raise NotImplementedError
+
+    def set_run(self, run: Any) -> None:
+        """There is none."""
+        raise NotImplementedError
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """Nobody here makes messages so."""
+        raise NotImplementedError
+
+    def send_and_receive(self, messages: Iterable[Message], **kwargs: Any) -> list[Message]:
+        """Nobody here waits so."""
+        raise NotImplementedError
+
+
+class PipeGrid(PushPullGrid):
     """A grid whose nodes are at the other end of a pipe.
 
     Args:
@@ -108,20 +129,3 @@ class PipeGrid(Grid):
     def get_node_ids(self) -> list[int]:
         """All nodes."""
         return list(range(1, self._nodes + 1))
-
-    @property
-    def run(self) -> Any:
-        """There is none."""
-        raise NotImplementedError
-
-    def set_run(self, run: Any) -> None:
-        """There is none."""
-        raise NotImplementedError
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Nobody here makes messages so."""
-        raise NotImplementedError
-
-    def send_and_receive(self, messages: Iterable[Message], **kwargs: Any) -> list[Message]:
-        """Nobody here waits so."""
-        raise NotImplementedError

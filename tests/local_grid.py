@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import site_app
+from simulations.pipe_grid import PushPullGrid
 
 Tamper = Callable[[Message], Message | None]
 
 
-class LocalGrid(Grid):
+class LocalGrid(PushPullGrid):
     """One node a home folder.
 
     Args:
@@ -74,16 +73,3 @@ class LocalGrid(Grid):
 
     def get_node_ids(self) -> list[int]:
         return list(self._homes)
-
-    @property
-    def run(self) -> Any:
-        raise NotImplementedError
-
-    def set_run(self, run: Any) -> None:
-        raise NotImplementedError
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        raise NotImplementedError
-
-    def send_and_receive(self, messages: Iterable[Message], **kwargs: Any) -> list[Message]:
-        raise NotImplementedError
