@@ -16,11 +16,12 @@ from pathlib import Path
 
 import httpx
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from not_core.service import journal
+from not_core.service.connections import Bounded, allow_files
 from not_core.service.supervisor import end_with_parent
 
 PREFIX = "/v1/fleet/"
@@ -44,6 +45,7 @@ MOST_BYTES = 8 * 2**20
 """Of a request and of a reply; Flower cuts objects into pieces of 5 MiB."""
 
 UPSTREAM_SECONDS = 120.0
+KEPT_SECONDS = 75
 PASSED = ("content-type", "accept", "flwr-")
 KEPT_BACK = ("flwr-task-token", "flwr-superexec-")
 """Headers that are passed on, by their beginnings, but for those that speak for a task."""
@@ -62,6 +64,12 @@ class Limits:
     rate: float = 50.0
     burst: int = 200
     at_once: int = 16
+
+
+class Connection(Bounded):
+    """One to the gateway; several sites may come from one address."""
+
+    most, most_of_one, patience = 512, 128, UPSTREAM_SECONDS
 
 
 @dataclass
@@ -121,6 +129,8 @@ class Gateway:
             if body is None:
                 return Response(status_code=413)
             return await self._ask(call, request, body)
+        except (ClientDisconnect, TimeoutError):
+            return Response(status_code=408)
         finally:
             peer.under_way -= 1
 
@@ -176,6 +186,7 @@ def serve(home: Path) -> None:
 
     from server.service import load
 
+    allow_files()
     service = load(home)
     gateway = Gateway(f"https://{service.flower}", home / "flower" / "loopback.pem")
     uvicorn.run(
@@ -184,12 +195,12 @@ def serve(home: Path) -> None:
         port=service.port,
         ssl_certfile=str(home / "tls.pem"),
         ssl_keyfile=str(home / "tls.key"),
+        http=Connection,
         ws="none",
         access_log=False,
         server_header=False,
-        timeout_keep_alive=75,
+        timeout_keep_alive=KEPT_SECONDS,
         timeout_graceful_shutdown=5,
-        limit_concurrency=512,
         log_config=None,
     )
 

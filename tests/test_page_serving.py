@@ -16,6 +16,7 @@ from not_core.errors import ServiceError
 from not_core.page import serving
 from not_core.page.application import Place
 from not_core.page.guard import SIGN_IN
+from not_core.service import connections
 from not_core.service.supervisor import free_port
 
 HELD = 0.4
@@ -25,8 +26,8 @@ ELSEWHERE = "127.0.0.2"
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A site's page that is served here, with little patience."""
-    monkeypatch.setattr(serving, "REQUEST_SECONDS", HELD)
-    monkeypatch.setattr(serving, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(serving.Connection, "patience", HELD)
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.05)
     found = Place.private(free_port())
     page = site_page.page_of(site(tmp_path), found, "token")
 
@@ -104,7 +105,7 @@ def test_a_header_is_bounded(place: Place) -> None:
 def test_one_address_does_not_shut_out_others(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "REQUEST_SECONDS", 60.0)
+    monkeypatch.setattr(serving.Connection, "patience", 60.0)
     crowd = [dawdle(place, b"") for _ in range(serving.MOST_CONNECTIONS + 10)]
     try:
         assert ask(place, since=ELSEWHERE) == 200

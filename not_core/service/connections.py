@@ -1,0 +1,76 @@
+"""Connections to a server, within bounds on who connects and says nothing, or too much."""
+
+import asyncio
+import resource
+import time
+from collections import Counter
+from typing import Any, ClassVar
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+LOOK_SECONDS = 1.0
+MOST_FILES = 65_536
+
+
+class Bounded(H11Protocol):
+    """A connection that is shut when its client dawdles, or when others need its place.
+
+    Attributes:
+        most: Connections at one time; one more takes the place of one that says nothing.
+        most_of_one: Of them, those of one address.
+        patience: Seconds that a client may take to say what it asks for.
+    """
+
+    most: ClassVar[int]
+    most_of_one: ClassVar[int]
+    patience: ClassVar[float]
+    _since: float | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """See ``asyncio.Protocol``."""
+        super().connection_made(transport)
+        crowds = Counter(_address(one) for one in self.connections)
+        if crowds[_address(self)] > self.most_of_one:
+            transport.abort()
+            return
+        if len(self.connections) > self.most:
+            self._make_room(crowds)
+        self._look()
+
+    def _make_room(self, crowds: Counter[str]) -> None:
+        """Shut the connection that has waited longest, of the address that has most of them."""
+        quiet = [one for one in self.connections if one is not self and one._since is not None]
+        if not quiet:
+            self.transport.abort()
+            return
+        longest = min(quiet, key=lambda one: (-crowds[_address(one)], one._since))
+        longest.transport.abort()
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return
+        now = time.monotonic()
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        elif now - self._since > self.patience:
+            self.transport.abort()
+            return
+        asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+
+def _address(connection: Any) -> str:
+    return str(connection.client[0]) if connection.client else ""
+
+
+def allow_files() -> None:
+    """Let this process have as many open files as it may.
+
+    Who has connected and has not yet begun TLS is no connection here, and takes a file.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,107 @@
+"""Connections to a server: who says nothing gives way to who does."""
+
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from not_core.service import connections, tls
+from not_core.service.connections import Bounded
+from server.gateway import PREFIX, Gateway
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other addresses on loopback")
+
+
+class Few(Bounded):
+    """Eight at most, of which six may be of one address."""
+
+    most, most_of_one, patience = 8, 6, 60.0
+
+
+def serve(app: Starlette) -> Iterator[int]:
+    config = uvicorn.Config(app, http=Few, ws="none", log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while thread.is_alive() and not server.started:
+        time.sleep(0.02)
+    yield listening.getsockname()[1]
+    server.should_exit = True
+    thread.join(10)
+    listening.close()
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.05)
+
+    async def answer(request: Request) -> Response:
+        return Response("here")
+
+    yield from serve(Starlette(routes=[Route("/", answer)]))
+
+
+def connect(port: int, address: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=5, source_address=(address, 0))
+
+
+def is_shut(connection: socket.socket) -> bool:
+    connection.settimeout(0.3)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def ask(port: int, address: str) -> int:
+    with httpx.Client(transport=httpx.HTTPTransport(local_address=address)) as client:
+        return client.get(f"http://127.0.0.1:{port}/").status_code
+
+
+def test_a_crowd_that_says_nothing_makes_room(port: int) -> None:
+    with ExitStack() as stack:
+        few = [stack.enter_context(connect(port, "127.0.0.2")) for _ in range(2)]
+        crowd = [stack.enter_context(connect(port, "127.0.0.3")) for _ in range(6)]
+        time.sleep(0.2)
+        assert ask(port, "127.0.0.4") == 200
+        assert [is_shut(one) for one in crowd] == [True, *[False] * 5]
+        assert not any(is_shut(one) for one in few)
+
+
+def test_one_address_has_no_more_than_its_part(port: int) -> None:
+    with ExitStack() as stack:
+        crowd = [stack.enter_context(connect(port, "127.0.0.3")) for _ in range(7)]
+        time.sleep(0.2)
+        assert is_shut(crowd[-1])
+        assert not is_shut(crowd[0])
+
+
+def test_a_request_that_is_broken_off_leaves_no_trace(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a stranger fills the disk with them."""
+    tls.create(tmp_path / "tls.pem", tmp_path / "tls.key", ["127.0.0.1"])
+    gateway = Gateway("https://127.0.0.1:1", tmp_path / "tls.pem")
+    served = serve(gateway.app())
+    port = next(served)
+    with connect(port, "127.0.0.2") as one:
+        head = f"POST {PREFIX}get-run HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf"
+        one.sendall(head.encode())
+        time.sleep(0.2)
+    time.sleep(0.3)
+    next(served, None)
+    assert not [record for record in caplog.records if record.exc_info]
