@@ -413,7 +413,8 @@ class Catalogue:
             at: When it is to begin, in seconds since the epoch.
 
         Raises:
-            ExchangeError: One of that name is something else, or is being cancelled.
+            ExchangeError: One of that name is something else, is being cancelled, or is under way
+                with other sites or at another time.
         """
         with database.writing(self._engine) as session:
             row = session.get(tables.Exchange, name) or tables.Exchange(name=name, config=config)
@@ -423,8 +424,13 @@ class Catalogue:
                 )
             if row.state == CANCELLING:
                 raise ExchangeError(f"exchange {name} is being cancelled; try again when it is")
+            if row.state == RUNNING and row.runs and (row.config != config or at):
+                raise ExchangeError(
+                    f"exchange {name} is under way, with the sites that were asked for; "
+                    "cancel it first, or wait for its end"
+                )
             row.config = config
-            if row.state != RUNNING:  # new, or ended
+            if row.state != RUNNING or not row.runs:  # new, or ended, or waits for its time
                 row.state, row.run, row.runs, row.since = RUNNING, "0", 0, at
             session.add(row)
 

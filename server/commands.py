@@ -220,6 +220,8 @@ def exchange(
         "mode": mode,
     }
     begins = 0.0 if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    if at is not None and begins < datetime.now(UTC).timestamp():
+        raise typer.BadParameter(f"{at} has passed; give a later time, or none to begin at once")
     coordinator = load(home)
     try:
         keeper.ask(coordinator, config, begins)

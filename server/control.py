@@ -16,6 +16,7 @@ from flwr.cli.build import build_fab_from_files
 from flwr.cli.cli_client_interceptor import CliClientHttpInterceptor
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto import control_pb2 as messages
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.error import FlowerError
 from flwr.supercore.fab import Fab
@@ -25,7 +26,7 @@ from not_core.errors import ServiceError
 
 ENDED = "finished"
 COMPLETED = "completed"
-ONLINE = "online"
+ONLINE, UNREGISTERED = "online", "unregistered"
 APP = """\
 [project]
 name = "organ-exchange"
@@ -118,15 +119,29 @@ class Control:
         with self._client() as client:
             client.StopRun(messages.StopRunRequest(run_id=run))
 
+    def registered(self) -> dict[int, str]:
+        """Nodes that may come in: the public key, in PEM, by id.
+
+        Raises:
+            ServiceError: Flower does not run.
+        """
+        return {
+            int(node.node_id): node.public_key.decode()
+            for node in self._nodes()
+            if node.status != UNREGISTERED
+        }
+
     def online(self) -> set[int]:
         """Ids of the nodes that are there.
 
         Raises:
             ServiceError: Flower does not run.
         """
+        return {int(node.node_id) for node in self._nodes() if node.status == ONLINE}
+
+    def _nodes(self) -> list[NodeInfo]:
         with self._client() as client:
-            found = client.ListNodes(messages.ListNodesRequest()).nodes_info
-        return {int(node.node_id) for node in found if node.status == ONLINE}
+            return list(client.ListNodes(messages.ListNodesRequest()).nodes_info)
 
     def runs(self) -> list[Run]:
         """All runs, newest first.

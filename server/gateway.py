@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from google.protobuf.message import DecodeError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -43,6 +45,9 @@ PATHS = frozenset(
 
 MOST_BYTES = 8 * 2**20
 """Of a request and of a reply; Flower cuts objects into pieces of 5 MiB."""
+
+MOST_OBJECTS = 16
+"""Of a reply: a message, its records and arrays, and a segment of an organ in pieces."""
 
 UPSTREAM_SECONDS = 120.0
 KEPT_SECONDS = 75
@@ -128,6 +133,8 @@ class Gateway:
             body = await _body(request)
             if body is None:
                 return Response(status_code=413)
+            if call == "push-messages" and not is_reply(body):
+                return Response(status_code=403)
             return await self._ask(call, request, body)
         except (ClientDisconnect, TimeoutError):
             return Response(status_code=408)
@@ -158,6 +165,28 @@ class Gateway:
         peer.allowance = min(float(self._limits.burst), peer.allowance + gained)
         peer.seen = now
         return peer
+
+
+def is_reply(body: bytes) -> bool:
+    """Whether what a node pushes is one answer of its own, of bounded size.
+
+    Flower knows which node asks, and believes it whom a message is from and to: a node could speak
+    to another site as the coordinator does, and store what nobody asked for.
+    """
+    try:
+        request = PushMessagesRequest.FromString(body)
+    except DecodeError:
+        return False
+    if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
+        return False
+    said = request.messages_list[0].metadata
+    if said.src_node_id != request.node.node_id or not said.reply_to_message_id:
+        return False
+    waiting, found = list(request.message_object_trees), 0
+    while waiting and found <= MOST_OBJECTS:
+        found += 1
+        waiting.extend(waiting.pop().children)
+    return found <= MOST_OBJECTS
 
 
 def _passed(headers: Mapping[str, str]) -> dict[str, str]:

@@ -28,8 +28,11 @@ def monitored(home: Path, service: Service) -> Starlette:
         load(home).catalogue.close()
         return WELL
 
-    def answering(port: int) -> str:
-        return WELL if answers(LOOPBACK, port) else f"nothing answers on port {port}"
+    def answering(host: str, port: int) -> str:
+        return WELL if answers(host, port) else f"nothing answers at {host}:{port}"
+
+    # Who listens on all addresses does so on loopback.
+    gateway = LOOPBACK if service.listen in ("0.0.0.0", "::") else service.listen  # noqa: S104
 
     def revocation() -> str:
         trust = load_trust(home)
@@ -45,8 +48,8 @@ def monitored(home: Path, service: Service) -> Starlette:
 
     checks = {
         "catalogue": catalogue,
-        "flower": lambda: answering(service.flower_port),
-        "gateway": lambda: answering(service.port),
+        "flower": lambda: answering(LOOPBACK, service.flower_port),
+        "gateway": lambda: answering(gateway, service.port),
         "revocation": revocation,
     }
     return monitor.app(home, checks, figures)

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from not_core.errors import ExchangeError, NotError
+from not_core.errors import ExchangeError, NotError, ServiceError
 from not_core.service import journal
 from not_core.service.supervisor import end_with_parent
 from not_core.trust.federation import load_trust
 from server import service
 from server.app import config_of, settings
-from server.catalogue import CANCELLED, CANCELLING, UNFINISHED
-from server.control import COMPLETED, ENDED, Control
+from server.catalogue import CANCELLED, CANCELLING, UNFINISHED, Begun
+from server.control import COMPLETED, ENDED, Control, Run
 from server.home import Coordinator, load
 
 POLL_SECONDS = 2.0
@@ -63,26 +63,36 @@ def look(coordinator: Coordinator, control: Control, now: float) -> None:
     unfinished = coordinator.catalogue.unfinished()
     if not unfinished:
         return
+    waiting = all(one.since > now and not one.run for one in unfinished)
+    if waiting and not any(one.state == CANCELLING for one in unfinished):
+        return
     runs = {run.identifier: run for run in control.runs()}
     for one in unfinished:
-        run = runs.get(one.run)
-        under_way = run is not None and run.status != ENDED
-        if one.state == CANCELLING:
-            if under_way:
-                control.stop(one.run)
-            _end(coordinator, one.name, CANCELLED)
-            continue
+        try:
+            _look_after(coordinator, control, one, runs.get(one.run), now)
+        except ServiceError as error:  # the others go on
+            _log.warning("%s", error, extra={"exchange": one.name})
+
+
+def _look_after(
+    coordinator: Coordinator, control: Control, one: Begun, run: Run | None, now: float
+) -> None:
+    under_way = run is not None and run.status != ENDED
+    if one.state == CANCELLING:
         if under_way:
-            continue
-        if run is not None and run.outcome == COMPLETED:
-            _end(coordinator, one.name, COMPLETED)
-        elif one.runs >= MOST_RUNS:
-            _end(coordinator, one.name, "failed")
-            _log.error("failed too often", extra={"exchange": one.name, "runs": one.runs})
-        elif now >= one.since + (AGAIN_SECONDS if one.run else 0.0):
-            begun = control.start({"home": str(coordinator.folder.resolve()), **one.config})
-            coordinator.catalogue.running(one.name, begun, now)
-            _log.warning("starts", extra={"exchange": one.name, "run": one.runs + 1})
+            control.stop(one.run)
+        _end(coordinator, one.name, CANCELLED)
+    elif under_way:
+        return
+    elif run is not None and run.outcome == COMPLETED:
+        _end(coordinator, one.name, COMPLETED)
+    elif one.runs >= MOST_RUNS:
+        _end(coordinator, one.name, "failed")
+        _log.error("failed too often", extra={"exchange": one.name, "runs": one.runs})
+    elif now >= one.since + (AGAIN_SECONDS if one.run else 0.0):
+        begun = control.start({"home": str(coordinator.folder.resolve()), **one.config})
+        coordinator.catalogue.running(one.name, begun, now)
+        _log.warning("starts", extra={"exchange": one.name, "run": one.runs + 1})
 
 
 def _end(coordinator: Coordinator, name: str, state: str) -> None:
@@ -129,6 +139,9 @@ def main(home: Path) -> None:
                 for site in service.expel(replace(coordinator, trust=trust)):
                     _log.warning("revoked; its node is taken back", extra={"site": site})
                 known = trust.revoked.number
+        except NotError as error:  # exchanges go on without
+            _log.warning("%s", error)
+        try:
             look(coordinator, control, time.time())
             if time.time() - heard > HEARD_SECONDS:
                 listen(coordinator, control, heard := time.time())

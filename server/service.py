@@ -17,16 +17,14 @@ import tomli_w
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from not_core import atomic, canonical
+from not_core import atomic
 from not_core.canonical import STRICT
 from not_core.errors import CertificateError, RevokedError
-from not_core.protocol import Admission
 from not_core.service import tls
 from not_core.service.flower import SERVER, command
 from not_core.service.supervisor import LOOPBACK, Program, answers, python
 from not_core.settings import read
 from not_core.trust.keyfile import write_secret
-from not_core.trust.statement import claimed_payload
 from server import claims
 from server.control import Control
 from server.home import Coordinator
@@ -99,7 +97,8 @@ def control_of(home: Path) -> Control:
 def admit(coordinator: Coordinator, envelope: bytes) -> tuple[str, int]:
     """Let a site's node in, instead of an earlier one of that site.
 
-    The same node again, by a new profile of its site, stays in by the newer word.
+    The same node again, by a new profile of its site, stays in by the newer word. What Flower has
+    lost is registered anew, and what was begun before, and not noted, is ended.
 
     Args:
         coordinator: Served at this moment.
@@ -114,15 +113,12 @@ def admit(coordinator: Coordinator, envelope: bytes) -> tuple[str, int]:
     """
     claimed = claims.admission(envelope, coordinator.trust)
     site, control = claimed.profile.site, control_of(coordinator.folder)
-    before = coordinator.catalogue.nodes().get(site)
-    if before is not None:
-        node, earlier = before
-        known = canonical.decode(Admission, claimed_payload(earlier), "admission")
-        if known.node_key == claimed.node_key:
-            coordinator.catalogue.admitted(site, node, envelope)
-            return site, node
-        control.unregister(node)
-    node = control.register(claimed.node_key)
+    registered = control.registered()
+    before, _ = coordinator.catalogue.nodes().get(site, (None, b""))
+    if before in registered and registered[before] != claimed.node_key:
+        control.unregister(before)
+    same = [node for node, key in registered.items() if key == claimed.node_key]
+    node = same[0] if same else control.register(claimed.node_key)
     coordinator.catalogue.admitted(site, node, envelope)
     return site, node
 
@@ -135,12 +131,14 @@ def expel(coordinator: Coordinator) -> list[str]:
     Raises:
         ServiceError: Flower does not run, or refuses.
     """
-    gone = []
+    gone: list[str] = []
+    control = control_of(coordinator.folder)
     for site, (node, envelope) in coordinator.catalogue.nodes().items():
         try:
             claims.admission(envelope, coordinator.trust)
         except RevokedError:
-            control_of(coordinator.folder).unregister(node)
+            if node in control.registered():
+                control.unregister(node)
             coordinator.catalogue.expelled(site)
             gone.append(site)
         except CertificateError:

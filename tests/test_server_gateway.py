@@ -6,12 +6,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from flwr.app import RecordDict
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.gateway import MOST_BYTES, PATHS, PREFIX, Gateway, Limits
+from not_core.protocol import SEGMENT_BYTES, Refusal, pack
+from server.gateway import MOST_BYTES, MOST_OBJECTS, PATHS, PREFIX, Gateway, Limits, is_reply
 
 Ask = Callable[..., Awaitable[httpx.Response]]
 
@@ -52,7 +58,7 @@ def gateway(limits: Limits | None = None) -> tuple[Flower, Ask]:
 def test_the_calls_of_a_site_pass_and_no_others() -> None:
     async def run() -> None:
         flower, ask = gateway()
-        for call in PATHS:
+        for call in PATHS - {"push-messages"}:
             answer = await ask(PREFIX + call, content=b"question")
             assert (answer.status_code, answer.content) == (200, b"answer")
             assert "server" not in answer.headers
@@ -76,6 +82,44 @@ def test_the_calls_of_a_site_pass_and_no_others() -> None:
             assert (await ask(path)).status_code == 404, path
         assert (await ask(PREFIX + "get-run", method="GET")).status_code == 405
         assert len(flower.asked) == passed
+
+    asyncio.run(run())
+
+
+def pushed(
+    content: RecordDict, source: int = 7, reply_to: str = "asked", number: int = 1
+) -> PushMessagesRequest:
+    """What Flower's node 7 pushes."""
+    message = Message(metadata=Metadata(src_node_id=source, reply_to_message_id=reply_to))
+    return PushMessagesRequest(
+        node=Node(node_id=7),
+        messages_list=[message] * number,
+        message_object_trees=[ObjectTree(children=[get_object_tree(content)])] * number,
+    )
+
+
+def test_a_node_pushes_one_answer_of_its_own_and_nothing_else() -> None:
+    value = Refusal(code="policy")
+    segment = pack(value, bytes(SEGMENT_BYTES))
+    assert is_reply(pushed(segment).SerializeToString())
+    forged = [
+        pushed(segment, source=1),  # as the coordinator
+        pushed(segment, reply_to=""),  # unasked
+        pushed(segment, number=2),
+        pushed(pack(value, b"".join(bytes([one]) * 5 * 2**20 for one in range(MOST_OBJECTS)))),
+        PushMessagesRequest(node=Node(node_id=7)),
+    ]
+    assert not any(is_reply(one.SerializeToString()) for one in forged)
+    assert not is_reply(b"\xff")
+
+    async def run() -> None:
+        flower, ask = gateway()
+        path = PREFIX + "push-messages"
+        answers = [await ask(path, content=one.SerializeToString()) for one in forged]
+        assert [one.status_code for one in answers] == [403] * len(forged)
+        assert flower.asked == []
+        content = pushed(segment).SerializeToString()
+        assert (await ask(path, content=content)).status_code == 200
 
     asyncio.run(run())
 

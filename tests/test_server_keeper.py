@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pages import Members
 
-from not_core.errors import ExchangeError
+from not_core.errors import ExchangeError, ServiceError
 from server import keeper
 from server.catalogue import CANCELLED, RUNNING
 from server.control import COMPLETED, ENDED, Run
@@ -130,3 +130,28 @@ def test_one_that_is_cancelled_is_stopped(coordinator: Coordinator) -> None:
     assert runs.stopped == [1]
     assert state(coordinator) == (CANCELLED, 1)
     assert parts(coordinator) == ["autumn.north.ab.part"]
+
+
+def test_an_exchange_that_is_refused_holds_up_no_other(coordinator: Coordinator) -> None:
+    class Refusing(Runs):
+        def start(self, config: dict[str, object]) -> int:
+            if config["exchange"] == "spring":
+                raise ServiceError("Flower refused: 24; see its log")
+            return super().start(config)
+
+    keeper.ask(coordinator, TERMS | {"sites": 2})
+    keeper.look(coordinator, Refusing(), 1.0)  # type: ignore[arg-type]
+    assert [one.name for one in coordinator.catalogue.begun() if one.run] == ["winter"]
+
+
+def test_what_is_under_way_is_not_changed_without_a_word(coordinator: Coordinator) -> None:
+    keeper.ask(coordinator, TERMS | {"sites": 2}, at=5000.0)
+    keeper.ask(coordinator, TERMS | {"sites": 3}, at=2000.0)  # it waits: this is what is meant
+    (one,) = [one for one in coordinator.catalogue.begun() if one.name == "winter"]
+    assert (one.since, one.config["sites"]) == (2000.0, 3)
+    keeper.look(coordinator, Runs(), 2000.0)  # type: ignore[arg-type]
+    keeper.ask(coordinator, TERMS | {"sites": 3})  # as it is
+    with pytest.raises(ExchangeError, match="under way"):
+        keeper.ask(coordinator, TERMS | {"sites": 2})
+    with pytest.raises(ExchangeError, match="under way"):
+        keeper.ask(coordinator, TERMS | {"sites": 3}, at=9000.0)

@@ -1,5 +1,6 @@
 """Processes that are kept running, and Flower's modules with names replaced."""
 
+import errno
 import json
 import os
 import signal
@@ -131,6 +132,64 @@ def test_a_home_is_served_by_one_and_told_to_stop_by_its_lock(tmp_path: Path) ->
         with pytest.raises(ServiceError, match="served by another"), supervisor.held(tmp_path):
             pass
     assert supervisor.served_by(tmp_path) is None
+
+
+def test_who_looks_at_a_lock_does_not_take_it(tmp_path: Path) -> None:
+    """A look beside a start, and two looks at once, tell what is so."""
+    with supervisor.held(tmp_path):
+        pass
+    wrong: list[object] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            if (found := supervisor.served_by(tmp_path)) not in (None, os.getpid()):
+                wrong.append(found)
+
+    (tmp_path / "run" / "lock").write_text("1")  # of one that was killed
+    looking = [threading.Thread(target=look) for _ in range(3)]
+    for one in looking:
+        one.start()
+    for _ in range(100):
+        with supervisor.held(tmp_path):
+            assert supervisor.served_by(tmp_path) == os.getpid()
+        assert supervisor.served_by(tmp_path) is None
+    ended.set()
+    for one in looking:
+        one.join()
+    assert wrong == []
+
+
+def test_a_full_disk_ends_nothing_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = [True]
+
+    def write(*given: object, **more: object) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*given, **more)
+
+    real = supervisor.atomic.write
+    monkeypatch.setattr(supervisor.atomic, "write", write)
+    with running(tmp_path, program("long", SLEEP)) as said:
+        eventually(lambda: said == ["long started"])
+        time.sleep(0.1)
+        assert supervisor.status(tmp_path) == {}
+        full.clear()
+        eventually(lambda: "long" in supervisor.status(tmp_path))
+
+
+def test_a_log_is_bounded_while_its_process_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 100)
+    code = "import time\nfor n in range(10**6): print('x' * 50, flush=True); time.sleep(0.02)"
+    log = tmp_path / "logs" / "long.log"
+    with running(tmp_path, program("long", code)):
+        eventually(lambda: log.with_suffix(".log.1").is_file())
+        eventually(lambda: 0 < log.stat().st_size < 2000)
+        assert b"\0" not in log.read_bytes()
 
 
 def test_flower_of_another_version_or_shape_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

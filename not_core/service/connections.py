@@ -40,12 +40,13 @@ class Bounded(H11Protocol):
 
     def _make_room(self, crowds: Counter[str]) -> None:
         """Shut the connection that has waited longest, of the address that has most of them."""
-        quiet = [one for one in self.connections if one is not self and one._since is not None]
-        if not quiet:
-            self.transport.abort()
-            return
-        longest = min(quiet, key=lambda one: (-crowds[_address(one)], one._since))
-        longest.transport.abort()
+        quiet = [
+            (-crowds[_address(one)], one._since, one.transport)
+            for one in self.connections
+            if isinstance(one, Bounded) and one._since is not None
+        ]
+        _, _, longest = min(quiet, key=lambda one: one[:2], default=(0, 0.0, self.transport))
+        longest.abort()
 
     def _look(self) -> None:
         if self.transport.is_closing():

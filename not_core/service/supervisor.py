@@ -8,6 +8,7 @@ import ctypes
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,10 +33,12 @@ FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 STEADY_SECONDS = 60.0
 """A process that ran so long had nothing wrong with it when it was started."""
 STOP_SECONDS = 10.0
+PROBE_SECONDS = 1.0
+"""Longest that a look at a lock takes."""
 PR_SET_DUMPABLE = 4
 """Of Linux's ``sys/prctl.h``."""
 LOG_BYTES = 16 * 1024 * 1024
-"""A longer log is set aside, as ``NAME.log.1``, when its process is started."""
+"""What a longer log holds is set aside, as ``NAME.log.1``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,7 @@ class Supervisor:
         self._home = home
         self._running = [_Running(program) for program in programs]
         self._stop = False
+        self._to_report = False
 
     def run(self, told: Callable[[str], None] = lambda text: None) -> None:
         """Run until SIGTERM or SIGINT, then end all programs, the last one first.
@@ -112,20 +116,26 @@ class Supervisor:
         self._stop = True
 
     def _look(self, told: Callable[[str], None]) -> None:
-        changed = False
         for one in self._running:
-            if one.process is not None:
-                changed |= self._check(one, told)
-            elif time.monotonic() >= one.due:
-                self._start(one)
-                told(f"{one.program.name} started")
-                changed = True
+            try:
+                if one.process is not None:
+                    _set_aside(self._log(one))
+                    self._to_report |= self._check(one, told)
+                elif time.monotonic() >= one.due:
+                    self._start(one)
+                    told(f"{one.program.name} started")
+                    self._to_report = True
+            except OSError as error:  # such as a full disk: what runs goes on
+                told(f"{one.program.name}: {error.strerror}; tried again")
+                one.due = time.monotonic() + LONGEST_DELAY / 4
             if not one.was_ready:
                 one.was_ready = one.process is not None and one.program.ready()
             if not one.was_ready:
                 break  # what comes after it waits, once
-        if changed:
-            self._report()
+        if self._to_report:
+            with suppress(OSError):
+                self._report()
+                self._to_report = False
 
     def _check(self, one: _Running, told: Callable[[str], None]) -> bool:
         """Whether a process has ended, or was ended because it had stalled."""
@@ -145,11 +155,12 @@ class Supervisor:
         one.delay = min(2 * one.delay, LONGEST_DELAY)
         return True
 
+    def _log(self, one: _Running) -> Path:
+        return self._home / "logs" / f"{one.program.name}.log"
+
     def _start(self, one: _Running) -> None:
-        log = self._home / "logs" / f"{one.program.name}.log"
+        log = self._log(one)
         log.parent.mkdir(mode=0o700, exist_ok=True)
-        if log.is_file() and log.stat().st_size > LOG_BYTES:
-            log.replace(log.with_suffix(".log.1"))
         log.touch(mode=0o600)
         with log.open("ab") as out:
             one.process = subprocess.Popen(  # noqa: S603
@@ -178,6 +189,13 @@ class Supervisor:
         atomic.write(self._home / "run" / STATUS, json.dumps(rows).encode(), mode=0o600)
 
 
+def _set_aside(log: Path) -> None:
+    """Keep a long log's text beside it; what writes to it, appending, goes on."""
+    if log.is_file() and log.stat().st_size > LOG_BYTES:
+        shutil.copy(log, log.with_suffix(".log.1"))
+        os.truncate(log, 0)
+
+
 @contextmanager
 def held(home: Path) -> Iterator[None]:
     """Hold the lock that says a service runs; the system lets go of it when the process ends.
@@ -188,8 +206,11 @@ def held(home: Path) -> Iterator[None]:
     path = home / "run" / LOCK
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with path.open("a+", encoding="ascii") as file:
-        if not _locked(file):
-            raise ServiceError(f"{home} is served by another process; stop it first")
+        deadline = time.monotonic() + PROBE_SECONDS
+        while not _locked(file, fcntl.LOCK_EX):  # perhaps by somebody who looks whether it is
+            if time.monotonic() > deadline:
+                raise ServiceError(f"{home} is served by another process; stop it first")
+            time.sleep(PROBE_SECONDS / 20)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -201,8 +222,12 @@ def served_by(home: Path) -> int | None:
     path = home / "run" / LOCK
     if not path.is_file():
         return None
-    with path.open("r+", encoding="ascii") as file:
-        return None if _locked(file) else int(file.read())
+    with path.open("r", encoding="ascii") as file:
+        while not _locked(file, fcntl.LOCK_SH):
+            if written := file.read():
+                return int(written)
+            time.sleep(PROBE_SECONDS / 20)  # it has just begun
+    return None
 
 
 def status(home: Path) -> dict[str, dict[str, Any]]:
@@ -305,9 +330,9 @@ def end(process: subprocess.Popen[bytes] | None) -> None:
         process.wait()
 
 
-def _locked(file: IO[str]) -> bool:
+def _locked(file: IO[str], how: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
