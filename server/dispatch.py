@@ -6,8 +6,11 @@ sites answer again what they have answered.
 
 Flower delivers a message at most once and drops a reply that it cannot pass on, so a request may be
 lost without a word when a process dies. Hence one that stays without an answer is asked again, at
-growing intervals; the first answer counts. A node takes one request after the other, so one that is
-at work sees a repeated request only afterwards.
+growing intervals; the first answer counts.
+
+A node does one thing at a time, so it is asked one thing at a time: what else it is to be asked
+waits here, where it takes no time limit, no memory and no place on a slow link. Who leaves one
+request without an answer is not asked the others that wait.
 
 What takes long on this machine, such as hashing a body or storing it far away, is done aside, in
 threads; replies of others are handled meanwhile.
@@ -15,6 +18,7 @@ threads; replies of others are handled meanwhile.
 
 import logging
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -93,6 +97,8 @@ class Dispatch:
     ) -> None:
         self._grid, self._group, self._seen, self._patience = grid, group, seen, patience
         self._looked = looked
+        self._queues: defaultdict[int, deque[_Request]] = defaultdict(deque)
+        """What each node is asked now, and what it is asked then."""
         self._waiting: dict[str, _Request] = {}
         self._lost: list[_Request] = []
         self._aside: list[tuple[Future[None], Done, Failed]] = []
@@ -111,12 +117,21 @@ class Dispatch:
         then: Then,
         failed: Failed,
     ) -> None:
-        """Send a request; ``then`` or ``failed`` is called once, from ``run``.
+        """Send a request when its node has answered those before it.
+
+        ``then`` or ``failed`` is called once, from ``run``. The time limit begins when it is sent.
 
         Raises:
-            NotError: ``body`` raises it, the first time.
+            NotError: ``body`` raises it, where it is sent at once.
         """
-        self._send(_Request(node, message_type, value, body, seconds, then, failed))
+        queue = self._queues[node]
+        queue.append(_Request(node, message_type, value, body, seconds, then, failed))
+        if len(queue) == 1:
+            try:
+                self._send(queue[0])
+            except NotError:
+                queue.clear()
+                raise
 
     def aside(self, work: Callable[[], None], then: Done, failed: Failed) -> None:
         """Do work in a thread; ``then``, or ``failed`` in its place, is called from ``run``."""
@@ -136,7 +151,7 @@ class Dispatch:
                 if one.again_until is not None and now < one.again_until:
                     self._send_again(one)
                 else:
-                    one.failed("unreachable")
+                    self._give_up(one, "unreachable")
             for reply in self._pulled():
                 self._handle(reply)
             ended = [one for one in self._aside if one[0].done()]
@@ -170,8 +185,7 @@ class Dispatch:
         """Give up what is late, and repeat what may have been lost."""
         for one in {id(one): one for one in self._waiting.values()}.values():
             if one.deadline < now:
-                self._settle(one)
-                one.failed("timeout")
+                self._give_up(one, "timeout")
             elif self._patience and one.repeat_at < now:
                 one.repeat_seconds = min(2 * one.repeat_seconds, LONGEST_REPEAT_SECONDS)
                 one.repeat_at = now + one.repeat_seconds
@@ -182,7 +196,29 @@ class Dispatch:
         try:
             self._send(one)
         except NotError as error:
+            self._end(one)
             one.failed(error.code)
+
+    def _give_up(self, one: _Request, code: str) -> None:
+        """A node does not answer: neither will it answer what waits."""
+        self._settle(one)
+        silent = list(self._queues.pop(one.node))
+        for each in silent:
+            each.failed(code)
+
+    def _end(self, one: _Request) -> None:
+        """A request is over: its node is asked the next."""
+        self._settle(one)
+        queue, failed = self._queues[one.node], []
+        queue.popleft()
+        while queue:
+            try:
+                self._send(queue[0])
+                break
+            except NotError as error:
+                failed.append((queue.popleft(), error.code))
+        for each, code in failed:
+            each.failed(code)
 
     def _send(self, one: _Request) -> None:
         if not self._push(one):  # the node has left, or the message was refused
@@ -226,12 +262,13 @@ class Dispatch:
         one = self._waiting.get(reply.metadata.reply_to_message_id)
         if one is None:
             return
-        self._settle(one)
         if reply.has_error():
             # Flower puts an exception's text here; whoever keeps messages wants to see it.
             self._seen(Packet("Error", str(reply.error.reason).encode(), b""))
+            self._settle(one)
             self._away(one)
             return
+        self._end(one)
         self._follow(partial(self._answer, one, reply), one.failed)
 
     def _answer(self, one: _Request, reply: Message) -> None:

@@ -416,6 +416,10 @@ class Exchange:
                 self._mark("transplant")
             else:
                 self._fail(site.name, "transplant", code, request.organ)
+            if code in UNANSWERED:  # nor would it answer what else it holds
+                for organ in site.inbox:
+                    self._fail(site.name, "transplant", code, organ)
+                site.inbox.clear()
             site.trying = False
             self._try(site)
 

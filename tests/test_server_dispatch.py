@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -243,9 +244,9 @@ def test_who_waits_for_much_looks_more_seldom(
 
     monkeypatch.setattr(grid, "pull_messages", pull)
     sender = dispatch.Dispatch(cast(Any, grid), "spring", looked=lambda: looks.append(len(pauses)))
-    for _ in range(waiting):
+    for node in range(waiting):
         sender.post(
-            *(7, "query", Refusal(code="x")),
+            *(node, "query", Refusal(code="x")),
             seconds=99,
             then=lambda packet: None,
             failed=pytest.fail,
@@ -253,3 +254,63 @@ def test_who_waits_for_much_looks_more_seldom(
     sender.run()
     assert pauses == [pause]
     assert looks == [0, 1], "once after each look"
+
+
+class Busy(Grid):
+    """Two nodes, of which 7 answers nothing before it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(refused=0, died=0)
+        self.nodes: list[int] = []
+        self.at_work = True
+
+    def push_messages(self, messages: Any) -> list[str]:
+        self.nodes.append(messages[0])
+        return [f"{len(self.nodes)}"]
+
+    def pull_messages(self, identifiers: list[str]) -> list[Any]:
+        mine = [one for one in identifiers if self.nodes[int(one) - 1] != 7 or not self.at_work]
+        return super().pull_messages(mine)
+
+
+def post(sender: dispatch.Dispatch, node: int, name: str, seconds: float, said: list[str]) -> None:
+    sender.post(
+        *(node, "query", Refusal(code="x")),
+        seconds=seconds,
+        then=lambda packet: said.append(name),
+        failed=lambda code: said.append(f"{name} {code}"),
+    )
+
+
+def test_what_a_busy_node_is_to_do_next_takes_no_time_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It trains longer than a delivery may take; the delivery comes afterwards."""
+    monkeypatch.setattr(dispatch, "Message", lambda *_, dst_node_id, **__: dst_node_id)
+    grid, said = Busy(), list[str]()
+    sender = dispatch.Dispatch(cast(Any, grid), "spring")
+    post(sender, 7, "donate", 60, said)
+    post(sender, 7, "deliver", 0.05, said)
+    post(sender, 8, "other", 60, said)
+    sender.run(lambda: "other" in said)
+    time.sleep(0.1)
+    assert grid.nodes == [7, 8]
+    grid.at_work = False
+    sender.run()
+    assert said == ["other", "donate", "deliver"]
+    assert grid.nodes == [7, 8, 7]
+
+
+def test_who_leaves_one_request_is_not_asked_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "Message", lambda *_, dst_node_id, **__: dst_node_id)
+    grid, said = Busy(), list[str]()
+    sender = dispatch.Dispatch(cast(Any, grid), "spring")
+    for name in ("first", "second", "third"):
+        post(sender, 7, name, 0.05, said)
+    sender.run()
+    assert said == ["first timeout", "second timeout", "third timeout"]
+    assert grid.nodes == [7]
+    grid.at_work = False
+    post(sender, 7, "later", 60, said)
+    sender.run()
+    assert said[3:] == ["later"]
