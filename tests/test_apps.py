@@ -2,19 +2,16 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from flwr.app import Context, RecordDict
 
 import client.app
 import server.app
-from not_core.errors import ExchangeError, FormatError, HomeError
+from not_core.errors import ExchangeError, HomeError
 from not_core.manifest import Span
-from not_core.protocol import Packet, Revoked, pack
 from not_core.trust import authority
 from server import home as coordinator_home
-from server.dispatch import Dispatch, _Request
 
 CONFIG = {
     "exchange": "trial",
@@ -93,22 +90,3 @@ def test_a_strangers_text_writes_no_line_of_the_sites_log(tmp_path: Path) -> Non
     assert line.isprintable()
     found = json.loads(line)
     assert (found["code"], found["says"], found["where"]) == ("policy", said, "our trace\n")
-
-
-def test_the_coordinators_log_says_why_a_reply_was_not_believed(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    dispatch, codes = Dispatch(None, "trial"), list[str]()  # type: ignore[arg-type]  # no grid
-
-    def then(packet: Packet) -> None:
-        raise FormatError("expected another value")
-
-    dispatch._waiting["asked"] = _Request(1, "query", None, bytes, 1.0, then, codes.append)
-    metadata = SimpleNamespace(reply_to_message_id="asked")
-    reply = SimpleNamespace(
-        metadata=metadata, has_error=lambda: False, content=pack(Revoked(number=1))
-    )
-    dispatch._handle(reply)  # type: ignore[arg-type]  # what is used of a message
-    assert codes == ["format"]
-    assert "refused: expected another value" in caplog.text
-    assert (caplog.records[0].exchange, caplog.records[0].code) == ("trial", "format")  # type: ignore[attr-defined]

@@ -34,6 +34,7 @@ def test_what_was_wrong_with_a_reply_is_in_the_coordinators_log(
         sender.run()
     assert codes == ["offer"]
     assert "refused: offer is for another exchange" in caplog.text
+    assert (caplog.records[0].exchange, caplog.records[0].code) == ("spring", "offer")  # type: ignore[attr-defined]
 
 
 class Grid:
