@@ -424,13 +424,14 @@ class Catalogue:
                 )
             if row.state == CANCELLING:
                 raise ExchangeError(f"exchange {name} is being cancelled; try again when it is")
-            if row.state == RUNNING and row.runs and (row.config != config or at):
+            under_way = row.state == RUNNING and row.runs
+            if under_way and (row.config != config or at):
                 raise ExchangeError(
                     f"exchange {name} is under way, with the sites that were asked for; "
                     "cancel it first, or wait for its end"
                 )
             row.config = config
-            if row.state != RUNNING or not row.runs:  # new, or ended, or waits for its time
+            if not under_way:  # new, or ended, or waits for its time
                 row.state, row.run, row.runs, row.since = RUNNING, "0", 0, at
             session.add(row)
 

@@ -202,8 +202,7 @@ class Dispatch:
     def _give_up(self, one: _Request, code: str) -> None:
         """A node does not answer: neither will it answer what waits."""
         self._settle(one)
-        silent = list(self._queues.pop(one.node))
-        for each in silent:
+        for each in self._queues.pop(one.node):
             each.failed(code)
 
     def _end(self, one: _Request) -> None:

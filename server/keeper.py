@@ -61,13 +61,11 @@ def look(coordinator: Coordinator, control: Control, now: float) -> None:
         ServiceError: Flower does not run.
     """
     unfinished = coordinator.catalogue.unfinished()
-    if not unfinished:
-        return
-    waiting = all(one.since > now and not one.run for one in unfinished)
-    if waiting and not any(one.state == CANCELLING for one in unfinished):
+    due = [one for one in unfinished if one.run or one.state == CANCELLING or now >= one.since]
+    if not due:
         return
     runs = {run.identifier: run for run in control.runs()}
-    for one in unfinished:
+    for one in due:
         try:
             _look_after(coordinator, control, one, runs.get(one.run), now)
         except ServiceError as error:  # the others go on

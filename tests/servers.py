@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from not_core.service.supervisor import LOOPBACK, free_port
 
@@ -162,3 +164,16 @@ def _until(reached: Callable[[], bool]) -> None:
     while not reached():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@contextmanager
+def in_thread(server: uvicorn.Server, port: int = 0) -> Iterator[int]:
+    """Serve on a port of loopback; which one it is."""
+    with socket.create_server((LOOPBACK, port)) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        while thread.is_alive() and not server.started:
+            time.sleep(0.02)
+        yield listening.getsockname()[1]
+        server.should_exit = True
+        thread.join(10)

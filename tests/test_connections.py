@@ -2,7 +2,6 @@
 
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from servers import in_thread
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,18 +29,9 @@ class Few(Bounded):
     most, most_of_one, patience = 8, 6, 60.0
 
 
-def serve(app: Starlette) -> Iterator[int]:
+def server(app: Starlette) -> uvicorn.Server:
     config = uvicorn.Config(app, http=Few, ws="none", log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    while thread.is_alive() and not server.started:
-        time.sleep(0.02)
-    yield listening.getsockname()[1]
-    server.should_exit = True
-    thread.join(10)
-    listening.close()
+    return uvicorn.Server(config)
 
 
 @pytest.fixture
@@ -50,7 +41,8 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     async def answer(request: Request) -> Response:
         return Response("here")
 
-    yield from serve(Starlette(routes=[Route("/", answer)]))
+    with in_thread(server(Starlette(routes=[Route("/", answer)]))) as port:
+        yield port
 
 
 def connect(port: int, address: str) -> socket.socket:
@@ -96,12 +88,10 @@ def test_a_request_that_is_broken_off_leaves_no_trace(
     """Else a stranger fills the disk with them."""
     tls.create(tmp_path / "tls.pem", tmp_path / "tls.key", ["127.0.0.1"])
     gateway = Gateway("https://127.0.0.1:1", tmp_path / "tls.pem")
-    served = serve(gateway.app())
-    port = next(served)
-    with connect(port, "127.0.0.2") as one:
+    with in_thread(server(gateway.app())) as port, connect(port, "127.0.0.2") as one:
         head = f"POST {PREFIX}get-run HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf"
         one.sendall(head.encode())
         time.sleep(0.2)
-    time.sleep(0.3)
-    next(served, None)
+        one.close()
+        time.sleep(0.3)
     assert not [record for record in caplog.records if record.exc_info]

@@ -2,7 +2,6 @@
 
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from pages import site
+from servers import in_thread
 
 from client.page import app as site_page
 from not_core.errors import ServiceError
@@ -37,15 +37,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         return "done"
 
     server = serving.Server(serving.config_of(page, found))
-    listening = socket.create_server((found.listen, found.port))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield found
-    server.should_exit = True
-    thread.join(10)
-    listening.close()
+    with in_thread(server, found.port):
+        yield found
 
 
 def ask(place: Place, path: str = SIGN_IN, since: str = "127.0.0.1", **headers: str) -> int:
@@ -106,7 +99,7 @@ def test_one_address_does_not_shut_out_others(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving.Connection, "patience", 60.0)
-    crowd = [dawdle(place, b"") for _ in range(serving.MOST_CONNECTIONS + 10)]
+    crowd = [dawdle(place, b"") for _ in range(serving.Connection.most + 10)]
     try:
         assert ask(place, since=ELSEWHERE) == 200
         assert is_shut(crowd[-1])

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -180,14 +182,25 @@ def test_a_full_disk_ends_nothing_that_runs(
         eventually(lambda: "long" in supervisor.status(tmp_path))
 
 
+@pytest.mark.parametrize("full", [False, True])
 def test_a_log_is_bounded_while_its_process_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    set_aside = threading.Event()
+
+    def copy(*given: Any) -> None:
+        set_aside.set()
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        shutil.copyfile(*given)
+
+    monkeypatch.setattr(supervisor.shutil, "copy", copy)
     monkeypatch.setattr(supervisor, "LOG_BYTES", 100)
     code = "import time\nfor n in range(10**6): print('x' * 50, flush=True); time.sleep(0.02)"
     log = tmp_path / "logs" / "long.log"
     with running(tmp_path, program("long", code)):
-        eventually(lambda: log.with_suffix(".log.1").is_file())
+        assert set_aside.wait(20)
+        eventually(lambda: full or log.with_suffix(".log.1").is_file())
         eventually(lambda: 0 < log.stat().st_size < 2000)
         assert b"\0" not in log.read_bytes()
 

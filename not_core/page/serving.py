@@ -11,12 +11,6 @@ from not_core.page.application import Page, Place
 from not_core.page.live import ending
 from not_core.service.connections import Bounded
 
-MOST_CONNECTIONS, MOST_OF_ONE = 128, 64
-"""Connections at one time, and of them those of one address."""
-
-REQUEST_SECONDS = 10.0
-"""How long a client may take to say what it asks for."""
-
 HEADER_BYTES = 32 * 1024
 STOP_SECONDS = 2
 
@@ -24,7 +18,7 @@ STOP_SECONDS = 2
 class Connection(Bounded):
     """One to a page."""
 
-    most, most_of_one, patience = MOST_CONNECTIONS, MOST_OF_ONE, REQUEST_SECONDS
+    most, most_of_one, patience = 128, 64, 10.0
 
 
 class Server(uvicorn.Server):

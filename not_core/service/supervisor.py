@@ -126,8 +126,8 @@ class Supervisor:
                     told(f"{one.program.name} started")
                     self._to_report = True
             except OSError as error:  # such as a full disk: what runs goes on
-                told(f"{one.program.name}: {error.strerror}; tried again")
-                one.due = time.monotonic() + LONGEST_DELAY / 4
+                told(f"{one.program.name} cannot be started ({error.strerror}); tried again")
+                _put_off(one)
             if not one.was_ready:
                 one.was_ready = one.process is not None and one.program.ready()
             if not one.was_ready:
@@ -151,8 +151,8 @@ class Supervisor:
             told(f"{one.program.name} ended with {code} and is started again")
         if time.monotonic() - one.started > STEADY_SECONDS:
             one.delay = FIRST_DELAY
-        one.process, one.due = None, time.monotonic() + one.delay
-        one.delay = min(2 * one.delay, LONGEST_DELAY)
+        one.process = None
+        _put_off(one)
         return True
 
     def _log(self, one: _Running) -> Path:
@@ -189,10 +189,16 @@ class Supervisor:
         atomic.write(self._home / "run" / STATUS, json.dumps(rows).encode(), mode=0o600)
 
 
+def _put_off(one: _Running) -> None:
+    one.due = time.monotonic() + one.delay
+    one.delay = min(2 * one.delay, LONGEST_DELAY)
+
+
 def _set_aside(log: Path) -> None:
-    """Keep a long log's text beside it; what writes to it, appending, goes on."""
+    """Keep a long log's text beside it, where there is room; what writes to it goes on."""
     if log.is_file() and log.stat().st_size > LOG_BYTES:
-        shutil.copy(log, log.with_suffix(".log.1"))
+        with suppress(OSError):
+            shutil.copy(log, log.with_suffix(".log.1"))
         os.truncate(log, 0)
 
 
