@@ -1,6 +1,7 @@
 """Run ``organ train --dp-epsilon`` many times, kill it at random moments, and print what is left.
 
-The moments are spread: one in each of as many equal parts of the time that a run takes.
+The moments are spread: every other one over the time that a run takes, the rest over the time in
+which it learns, counted from when it was seen to have begun to: runs take more and less time.
 
 A process of its own, which forks: what takes seconds to import is imported once. Standard output
 is one JSON object a trial.
@@ -44,6 +45,15 @@ def train(model: Path, data: Path, folder: Path, out: str = "organ") -> int:
         os._exit(code)
 
 
+def learning(pid: int, folder: Path) -> bool:
+    """Wait until a run has kept what it has learned; False if it ended without."""
+    while not list((folder / "work").glob("*.safetensors")):
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return False
+        time.sleep(0.002)
+    return True
+
+
 def left(folder: Path) -> dict[str, Any]:
     """What a trial has left behind."""
     from safetensors import safe_open
@@ -82,13 +92,19 @@ def main() -> None:
     rng, trials = random.Random(int(sys.argv[4])), int(sys.argv[5])
     (base / "whole").mkdir()
     began = time.monotonic()
-    os.waitpid(train(model, data, base / "whole"), 0)
+    pid = train(model, data, base / "whole")
+    assert learning(pid, base / "whole")
+    before = time.monotonic() - began
+    os.waitpid(pid, 0)
     whole = time.monotonic() - began
     for number in range(trials):
         folder = base / str(number)
         folder.mkdir()
         pid = train(model, data, folder)
-        time.sleep(whole * rng.uniform(number, number + 1) / trials)
+        span = whole
+        if number % 2 and learning(pid, folder):
+            span -= before
+        time.sleep(span * rng.uniform(number, number + 1) / trials)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         killed = left(folder)
