@@ -152,7 +152,7 @@ class Dispatch:
                     self._send_again(one)
                 else:
                     self._give_up(one, "unreachable")
-            for reply in self._pulled():
+            for reply in self._grid.pull_messages(list(self._waiting)):
                 self._handle(reply)
             ended = [one for one in self._aside if one[0].done()]
             self._aside = [one for one in self._aside if one not in ended]
@@ -163,19 +163,6 @@ class Dispatch:
             if self._busy:
                 pause = POLL_SECONDS_EACH * len(self._waiting)
                 time.sleep(min(max(POLL_SECONDS, pause), LONGEST_POLL_SECONDS))
-
-    def _pulled(self) -> list[Message]:
-        """Replies that have come.
-
-        Flower takes them all in, and fails where one is not what it takes for a message. Whose
-        that is has then had its say, and what else came with it is asked for again.
-        """
-        try:
-            return list(self._grid.pull_messages(list(self._waiting)))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            facts = {"exchange": self._group, "code": "format"}
-            _log.error("a reply that is none: %s", type(error).__name__, extra=facts)
-            return []
 
     @property
     def _busy(self) -> bool:

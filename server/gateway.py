@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from not_core.service import journal
+from not_core.service.bounds import MOST_ANSWER, MOST_OBJECTS
 from not_core.service.connections import Bounded, allow_files
 from not_core.service.supervisor import end_with_parent
 
@@ -42,12 +43,6 @@ PATHS = frozenset(
     }
 )
 """Of Flower's fleet API, all but what registers and unregisters nodes: operators do that."""
-
-MOST_BYTES = 8 * 2**20
-"""Of a request and of a reply; Flower cuts objects into pieces of 5 MiB."""
-
-MOST_OBJECTS = 16
-"""Of a reply: a message, its records and arrays, and a segment of an organ in pieces."""
 
 UPSTREAM_SECONDS = 120.0
 KEPT_SECONDS = 75
@@ -203,7 +198,7 @@ async def _body(request: Request) -> bytes | None:
     async with asyncio.timeout(UPSTREAM_SECONDS):
         async for part in request.stream():
             size += len(part)
-            if size > MOST_BYTES:
+            if size > MOST_ANSWER:
                 return None
             parts.append(part)
     return b"".join(parts)

@@ -123,21 +123,6 @@ def test_a_request_that_was_lost_is_repeated_and_the_first_answer_counts() -> No
     assert sent_bytes == 3 * 8
 
 
-def test_a_reply_that_is_no_message_ends_nobodys_exchange() -> None:
-    """Flower's grid takes all replies in at once, and stumbles over one of them."""
-
-    class Stumbling(Grid):
-        stumbled = 0
-
-        def pull_messages(self, identifiers: list[str]) -> list[Any]:
-            if self.stumbled < 3:
-                self.stumbled += 1
-                raise AttributeError("'ConfigRecord' object has no attribute 'metadata'")
-            return super().pull_messages(identifiers)
-
-    assert asked(Stumbling(0, 0), patience=5)[0] == ["answered"]
-
-
 @pytest.mark.parametrize("patience", [0.0, 60.0])
 def test_a_request_that_nobody_answers_runs_out_of_time_once(
     patience: float, monkeypatch: pytest.MonkeyPatch

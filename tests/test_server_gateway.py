@@ -17,7 +17,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from not_core.protocol import SEGMENT_BYTES, Refusal, pack
-from server.gateway import MOST_BYTES, MOST_OBJECTS, PATHS, PREFIX, Gateway, Limits, is_reply
+from not_core.service.bounds import MOST_ANSWER, MOST_OBJECTS
+from server.gateway import PATHS, PREFIX, Gateway, Limits, is_reply
 
 Ask = Callable[..., Awaitable[httpx.Response]]
 
@@ -143,8 +144,8 @@ def test_a_tasks_token_does_not_pass() -> None:
 def test_a_request_is_bounded() -> None:
     async def run() -> None:
         flower, ask = gateway()
-        assert (await ask(PREFIX + "push-object", content=bytes(MOST_BYTES))).status_code == 200
-        too_large = await ask(PREFIX + "push-object", content=bytes(MOST_BYTES + 1))
+        assert (await ask(PREFIX + "push-object", content=bytes(MOST_ANSWER))).status_code == 200
+        too_large = await ask(PREFIX + "push-object", content=bytes(MOST_ANSWER + 1))
         assert too_large.status_code == 413
         assert len(flower.asked) == 1
 

@@ -22,7 +22,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from not_core.errors import ServiceError
-from not_core.service import journal
+from not_core.service import bounds, journal
 from not_core.service.supervisor import end_with_parent, python
 
 FLOWER = "1.41."
@@ -133,7 +133,14 @@ def supernode(beat: Path, pause: float, arguments: Sequence[str]) -> None:
 
     # Whatever kind of task a run asks for, there is one here.
     kinds = SimpleNamespace(CLIENT_APP=TaskType.CLIENT_APP, AGENT_APP=TaskType.CLIENT_APP)
-    replaced("flwr.supernode.start_client_internal", time=Clock, TaskType=kinds)
+    node = replaced("flwr.supernode.start_client_internal", time=Clock, TaskType=kinds)
+    pull = node._pull_and_store_message
+
+    def bounded(*, receive: bounds.Receive, **given: Any) -> Any:
+        return pull(receive=bounds.few(receive), **given)
+
+    replaced("flwr.supernode.start_client_internal", _pull_and_store_message=bounded)
+    replaced("flwr.supercore.protobuf.client", httpx=bounds.http())
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 
@@ -160,6 +167,7 @@ def task(kind: str, app: str, address: str, certificates: str | None, token: str
     """
     end_with_parent()
     _begin_journal()
+    bounds.bound_arrays()
     module, _, attribute = app.partition(":")
     installed = getattr(importlib.import_module(module), attribute)
     given: dict[str, Any] = {
@@ -179,8 +187,11 @@ def task(kind: str, app: str, address: str, certificates: str | None, token: str
         )
         run.run_clientapp(**given)
     else:
+        from not_core.service.replies import Replies
+
         run = replaced(
             RUN[kind],
+            HttpGrid=Replies,
             install_from_fab=lambda *_, **__: None,
             get_fab_metadata=lambda *_: ("", ""),
             get_project_dir=lambda *_: "",

@@ -1,0 +1,145 @@
+"""Flower's grid, of which no node's reply holds up another's.
+
+Flower's own waits, at each look, until every reply that has begun to come is whole: as long as the
+slowest link takes, and three minutes for one whose sender has died meanwhile. One that is no
+message ends the run. Here each is taken in apart, and a look returns what is whole by then.
+"""
+
+import itertools
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Message, Metadata, RecordDict
+from flwr.app.error import Error
+from flwr.app.message import make_message
+from flwr.common.constant import ErrorCode
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectUnavailableError,
+    inflate_object_from_contents,
+)
+from flwr.superlink.grid import HttpGrid
+
+from not_core.service.bounds import MOST_MESSAGE
+
+THREADS = 4
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 4.0
+"""Seconds before one that is not whole is looked at again; doubled each time."""
+
+
+@dataclass(slots=True)
+class _Coming:
+    """A reply that has begun to come."""
+
+    message: Any
+    tree: Any
+    due: float = 0.0
+    pause: float = FIRST_PAUSE
+    work: Future[Message | None] | None = None
+
+    @property
+    def asked(self) -> str:
+        """What it replies to."""
+        return str(self.message.metadata.reply_to_message_id)
+
+
+class Replies(HttpGrid):
+    """Flower's grid over HTTP; see the module. Of many it takes in at most ``THREADS`` at once."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._coming: list[_Coming] = []
+        self._threads = ThreadPoolExecutor(THREADS)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Replies that are whole, of those to these messages.
+
+        One that never comes whole is an error of Flower's; one that is no message, or larger than
+        any of this protocol, has no content. What is no longer asked for is forgotten.
+        """
+        wanted = set(message_ids)
+        self._coming = [one for one in self._coming if one.asked in wanted]
+        # Flower tells of each once, and then knows nothing of it any more.
+        asked = wanted - {one.asked for one in self._coming}
+        if asked:
+            request = PullAppMessagesRequest(message_ids=sorted(asked))
+            found = self._runtime_client.PullMessages(request)
+            pairs = zip(found.messages_list, found.message_object_trees, strict=True)
+            self._coming += itertools.starmap(_Coming, pairs)
+        whole: list[Message] = []
+        for one in self._coming:
+            if one.work is not None and one.work.done():
+                taken, one.work = one.work.result(), None
+                if taken is not None:
+                    whole.append(taken)
+                    continue
+                one.due = time.monotonic() + one.pause
+                one.pause = min(2 * one.pause, LONGEST_PAUSE)
+            if one.work is None and one.due <= time.monotonic():
+                one.work = self._threads.submit(self._taken, one)
+        done = {message.metadata.reply_to_message_id for message in whole}
+        self._coming = [one for one in self._coming if one.asked not in done]
+        return whole
+
+    def close(self) -> None:
+        """Close, with what is still taken in."""
+        self._threads.shutdown(cancel_futures=True)
+        super().close()
+
+    def _taken(self, one: _Coming) -> Message | None:
+        """A whole reply; None where it is not yet."""
+        number, identifier = self.run.run_id, one.message.metadata.message_id
+        pull = make_pull_object_fn_protobuf(self._runtime_client.PullObject, self.node, number)
+        contents, size = {}, 0
+        try:
+            for each in iterate_object_tree(one.tree):
+                contents[each.object_id] = pull(each.object_id)
+                size += len(contents[each.object_id])
+                if size > MOST_MESSAGE:
+                    return self._in_place_of(one, content=RecordDict())
+        except ObjectUnavailableError:
+            return None
+        except ObjectPullError:
+            code = ErrorCode.MESSAGE_UNAVAILABLE
+            return self._in_place_of(one, error=Error(code, "a reply that never came whole"))
+        self._runtime_client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(
+                node=self.node, run_id=number, message_object_id=identifier
+            )
+        )
+        try:
+            message = inflate_object_from_contents(identifier, contents)
+        except Exception:
+            message = None
+        if not isinstance(message, Message):
+            return self._in_place_of(one, content=RecordDict())
+        # What it says that it replies to, its sender can choose; Flower knows what it was sent for.
+        message.metadata.__dict__ |= {
+            "_message_id": identifier,
+            "_reply_to_message_id": one.asked,
+        }
+        return message
+
+    def _in_place_of(self, one: _Coming, **said: Any) -> Message:
+        given = one.message.metadata
+        return make_message(
+            metadata=Metadata(
+                run_id=self.run.run_id,
+                message_id="",
+                src_node_id=given.src_node_id,
+                dst_node_id=self.node.node_id,
+                message_type=given.message_type,
+                group_id="",
+                ttl=0,
+                reply_to_message_id=one.asked,
+                created_at=time.time(),
+            ),
+            **said,
+        )
