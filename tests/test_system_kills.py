@@ -2,8 +2,10 @@
 
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -11,7 +13,7 @@ import pytest
 from conftest import federation_of_three
 
 from client import home as site_home
-from client import witness
+from client import progress, witness
 from not_core.service import supervisor
 from not_core.surgery import organ as organs
 from server import claims
@@ -21,23 +23,64 @@ from server.catalogue import RUNNING
 from simulations import exchange as simulation
 from simulations.served import Deployment, until
 
-COORDINATORS = ("superlink", "superexec", "keeper", "gateway")
-SITES = ("signing-agent", "supernode", "superexec", "task")
+COORDINATORS = ("superlink", "superexec", "keeper", "gateway", "supervisor")
+SITES = ("signing-agent", "supernode", "superexec", "task", "supervisor")
+
+
+@dataclass(frozen=True)
+class Death:
+    """Whom to kill, where, and when: at any time, or once a site has begun something anew.
+
+    Attributes:
+        moment: ``training``, ``upload`` or ``transplant``; None for any time.
+        pause: Most seconds from that moment, or from the death before.
+    """
+
+    victim: str
+    where: str
+    moment: str | None = None
+    pause: float = 8.0
+
+
+AIMED = [
+    Death("task", "hospital", "training", 2.0),
+    Death("supernode", "hospital", "training", 2.0),
+    Death("supervisor", "hospital", "training", 2.0),
+    Death("task", "hospital", "upload", 0.1),
+    Death("supernode", "hospital", "upload", 0.3),
+    Death("task", "clinic", "transplant", 1.0),
+    Death("supernode", "clinic", "transplant", 1.0),
+]
+
+
+@contextmanager
+def deployed(place: Path, model: Path, **policy: float) -> Iterator[Deployment]:
+    """Three sites and a coordinator that trains long enough to be killed in."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        scenario = federation_of_three(place, model, monkeypatch)("served")
+        terms = replace(scenario.terms, tokens=24_000, learning_rate=2e-3)
+        donors = replace(scenario.donors, most_passes=50.0, **policy)
+        scenario = replace(scenario, terms=terms, donors=donors)
+        simulation.prepare(scenario)
+    with Deployment(scenario).serving() as deployment:
+        yield deployment
 
 
 @pytest.fixture(scope="module")
 def served(
     models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
-    place = tmp_path_factory.mktemp("killed")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        make = federation_of_three(place, models["llama"], monkeypatch)
-        scenario = make("served")
-        # Long enough to be killed in; several passes over few records are allowed here.
-        terms = replace(scenario.terms, tokens=24_000, learning_rate=2e-3)
-        scenario = replace(scenario, terms=terms, donors=replace(scenario.donors, most_passes=50.0))
-        simulation.prepare(scenario)
-    with Deployment(scenario).serving() as deployment:
+    with deployed(tmp_path_factory.mktemp("killed"), models["llama"]) as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="module")
+def private(
+    models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """The same, with a bound on what all organs together may cost."""
+    place, bound = tmp_path_factory.mktemp("private"), {"epsilon": 50.0, "delta": 1e-3}
+    with deployed(place, models["llama"], **bound, epsilon_per_organ=8.0) as deployment:
         yield deployment
 
 
@@ -61,10 +104,16 @@ def kill(deployment: Deployment, victim: str, where: str) -> bool:
             for process in working:
                 psutil.Process(process).kill()
             return bool(working)
-        process = supervisor.pids(home).get(victim)
+        if victim == "supervisor":
+            process = supervisor.served_by(home)
+        else:
+            process = supervisor.pids(home).get(victim)
         if process is None:
             return False
         psutil.Process(process).kill()
+        if victim == "supervisor":  # who is started again by systemd, or an operator
+            deployment.stop(home)
+            deployment.start(home)
     except psutil.NoSuchProcess:
         return False
     return True
@@ -100,32 +149,60 @@ def check(deployment: Deployment, exchange: str) -> None:
     assert not list((deployment.coordinator / "incoming").iterdir())
 
 
+def begun(deployment: Deployment, exchange: str, where: str, moment: str) -> int:
+    """How often a site has begun something so far, in an exchange."""
+    home = deployment.sites[where]
+    if moment == "training":
+        doing = progress.read(home)
+        return int(doing is not None and doing.step == "training")
+    entries = [one for one in site_home.read_home(home).log.entries() if one.exchange == exchange]
+    if moment == "upload":
+        return sum(one.what == "part of a sealed organ" for one in entries)
+    return sum(one.event == "trying" for one in entries)
+
+
 def killed_exchange(
-    deployment: Deployment,
-    name: str,
-    seed: int,
-    victims: Sequence[tuple[str, str]],
-    pause: float = 8,
-) -> list[str]:
+    deployment: Deployment, name: str, seed: int, deaths: Sequence[Death]
+) -> list[Death]:
     """Run an exchange of new organs and kill one process after the other while it lasts."""
     dice = random.Random(seed)
     deployment.begin(name, seed=seed)
-    done: list[str] = []
+    done: list[Death] = []
+    seen: Counter[tuple[str, str]] = Counter()
     coordinator = coordinator_home.load(deployment.coordinator)
 
-    def state() -> str:
-        return next(one.state for one in coordinator.catalogue.begun() if one.name == name)
+    def running() -> bool:
+        states = {one.name: one.state for one in coordinator.catalogue.begun()}
+        return states[name] == RUNNING
+
+    def reached(death: Death) -> bool:
+        """Wait for a moment that no death of this exchange has had."""
+        while running():
+            if death.moment is None:
+                return True
+            place = (death.where, death.moment)
+            if (count := begun(deployment, name, *place)) > seen[place]:
+                seen[place] = count if death.moment != "training" else 0
+                return True
+            time.sleep(0.02)
+        return False
 
     try:
-        for victim, where in victims:
-            time.sleep(dice.uniform(0.5, pause))
-            while state() == RUNNING:
-                if kill(deployment, victim, where):
-                    done.append(f"{victim} of {where}")
+        for death in deaths:
+            if not reached(death):
+                break
+            time.sleep(dice.uniform(0.0 if death.moment else 0.5, death.pause))
+            while running():
+                if kill(deployment, death.victim, death.where):
+                    done.append(death)
                     break
+                if death.moment:
+                    break  # it is over: the next time
                 time.sleep(0.1)
-        until(lambda: state() != RUNNING, 900, f"end of {name} after killing {done}")
-        assert state() == "completed", done
+        until(lambda: not running(), 900, f"end of {name} after killing {done}")
+        assert [one.state for one in coordinator.catalogue.begun() if one.name == name] == [
+            "completed"
+        ], done
     finally:
         coordinator.catalogue.close()
     check(deployment, name)
@@ -133,30 +210,55 @@ def killed_exchange(
 
 
 def test_an_exchange_outlives_the_death_of_its_processes(served: Deployment) -> None:
-    """The two that hold most: Flower's SuperLink, and a donor while it trains."""
-    victims = [("task", "hospital"), ("superlink", "coordinator"), ("task", "clinic")]
-    assert len(killed_exchange(served, "killed", 7, victims)) >= 2
+    """A donor as it trains and as it uploads, a recipient as it tries, and what holds most."""
+    deaths = [AIMED[0], Death("superlink", "coordinator"), AIMED[4], AIMED[5]]
+    done = killed_exchange(served, "killed", 7, deaths)
+    assert {one.moment for one in done} >= {"training", None}
+    assert len(done) >= 3
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
-    ("victim", "where"),
-    [(victim, "coordinator") for victim in COORDINATORS]
-    + [(victim, where) for where in ("hospital", "clinic") for victim in SITES],
+    "death",
+    [Death(victim, "coordinator") for victim in COORDINATORS]
+    + [Death(victim, where) for where in ("hospital", "clinic") for victim in SITES]
+    + AIMED,
+    ids=lambda death: "-".join(filter(None, (death.victim, death.where, death.moment))),
 )
-def test_ten_deaths_of_each(served: Deployment, victim: str, where: str) -> None:
-    done: list[str] = []
+def test_ten_deaths_of_each(served: Deployment, death: Death) -> None:
+    done: list[Death] = []
     for attempt in range(10):
-        name = f"killed-{victim}-{where}-{attempt}"
-        done += killed_exchange(served, name, 100 + attempt, [(victim, where)] * 3)
+        name = f"killed-{death.victim}-{death.where}-{death.moment or 'any'}-{attempt}"
+        seed = 100 + attempt + 1000 * (AIMED.index(death) + 1 if death in AIMED else 0)
+        done += killed_exchange(served, name, seed, [death] * 3)
         if len(done) >= 10:
             break
     assert len(done) >= 10
 
 
 @pytest.mark.exhaustive
+def test_ten_deaths_of_a_private_training_charge_once(private: Deployment) -> None:
+    """Each organ is paid for once, however often its training was cut off; no charge is lost."""
+    done: list[Death] = []
+    organs_made = 0
+    while len(done) < 10:
+        organs_made += 1
+        victim = AIMED[organs_made % 3]
+        done += killed_exchange(private, f"private-{organs_made}", 300 + organs_made, [victim] * 3)
+        for donor in ("court", "hospital"):
+            site = site_home.read_home(private.sites[donor])
+            charges = site.ledger.reservations()
+            assert len({one.charge.run for one in charges}) == len(charges) == organs_made
+            assert all(one.result for one in charges)
+
+
+@pytest.mark.exhaustive
 def test_what_dies_while_nobody_can_be_told_is_done_again(served: Deployment) -> None:
     """Flower drops a failed task's reply where its SuperLink is away."""
     for seed in range(200, 203):
-        victims = [("superlink", "coordinator"), ("task", "hospital"), ("task", "clinic")]
-        killed_exchange(served, f"untold-{seed}", seed, victims, pause=2)
+        deaths = [
+            Death("superlink", "coordinator", pause=2),
+            Death("task", "hospital", pause=2),
+            Death("task", "clinic", pause=2),
+        ]
+        killed_exchange(served, f"untold-{seed}", seed, deaths)
