@@ -181,9 +181,8 @@ def soak(
     Example: organ-simulate soak --out docs/results/soak
     """
     from simulations import soak as servers
-    from simulations.model import base_model
 
-    result = servers.soak(out, exchanges, Path(base_model(None, say)), say)
+    result = servers.soak(out, exchanges, say)
     if as_json:
         report(result, as_json)
     else:

@@ -1,12 +1,13 @@
 """Federations for measurements of servers: a generated model, and records that do not matter."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from not_core.manifest import Span
 from not_core.protocol import Terms
-from simulations import bench_memory, exchange
+from simulations import bench_memory, domains, exchange
 from simulations.sites import load_sites
 
 SITE = """
@@ -22,6 +23,31 @@ records = {{ builtin = "abstracts", share = {documents} }}
 def base(place: Path, layer_bytes: float, layers: int, tokenizer: Path) -> None:
     """Generate the model that all sites of ``scenario`` have; see ``bench_memory.square``."""
     bench_memory.square(place / "base", layer_bytes, layers, tokenizer)
+
+
+def small_tokenizer(folder: Path, entries: int) -> None:
+    """Train a tokenizer of few entries, so that neither it nor a head of its size costs much.
+
+    Args:
+        folder: To be made; gets the tokenizer, and a ``config.json`` that says its size.
+        entries: Of its vocabulary.
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.decoders import ByteLevel as Bytes
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel
+    from tokenizers.trainers import BpeTrainer
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), Bytes()
+    trainer = BpeTrainer(
+        vocab_size=entries, initial_alphabet=ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator((one.text for one in domains.general()), trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    size = json.dumps({"vocab_size": tokenizer.get_vocab_size()})
+    (folder / "config.json").write_text(size, encoding="utf-8")
 
 
 def scenario(

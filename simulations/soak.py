@@ -27,6 +27,7 @@ from simulations.tables import table, word
 
 LAYER_BYTES = 200_000
 TOKENS = 512
+VOCABULARY = 1024
 EXCHANGE_SECONDS = 600.0
 MOST_GROWTH = 1.10
 """Largest median of the last quarter of the exchanges, as a multiple of the second quarter's."""
@@ -35,13 +36,12 @@ MORE_FILES = 4
 SITES = dict.fromkeys(("east", "north", "west"), True)
 
 
-def soak(out: Path, exchanges: int, tokenizer: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def soak(out: Path, exchanges: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Run exchanges one after the other; what was run is kept, and not run again.
 
     Args:
         out: Folder for ``soak.json``, ``soak.md`` and, until all are done, the homes.
         exchanges: How many in all.
-        tokenizer: Model folder whose tokenizer the base gets.
         say: Told what is being done.
 
     Returns:
@@ -55,7 +55,8 @@ def soak(out: Path, exchanges: int, tokenizer: Path, say: Callable[[str], None])
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         rows.unlink(missing_ok=True)
-        noise.base(place, LAYER_BYTES, 4, tokenizer)
+        noise.small_tokenizer(place / "tokenizer", VOCABULARY)
+        noise.base(place, LAYER_BYTES, 4, place / "tokenizer")
     scenario = noise.scenario(place, "soak", SITES, 60, Span(start=1, stop=3), TOKENS)
     exchange.prepare(scenario, say)
     deployment = Deployment(scenario)
