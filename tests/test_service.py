@@ -136,6 +136,19 @@ def test_a_home_is_served_by_one_and_told_to_stop_by_its_lock(tmp_path: Path) ->
     assert supervisor.served_by(tmp_path) is None
 
 
+def test_stop_tells_nobody_whose_number_means_something_else_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock of a home on a container's volume holds a number of inside."""
+    sent: list[int] = []
+    with supervisor.held(tmp_path):
+        monkeypatch.setattr(os, "kill", lambda process, number: sent.append(process))
+        monkeypatch.setattr(supervisor, "_numbering", lambda: "pid:[1]")
+        with pytest.raises(ServiceError, match="another container"):
+            supervisor.stop(tmp_path)
+    assert sent == []
+
+
 def test_who_looks_at_a_lock_does_not_take_it(tmp_path: Path) -> None:
     """A look beside a start, and two looks at once, tell what is so."""
     with supervisor.held(tmp_path):
@@ -226,9 +239,19 @@ def test_flower_of_another_version_or_shape_starts_nothing(monkeypatch: pytest.M
         ),
         (
             flower.RUN[flower.SERVER],
-            ("install_from_fab", "get_project_config", "get_fused_config_from_dir", "run_"),
+            (
+                "install_from_fab",
+                "get_project_config",
+                "get_fused_config_from_dir",
+                "run_",
+                "HttpGrid",
+            ),
         ),
-        ("flwr.supernode.start_client_internal", ("time", "TaskType")),
+        (
+            "flwr.supernode.start_client_internal",
+            ("time", "TaskType", "_pull_and_store_message"),
+        ),
+        ("flwr.supercore.protobuf.client", ("httpx",)),
     ],
 )
 def test_the_names_that_are_replaced_are_used_there(module: str, names: tuple[str, ...]) -> None:

@@ -218,22 +218,37 @@ def held(home: Path) -> Iterator[None]:
                 raise ServiceError(f"{home} is served by another process; stop it first")
             time.sleep(PROBE_SECONDS / 20)
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} {_numbering()}")
         file.flush()
         yield
 
 
 def served_by(home: Path) -> int | None:
     """The process that serves a home; None where none does."""
+    found = _holder(home)
+    return None if found is None else found[0]
+
+
+def _holder(home: Path) -> tuple[int, str] | None:
+    """The process that serves a home, and whose numbers it is counted by."""
     path = home / "run" / LOCK
     if not path.is_file():
         return None
     with path.open("r", encoding="ascii") as file:
         while not _locked(file, fcntl.LOCK_SH):
             if written := file.read():
-                return int(written)
+                number, _, numbering = written.partition(" ")
+                return int(number), numbering
             time.sleep(PROBE_SECONDS / 20)  # it has just begun
     return None
+
+
+def _numbering() -> str:
+    """Names what counts processes here: each container does for itself; empty but on Linux."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def status(home: Path) -> dict[str, dict[str, Any]]:
@@ -257,9 +272,12 @@ def stop(home: Path, seconds: float = 60.0) -> None:
     Raises:
         ServiceError: None does, or it does not stop.
     """
-    process = served_by(home)
-    if process is None:
+    found = _holder(home)
+    if found is None:
         raise ServiceError(f"nothing serves {home}; start it with 'start'")
+    process, numbering = found
+    if numbering != _numbering():
+        raise ServiceError(f"{home} is served from another container; stop it there")
     os.kill(process, signal.SIGTERM)
     deadline = time.monotonic() + seconds
     while served_by(home) is not None:
