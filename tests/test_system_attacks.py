@@ -1,13 +1,27 @@
-"""Replies that a site begins and never ends, and replies that are none: its own affair."""
+"""What sites say that mean harm, and a stolen task token, at a coordinator in real processes."""
 
 import os
+import sqlite3
+import ssl
+from contextlib import closing
 from pathlib import Path
 
+import httpx
+import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.proto.runtime_pb2 import GetNodesRequest
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+)
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from flwr.supercore.runtime import RuntimeHttpClient
 
 from not_core.protocol import DELIVER, SEGMENT_BYTES, Refusal, pack
+from not_core.service.supervisor import LOOPBACK
 from server.catalogue import Happened
 from server.home import Coordinator
+from server.service import load
 from simulations.bare_sites import names
 from simulations.served import until
 from tests.played import Line, begin, made, played, started
@@ -56,8 +70,41 @@ def test_a_spoilt_reply_is_its_senders_affair(tmp_path: Path) -> None:
         until(lambda: spoilt <= failures(), 60, "what was spoilt is named")
         silent_one = names(SITES)[SILENT]
         assert not [one for one in failures() if one[0] == silent_one], "which is still awaited"
+        a_stolen_token_opens_nothing(coordinator)
         [begun] = coordinator.catalogue.begun()
         assert (begun.state, begun.runs) == ("running", 1)
+
+
+def a_stolen_token_opens_nothing(coordinator: Coordinator) -> None:
+    """The token of the task that runs: good on loopback, and of no use to who comes from a site."""
+    with closing(sqlite3.connect(coordinator.folder / "flower" / "state.db")) as book:
+        [(token,)] = book.execute("SELECT token FROM task WHERE token IS NOT NULL").fetchall()
+    served = load(coordinator.folder)
+
+    def nodes(port: int, certificate: str) -> int:
+        client = RuntimeHttpClient.from_server_address(
+            f"{LOOPBACK}:{port}",
+            insecure=False,
+            root_certificates=(coordinator.folder / certificate).read_bytes(),
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="flwr-serverapp"),
+                RuntimeTokenHttpInterceptor(token=token),
+            ],
+        )
+        with closing(client):
+            return len(client.GetNodes(GetNodesRequest()).nodes)
+
+    assert nodes(served.flower_port, "flower/loopback.pem") == SITES
+    with pytest.raises(httpx.HTTPStatusError, match="404"):
+        nodes(served.port, "tls.pem")
+    trusted = ssl.create_default_context(cafile=str(coordinator.folder / "tls.pem"))
+    with httpx.Client(verify=trusted) as site:
+        for call in ("get-run", "pull-messages"):
+            answer = site.post(
+                f"https://{LOOPBACK}:{served.port}/v1/fleet/{call}",
+                headers={"flwr-task-token": token, "content-type": PROTOBUF_MEDIA_TYPE},
+            )
+            assert answer.status_code == 401
 
 
 def events(coordinator: Coordinator) -> list[Happened]:
