@@ -1,6 +1,6 @@
 """Many exchanges of small organs by the same servers: whether memory and open files stay flat.
 
-A federation of three donors on a generated model of four small layers. Each exchange trains new
+Two donors on a generated model of four small layers. Each exchange trains new
 organs. What is looked at, after each, is every process that is kept running and what it has started
 and keeps.
 """
@@ -33,7 +33,7 @@ MOST_GROWTH = 1.10
 """Largest median of the last quarter of the exchanges, as a multiple of the second quarter's."""
 MORE_FILES = 4
 """Open files that a process may have more then."""
-SITES = dict.fromkeys(("east", "north", "west"), True)
+SITES = dict.fromkeys(("east", "west"), True)
 
 
 def soak(out: Path, exchanges: int, say: Callable[[str], None]) -> dict[str, Any]:
