@@ -82,3 +82,11 @@ def test_the_app_bundle_holds_the_code_and_nothing_else(strewn: Path) -> None:
         "LICENSE",
         "pyproject.toml",
     }
+
+
+def test_a_container_is_built_from_what_its_file_copies_and_nothing_else() -> None:
+    lines = (ROOT / "docs" / "deployment" / "Containerfile").read_text().splitlines()
+    copied = {word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
+    let_in = (ROOT / ".containerignore").read_text().splitlines()
+    assert "*" in let_in
+    assert copied == {line.removeprefix("!") for line in let_in if line.startswith("!")}

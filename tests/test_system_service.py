@@ -141,9 +141,9 @@ def test_a_node_that_nobody_admitted_and_a_wrong_coordinator_are_refused(
     stranger = tmp_path / "stranger.key"
     stranger.write_bytes(site_service.node_key())
     tls.create(tmp_path / "other.pem", tmp_path / "other.key", ["127.0.0.1"])
-    for key, certificate in (
-        (stranger, deployment.coordinator / "tls.pem"),
-        (clinic / "key", tmp_path / "other.pem"),
+    for key, certificate, reason in (
+        (stranger, deployment.coordinator / "tls.pem", b"[code: 2004]"),  # an unknown key
+        (clinic / "key", tmp_path / "other.pem", b"CERTIFICATE_VERIFY_FAILED"),
     ):
         arguments = (
             *("--superlink", deployment.address, "--max-retries", "1"),
@@ -154,7 +154,9 @@ def test_a_node_that_nobody_admitted_and_a_wrong_coordinator_are_refused(
         node = command("supernode", str(tmp_path / "beat"), "1", *arguments)
         done = subprocess.run(node, capture_output=True, timeout=60)  # noqa: S603
         assert done.returncode != 0
-        assert b"SuperNode ID" not in done.stdout + done.stderr
+        assert reason in done.stdout + done.stderr
+    log = (deployment.sites["clinic"] / "logs" / "supernode.log").read_bytes()
+    assert b"SuperNode ID" in log, "the clinic's own, with both, was let in"
 
 
 def test_a_node_is_admitted_on_a_members_word_only(
