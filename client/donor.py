@@ -206,7 +206,7 @@ def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, 
     """
     own = own_organ(site, organ)
     if own is None:
-        raise OrganError(f"this site has made no organ {organ}; see organ-site log")
+        raise OrganError(f"this site has made no organ {organ}; see organ-site log show")
     _sign(site, own)
     out = _sealed(site, terms.exchange, organ)
     readers = (site.identity.profile, *terms.addressees)
