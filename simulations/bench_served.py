@@ -44,7 +44,7 @@ BOUND_MB = 700
 COSTS = "costs.jsonl"
 WITH_MODEL = frozenset({"donate", "transplant"})
 """Messages that are answered with the model in memory; no other may take more than the bound."""
-TOKENS = 64
+TOKENS, VOCABULARY = 64, 1024
 LOOK_SECONDS = 0.5
 COORDINATOR = "coordinator"
 SITES = {"donor": True, "reader": False}
@@ -111,15 +111,12 @@ class Cost:
     peak_mb: float
 
 
-def measure(
-    out: Path, megabytes: int, tokenizer: Path, say: Callable[[str], None]
-) -> dict[str, Any]:
+def measure(out: Path, megabytes: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Pass an organ from site to site; write ``bench-served.json`` and ``bench-served.md``.
 
     Args:
         out: Folder for the results and, meanwhile, about eight times the organ's bytes.
         megabytes: About so large an organ, in 10^6 bytes.
-        tokenizer: Model folder whose tokenizer the base gets.
         say: Told what is being done.
 
     Returns:
@@ -136,7 +133,8 @@ def measure(
     place.mkdir()
     try:
         say(f"generating a base with layers of {megabytes} MB")
-        noise.base(place, 1e6 * megabytes, 2, tokenizer)
+        noise.small_tokenizer(place / "tokenizer", VOCABULARY)
+        noise.base(place, 1e6 * megabytes, 2, place / "tokenizer")
         span = Span(start=0, stop=1)
         result = _pass(noise.scenario(place, "large", SITES, 100, span, TOKENS), say)
     finally:
@@ -208,6 +206,8 @@ class _Watch:
     def _run(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
             for who, home in self._homes.items():
+                if (start := supervisor.served_by(home)) is not None:
+                    self._note(who, "start", start)
                 for name, pid in supervisor.pids(home).items():
                     with suppress(psutil.NoSuchProcess):
                         self._look(who, name, psutil.Process(pid))
@@ -219,9 +219,11 @@ class _Watch:
             below = [two for _, one in kept[1:] for two in one.children()]
             kept += [("exchange", one) for one in below]
         for what, one in kept:
-            with suppress(OSError):
-                key = (who, what)
-                self._peaks[key] = max(self._peaks.get(key, 0), peak_bytes(one.pid))
+            self._note(who, what, one.pid)
+
+    def _note(self, who: str, what: str, pid: int) -> None:
+        with suppress(OSError):
+            self._peaks[who, what] = max(self._peaks.get((who, what), 0), peak_bytes(pid))
 
 
 def _messages(who: str, costs: Path) -> list[Cost]:

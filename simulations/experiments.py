@@ -124,9 +124,8 @@ def bench_served(
     Example: organ-simulate bench-served --out docs/results/served
     """
     from simulations.bench_served import measure, shown
-    from simulations.model import base_model
 
-    result = measure(out, megabytes, Path(base_model(None, say)), say)
+    result = measure(out, megabytes, say)
     if as_json:
         report(result, as_json)
     else:
