@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -188,8 +189,8 @@ def search(model: str, out: Path, say: Callable[[str], None]) -> list[dict[str, 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row a domain, budget and contestant: means over seeds, with 95% intervals.
 
-    Ratios are to LoRA's of the same domain, budget and seed, on the same machine; a ratio over
-    machines of two kinds is left out for time.
+    Ratios are to LoRA's of the same domain, budget and seed. Seconds and memory are those of one
+    kind of machine, that on which most seeds of both were measured; ``timed on`` names it.
     """
     found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for row in rows:
@@ -199,6 +200,10 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         baseline = {row["seed"]: row for row in found.get((domain, budget, BASELINE), [])}
         pairs = [(row, baseline[row["seed"]]) for row in group if row["seed"] in baseline]
         same = [(a, b) for a, b in pairs if a["machine"] == b["machine"] and a["tokens"]]
+        kinds = Counter(a["machine"] for a, _ in same) or Counter(a["machine"] for a in group)
+        [(machine, _)] = kinds.most_common(1)
+        timed = [row for row in group if row["machine"] == machine]
+        same = [(a, b) for a, b in same if a["machine"] == machine]
         entry: dict[str, Any] = {
             "domain": domain,
             "tokens": budget,
@@ -208,8 +213,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "perplexity": round(math.exp(fmean(_log(row, "domain") for row in group)), 3),
             "perplexity interval": interval([_log(row, "domain") for row in group]),
             "general": round(math.exp(fmean(_log(row, "general") for row in group)), 3),
-            "cpu seconds": round(fmean(row["cpu_seconds"] for row in group), 1),
-            "peak MB": round(fmean(row["peak_mb"] for row in group)),
+            "timed on": f"{machine}, {len(timed)} of {len(group)}",
+            "cpu seconds": round(fmean(row["cpu_seconds"] for row in timed), 1),
+            "peak MB": round(fmean(row["peak_mb"] for row in timed)),
             "trainable": group[0]["trainable"],
             "artefact MB": round(group[0]["artefact_bytes"] / 1e6, 1),
         }
@@ -275,6 +281,7 @@ COLUMNS = (
     "general",
     "accuracy",
     "accuracy less LoRA's",
+    "timed on",
     "cpu seconds",
     "x cpu",
     "peak MB",

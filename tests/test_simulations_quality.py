@@ -92,6 +92,20 @@ def test_the_table_compares_seed_by_seed() -> None:
     assert " 1.010 " in text or "1.01" in text
 
 
+def test_seconds_are_of_one_kind_of_machine() -> None:
+    rows = [
+        row("lora", 15.0, machine="old", cpu_seconds=100.0),
+        row("organ", 15.3, machine="old", cpu_seconds=90.0),
+        *(row("lora", 15.0, seed=seed, machine="new", cpu_seconds=80.0) for seed in (1, 2)),
+        *(row("organ", 15.3, seed=seed, machine="new", cpu_seconds=40.0) for seed in (1, 2)),
+    ]
+    found = {one["method"]: one for one in summary(rows)}
+    assert (found["organ"]["x cpu"], found["organ"]["cpu seconds"]) == (0.5, 40.0)
+    assert found["lora"]["cpu seconds"] == 80.0
+    assert found["organ"]["timed on"] == "new, 2 of 3"
+    assert found["organ"]["x LoRA"] == pytest.approx(1.02)
+
+
 def test_aims_that_are_missed_are_named() -> None:
     rows = [
         row("lora", 15.0),
