@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from not_core.errors import CheckpointError, UnknownFamilyError
+from not_core.surgery import tensors
 from not_core.surgery.checkpoint import open_checkpoint
+from not_core.surgery.tensors import SafetensorsFiles
 
 
 @pytest.fixture
@@ -96,3 +98,26 @@ def test_a_hub_cache_is_read_by_id(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: models["llama"])
     assert open_checkpoint("somebody/tiny").layers == 6
+
+
+def test_a_tensor_that_is_hashed_in_pieces_has_the_digest_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {
+        "matrix": torch.randn(7, 3),
+        "short": torch.randn(6, 1, 5).to(torch.bfloat16),
+        "row": torch.randn(11),
+        "number": torch.tensor(3.0),
+        "nothing": torch.zeros(0, 4),
+    }
+    save_file(held, tmp_path / "some.safetensors")
+    read: list[str] = []
+    stored = SafetensorsFiles({name: (tmp_path / "some.safetensors", name) for name in held})
+    monkeypatch.setattr(tensors, "PIECE_BYTES", 20)
+    whole = SafetensorsFiles.read
+    monkeypatch.setattr(
+        SafetensorsFiles, "read", lambda self, name, **how: read.append(name) or whole(self, name)
+    )
+    for name, tensor in held.items():
+        assert stored.digest(name) == tensors.tensor_digest(tensor), name
+    assert read == ["number", "nothing"], "the others were never there as a whole"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from not_core import atomic, canonical
 from not_core.cache import cache_home
 from not_core.errors import FormatError
-from not_core.surgery.tensors import SafetensorsFiles, read_ahead, tensor_digest
+from not_core.surgery.tensors import SafetensorsFiles, tensor_digest
 
 if TYPE_CHECKING:
     from not_core.surgery.checkpoint import Checkpoint
@@ -26,6 +26,8 @@ SETTLED = 2.0
 
 def read_digest(host: "Checkpoint", name: str) -> str:
     """SHA-256 of one tensor's bytes, read now."""
+    if isinstance(host.tensors, SafetensorsFiles):
+        return host.tensors.digest(name)
     return tensor_digest(host.tensors.read(name))
 
 
@@ -39,7 +41,7 @@ def tensor_digests(host: "Checkpoint") -> Mapping[str, str]:
             table = None
         if isinstance(table, dict) and table.keys() == set(host.names):
             return table
-    table = {name: tensor_digest(tensor) for name, tensor in read_ahead(host.tensors, host.names)}
+    table = {name: read_digest(host, name) for name in host.names}
     # Kept only when nothing has changed while it was read.
     if kept is not None and kept == _place(host):
         with suppress(OSError):  # a full disk must not take with it what was asked for
