@@ -10,7 +10,14 @@ from io import BytesIO
 from typing import TypeVar
 
 from not_core import canonical
-from not_core.errors import BodyError, FormatError, OfferError, RefusedError, SignatureError
+from not_core.errors import (
+    BodyError,
+    ExchangeError,
+    FormatError,
+    OfferError,
+    RefusedError,
+    SignatureError,
+)
 from not_core.protocol import (
     ADMISSION_TYPE,
     ENROLMENT_TYPE,
@@ -75,9 +82,19 @@ def admission(envelope: bytes, trust: Trust) -> Admission:
 
 
 def common_base(enrolments: Iterable[Enrolment]) -> str | None:
-    """Digest of the base model that most sites have; None where there are no sites."""
-    bases = Counter(one.base_weights for one in enrolments)
-    return max(bases, key=lambda base: (bases[base], base), default=None)
+    """Digest of the base model that most sites have; None where there are no sites.
+
+    Raises:
+        ExchangeError: As many sites have another: whom to leave out is the operator's choice.
+    """
+    bases = Counter(one.base_weights for one in enrolments).most_common(2)
+    if len(bases) == 2 and bases[0][1] == bases[1][1] > 1:
+        (one, number), (other, _) = bases
+        raise ExchangeError(
+            f"{number} sites have the model {one[:12]} and as many {other[:12]}; say who takes "
+            "part with --site"
+        )
+    return bases[0][0] if bases else None
 
 
 def offer(donation: Donation, donor: Profile, trust: Trust, exchange: str, largest: int) -> Offer:

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -490,6 +491,18 @@ def test_an_odd_model_leaves_only_its_own_site_out(
     facts = gather(scenario)
     assert facts["failures"] == [{"site": "hospital", "step": "enrol", "code": "other-base"}]
     assert {e["recipient"] for e in facts["evaluations"]} == {"clinic", "court"}
+
+
+@pytest.mark.parametrize(("bases", "common"), [("", None), ("ab", "a"), ("abb", "b")])
+def test_the_base_of_most_sites_is_that_of_the_exchange(bases: str, common: str | None) -> None:
+    sites: Any = [SimpleNamespace(base_weights=one) for one in bases]
+    assert claims_module.common_base(sites) == common
+
+
+def test_no_half_of_the_sites_decides_which_model_an_exchange_has() -> None:
+    sites: Any = [SimpleNamespace(base_weights=one) for one in "abab"]
+    with pytest.raises(ExchangeError, match="--site"):
+        claims_module.common_base(sites)
 
 
 def test_a_reply_that_breaks_the_coordinators_code_fails_one_site_only(
