@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from client import witness
+from client import inventory, witness
 from client.home import IDENTITY, POLICY, SITE, Home, read_home, settings_of
 from client.records import general_texts, sides
 from client.service import NODE
@@ -44,7 +44,8 @@ def examine(home: Path, passphrase: Callable[[], bytes | None]) -> Iterator[Foun
         ("coordinator's log", lambda: _coordinators_log(home)),
         ("ledger", lambda: _ledger(read_home(home))),
         ("clock", lambda: _clock(read_home(home))),
-        ("disk", lambda: disk(home, "organs/in of old exchanges")),
+        ("disk", lambda: disk(home, "what 'organ-site forget' removes of old exchanges")),
+        ("deliveries", lambda: _deliveries(home)),
         ("device", lambda: str(device.pick(settings_of(home)[0].device))),
         ("model", lambda: _model(home)),
         ("records", lambda: _records(read_home(home))),
@@ -129,6 +130,17 @@ def _clock(home: Home) -> str:
             f"this machine's clock is {behind:.0f} seconds behind what has happened here; set it"
         )
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+
+
+def _deliveries(home: Path) -> str:
+    """Whether there is room for what others deliver; where there is none, all are refused."""
+    kept = inventory.stored(home, settings_of(home)[1])
+    if kept.full:
+        raise HomeError(
+            f"{kept.words} of deliveries are kept: more are refused soon; remove old exchanges' by "
+            "'organ-site forget', or raise most_stored_bytes"
+        )
+    return kept.words
 
 
 def _model(home: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client.core import Metric
 from starlette.applications import Starlette
 
-from client import donor, service
+from client import donor, inventory, service
 from client.home import IDENTITY, read_home
 from not_core.service import monitor
 from not_core.service.monitor import WELL, gauge, number
@@ -48,6 +48,11 @@ def monitored(home: Path) -> Starlette:
         yield number(
             "pending_approvals", "Organs that wait for approval.", len(donor.pending(site))
         )
+        kept = inventory.stored(home, site.policy)
+        yield number("delivered_files", "Files of deliveries that are kept.", kept.files)
+        yield number("delivered_files_most", "That may be kept.", kept.most_files)
+        yield number("delivered_bytes", "Bytes of deliveries that are kept.", kept.bytes)
+        yield number("delivered_bytes_most", "That may be kept.", kept.most_bytes)
         due = load_trust(home / IDENTITY).revoked.due - time.time()
         yield number("revocation_due_seconds", "Until the next revocation list is due.", due)
 

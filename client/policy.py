@@ -188,12 +188,12 @@ def check_delivery(policy: Policy, request: DeliverRequest, stored: int, files: 
     if stored > policy.most_stored_bytes:
         raise PolicyError(
             f"{stored} bytes of sealed organs would be kept, the policy allows "
-            f"{policy.most_stored_bytes}; remove old exchanges from organs/in"
+            f"{policy.most_stored_bytes}; 'organ-site forget' removes an exchange's"
         )
     if files > MOST_FILES:
         raise PolicyError(
             f"{files} sealed organs and parts of some would be kept, at most {MOST_FILES} are; "
-            "remove old exchanges from organs/in"
+            "'organ-site forget' removes an exchange's"
         )
 
 

@@ -150,6 +150,20 @@ def test_a_full_disk_is_found(
     assert wrong(home)["disk"].startswith("0.5 GiB are free, 2 are needed; make room")
 
 
+def test_a_home_that_is_nearly_full_of_deliveries_is_found(
+    home: Path, wrong: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = home / "organs" / "in" / "spring"
+    place.mkdir(parents=True)
+    for number in range(9):
+        (place / f"{number}.part").write_bytes(b"x")
+    assert wrong(home) == {}
+    monkeypatch.setattr("client.policy.MOST_FILES", 11)
+    said = wrong(home)["deliveries"]
+    assert said.startswith("9 of 11 files")
+    assert "organ-site forget" in said
+
+
 @contextmanager
 def answering(place: Path) -> Iterator[tuple[str, Path]]:
     """A server that shakes hands by TLS and no more; its address and certificate."""

@@ -25,6 +25,9 @@ def home(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
 def test_a_sites_monitor_tells_what_is_wrong_and_what_has_left(home: Path) -> None:
     Log(home / "log.db").append("released", what="profile", digest="0" * 64)
     Log(home / "log.db").append("released", what="profile", digest="1" * 64)
+    delivered = home / "organs" / "in" / "spring" / "x.part"
+    delivered.parent.mkdir(parents=True)
+    delivered.write_bytes(b"12345")
     port = supervisor.free_port()
     with (
         monitor.answering(monitored(home), port),
@@ -38,6 +41,9 @@ def test_a_sites_monitor_tells_what_is_wrong_and_what_has_left(home: Path) -> No
         found = figures(client)
         assert found["organ_released", "profile"] == 2
         assert found["organ_pending_approvals",] == 0
+        assert (found["organ_delivered_files",], found["organ_delivered_bytes",]) == (1, 5)
+        assert found["organ_delivered_files_most",] == 1000
+        assert found["organ_delivered_bytes_most",] == 64 * 2**30
         assert found["organ_revocation_due_seconds",] > 0
 
         beat = service.beat_of(home)
