@@ -9,7 +9,7 @@ from typing import Literal
 
 from client import progress
 from client.home import Home, Site, informed
-from client.policy import check_donation, check_release
+from client.policy import check_donation, check_made, check_release
 from client.training import prepare
 from not_core import atomic, canonical
 from not_core.errors import (
@@ -63,8 +63,8 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     """Train, or find, the organ of these terms; once it may leave, seal it and sign an offer.
 
     Raises:
-        PolicyError: The site gives nothing, the terms exceed its policy, or the operator has not
-            approved the organ yet.
+        PolicyError: The site gives nothing, the terms exceed its policy, the operator has not
+            approved the organ yet, or as many others wait as may.
         PrivacyError: The policy's privacy does not suit terms or records.
         LedgerError: The organ would cost more than the policy's epsilon leaves.
         OfferError: More addressees than an offer can name.
@@ -266,6 +266,7 @@ def _make(site: Site, terms: Terms) -> Made:
     note = site.place("organs", "made", f"{key}.json")
     if note.is_file() and (made := _read_note(note)) and _made(site, made.organ).is_dir():
         return made
+    check_made(site.policy, len(_waiting(site)))
     site.log.append(TRAINING, what="organ", digest=key)
     started = time.monotonic()
     count, work = site.policy.audit_canaries, site.place("work")
