@@ -15,6 +15,7 @@ import json
 import re
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -43,6 +44,9 @@ CERTIFICATE_LIMIT = 64 * 1024
 APP = "client.app:app"
 STALL_SECONDS = 180.0
 """Longest that a node may do nothing; the slowest transfer of one piece takes less."""
+PAUSE_SECONDS = 20.0
+"""A supervisor that has not asked for so long has had nothing to ask of: a node that is started
+is left alone for longer."""
 
 
 def connect(site: Site, coordinator: str, certificate: Path, *, new_key: bool = False) -> Path:
@@ -106,11 +110,46 @@ def _public(key: Path) -> str:
     )
 
 
-def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program]:
+class Beat:
+    """When a site's node was last seen to look for messages, by a clock that nobody sets.
+
+    Args:
+        home: Of the site.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.path = home / "run" / "supernode.beat"
+        self._found: int | None = None
+        self._since = self._asked = time.monotonic()
+
+    def begin(self) -> None:
+        """Forget the beat of a node that ran before; the next has all its time to its first."""
+        self.path.unlink(missing_ok=True)
+
+    def still(self) -> bool:
+        """Whether the node that runs has stopped to look for messages."""
+        now, found = time.monotonic(), None
+        with suppress(FileNotFoundError):
+            found = self.path.stat().st_mtime_ns
+        if found != self._found:
+            self._found, self._since = found, now
+        return found is not None and now - self._since > STALL_SECONDS
+
+    def stalled(self) -> bool:
+        """As ``still``, for who asks all the time while a node runs and has had time to begin."""
+        now = time.monotonic()
+        if now - self._asked > PAUSE_SECONDS:  # it was ended meanwhile, and another has begun
+            self._since = now
+        self._asked = now
+        return self.still()
+
+
+def programs(home: Path, pause: float, passphrase: bytes | None, beat: Beat) -> list[Program]:
     """What to keep running, in order.
 
     Args:
         home: Of a site that has a node.
+        beat: Of that node.
         pause: Seconds between two looks for messages at the coordinator.
         passphrase: Of the site's keys, for the signing agent alone; None where they have none.
 
@@ -126,7 +165,7 @@ def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program
         )
     check_path(agent)
     port = free_port()
-    beat = beat_of(home)
+    beat.begin()
     environment = {"FLWR_HOME": str(home / "work" / "flower")}
     secret = ("--superexec-auth-secret-file", str(node / "secret"))
     return [
@@ -140,7 +179,7 @@ def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program
             name="supernode",
             command=command(
                 "supernode",
-                *(str(beat), str(pause)),
+                *(str(beat.path.resolve()), str(pause)),
                 *("--superlink", (node / "coordinator").read_text(encoding="utf-8")),
                 *("--root-certificates", str(node / "coordinator.pem")),
                 *("--auth-supernode-private-key", str(node / "key")),
@@ -150,7 +189,7 @@ def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program
             ),
             environment=environment,
             ready=lambda: answers(LOOPBACK, port),
-            stalled=lambda: still(beat),
+            stalled=beat.stalled,
         ),
         Program(
             name="superexec",
@@ -163,13 +202,3 @@ def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program
             environment=environment | {signing_wire.VARIABLE: str(agent)},
         ),
     ]
-
-
-def beat_of(home: Path) -> Path:
-    """What a node touches as long as it looks for messages."""
-    return home / "run" / "supernode.beat"
-
-
-def still(beat: Path) -> bool:
-    """Whether a node has stopped to look for messages, although it runs."""
-    return beat.is_file() and time.time() - beat.stat().st_mtime > STALL_SECONDS

@@ -276,6 +276,11 @@ def test_organs_of_the_sites_own_go_only_if_asked_and_never_one_that_waits(
     assert json.loads(site("organs", kept.home, "--json")[1])["made"] == []
 
 
+def test_what_is_no_home_is_not_stopped(tmp_path: Path, site: Site) -> None:
+    code, err = site("stop", tmp_path / "nowhere")
+    assert (code, "nowhere is no site's home; check the path" in err) == (1, True)
+
+
 def test_nothing_is_forgotten_while_a_task_works(kept: Kept, site: Site) -> None:
     before = kept.places()
     with atomic.locked(kept.home):
