@@ -27,6 +27,7 @@ from client.signing_agent import check_path
 from not_core import atomic, canonical
 from not_core.errors import HomeError, KeyFileError
 from not_core.protocol import ADMISSION_TYPE, Admission
+from not_core.service import tls
 from not_core.service.flower import CLIENT, command
 from not_core.service.supervisor import (
     LOOPBACK,
@@ -40,6 +41,7 @@ from not_core.trust.keyfile import read_public, read_secret, write_secret
 from not_core.trust.statement import sign_statement
 
 NODE, ADMISSION = "node", "admission"
+NEW_KEY = "make another with 'organ-site connect --new-key'"
 CERTIFICATE_LIMIT = 64 * 1024
 APP = "client.app:app"
 STALL_SECONDS = 180.0
@@ -64,11 +66,13 @@ def connect(site: Site, coordinator: str, certificate: Path, *, new_key: bool = 
     Raises:
         HomeError: Not an address.
         KeyFileError: The certificate cannot be read, or the node's key is not one.
+        CertificateError: It is not one that a server of that name can have.
     """
     if not re.fullmatch(r"\S+:\d{1,5}", coordinator):
         raise HomeError(f"{coordinator} is not an address; expected HOST:PORT")
     place = site.folder / NODE
     pem = read_public(certificate, "certificate of the coordinator", CERTIFICATE_LIMIT)
+    tls.check_serves(pem, coordinator.rpartition(":")[0])
     place.mkdir(mode=0o700, exist_ok=True)
     key = place / "key"
     if new_key or not key.is_file():
@@ -98,11 +102,9 @@ def node_key() -> bytes:
 def _public(key: Path) -> str:
     """The public half of a node's key, in PEM."""
     try:
-        private = serialization.load_ssh_private_key(read_secret(key, "node's key"), None)
+        private = serialization.load_ssh_private_key(read_secret(key, "node's key", NEW_KEY), None)
     except ValueError:
-        raise KeyFileError(
-            f"{key} is not a node's key; make another with 'organ-site connect --new-key'"
-        ) from None
+        raise KeyFileError(f"{key} is not a node's key; {NEW_KEY}") from None
     return (
         private.public_key()
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
