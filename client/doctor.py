@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from client import inventory, witness
+from client import admission, inventory, witness
 from client.home import IDENTITY, POLICY, SITE, Home, read_home, settings_of
 from client.records import general_texts, sides
 from client.service import NODE
@@ -50,6 +50,7 @@ def examine(home: Path, passphrase: Callable[[], bytes | None]) -> Iterator[Foun
         ("model", lambda: _model(home)),
         ("records", lambda: _records(read_home(home))),
         ("coordinator", lambda: _coordinator(home)),
+        ("admission", lambda: _admission(home)),
         ("processes", lambda: _processes(home)),
     ]
     return examined(checks, home)
@@ -198,6 +199,15 @@ def _coordinator(home: Path) -> str:
             f"{address} cannot be reached ({error.strerror or type(error).__name__}); check "
             "network, firewall and address, or ask whether it runs"
         ) from None
+
+
+def _admission(home: Path) -> str:
+    """Whether the coordinator lets this site's node in; the node that runs is not disturbed."""
+    said = _coordinator(home)
+    if not (home / NODE / "coordinator").is_file():
+        return said
+    admission.check(home)
+    return "the coordinator knows this node"
 
 
 def _processes(home: Path) -> str:

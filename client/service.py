@@ -99,14 +99,26 @@ def node_key() -> bytes:
     )
 
 
-def _public(key: Path) -> str:
-    """The public half of a node's key, in PEM."""
+def node_key_of(key: Path) -> ec.EllipticCurvePrivateKey:
+    """Read a node's private key.
+
+    Raises:
+        KeyFileError: It is missing, too open, or none.
+    """
     try:
         private = serialization.load_ssh_private_key(read_secret(key, "node's key", NEW_KEY), None)
     except ValueError:
         raise KeyFileError(f"{key} is not a node's key; {NEW_KEY}") from None
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise KeyFileError(f"{key} is not a node's key; {NEW_KEY}")
+    return private
+
+
+def _public(key: Path) -> str:
+    """The public half of a node's key, in PEM."""
     return (
-        private.public_key()
+        node_key_of(key)
+        .public_key()
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         .decode()
     )

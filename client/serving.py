@@ -98,7 +98,12 @@ def start(
         beat = service.Beat(home)
         if monitor_port:
             stack.enter_context(monitor.answering(monitored(home, beat), monitor_port))
-        Supervisor(home, service.programs(home, pause, words, beat)).run(say)
+        Supervisor(home, service.programs(home, pause, words, beat)).run(_told)
+
+
+def _told(line: str) -> None:
+    """Say what a supervisor says, and where a node that does not stay says why."""
+    say(f"{line}; 'organ-site doctor' says why" if line.startswith("supernode ended") else line)
 
 
 def stop(home: Home, as_json: Json = False) -> None:
