@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from client import log, serving
+from client import keeping, log, serving
 from client.serving import Home, unlocked
 from not_core.commands import private as options
 from not_core.commands.budget import Delta, Epsilon, show
@@ -348,6 +348,7 @@ def page(
         serve(home, port, say)
 
 
+keeping.add_to(app)
 serving.add_to(app)
 app.add_typer(log.app, name="log")
 

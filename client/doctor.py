@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from client import witness
+from client import admission, inventory, witness
 from client.home import IDENTITY, POLICY, SITE, Home, read_home, settings_of
 from client.records import general_texts, sides
 from client.service import NODE
@@ -44,11 +44,13 @@ def examine(home: Path, passphrase: Callable[[], bytes | None]) -> Iterator[Foun
         ("coordinator's log", lambda: _coordinators_log(home)),
         ("ledger", lambda: _ledger(read_home(home))),
         ("clock", lambda: _clock(read_home(home))),
-        ("disk", lambda: disk(home, "organs/in of old exchanges")),
+        ("disk", lambda: disk(home, "what 'organ-site forget' removes of old exchanges")),
+        ("deliveries", lambda: _deliveries(home)),
         ("device", lambda: str(device.pick(settings_of(home)[0].device))),
         ("model", lambda: _model(home)),
         ("records", lambda: _records(read_home(home))),
         ("coordinator", lambda: _coordinator(home)),
+        ("admission", lambda: _admission(home)),
         ("processes", lambda: _processes(home)),
     ]
     return examined(checks, home)
@@ -131,6 +133,17 @@ def _clock(home: Home) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
 
 
+def _deliveries(home: Path) -> str:
+    """Whether there is room for what others deliver; where there is none, all are refused."""
+    kept = inventory.stored(home, settings_of(home)[1])
+    if kept.full:
+        raise HomeError(
+            f"{kept.words} of deliveries are kept: more are refused soon; remove old exchanges' by "
+            "'organ-site forget', or raise most_stored_bytes"
+        )
+    return kept.words
+
+
 def _model(home: Path) -> str:
     host = open_checkpoint(settings_of(home)[0].model)
     host.source  # noqa: B018 - tensors are compared with what the class loads
@@ -186,6 +199,15 @@ def _coordinator(home: Path) -> str:
             f"{address} cannot be reached ({error.strerror or type(error).__name__}); check "
             "network, firewall and address, or ask whether it runs"
         ) from None
+
+
+def _admission(home: Path) -> str:
+    """Whether the coordinator lets this site's node in; the node that runs is not disturbed."""
+    said = _coordinator(home)
+    if not (home / NODE / "coordinator").is_file():
+        return said
+    admission.check(home)
+    return "the coordinator knows this node"
 
 
 def _processes(home: Path) -> str:

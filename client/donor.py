@@ -9,7 +9,7 @@ from typing import Literal
 
 from client import progress
 from client.home import Home, Site, informed
-from client.policy import check_donation, check_release
+from client.policy import check_donation, check_made, check_release
 from client.training import prepare
 from not_core import atomic, canonical
 from not_core.errors import (
@@ -42,6 +42,9 @@ from not_core.trust.certificates import seconds
 from not_core.trust.federation import verify_profile
 from not_core.trust.offer import SignedOffer
 
+Word = Literal["approved", "rejected", "pending", "unasked"]
+"""Of an organ that was made: the operator's word, or that it waits for one, or needs none."""
+
 TRAINING = "training"
 """Event of the log: an organ of these terms is begun."""
 
@@ -60,8 +63,8 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     """Train, or find, the organ of these terms; once it may leave, seal it and sign an offer.
 
     Raises:
-        PolicyError: The site gives nothing, the terms exceed its policy, or the operator has not
-            approved the organ yet.
+        PolicyError: The site gives nothing, the terms exceed its policy, the operator has not
+            approved the organ yet, or as many others wait as may.
         PrivacyError: The policy's privacy does not suit terms or records.
         LedgerError: The organ would cost more than the policy's epsilon leaves.
         OfferError: More addressees than an offer can name.
@@ -120,6 +123,17 @@ def made_organs(home: Path) -> dict[str, Made]:
     return {made.organ: made for made in notes if made}
 
 
+def notes_of(home: Path, organ: str) -> list[Path]:
+    """Files beside an organ that this site has trained: on which terms, and what its audit found.
+
+    Without them and the organ it is trained anew when it is asked for.
+    """
+    notes = {path: _read_note(path) for path in home.glob("organs/made/*.json")}
+    found = [path for path, made in notes.items() if made and made.organ == organ]
+    report = audits.beside(home / "organs" / "made" / organ)
+    return [*found, report] if report.is_file() else found
+
+
 def audit(site: Home, manifest: Manifest) -> AuditReport | None:
     """What the audit of an organ that this site made found; None where none was made.
 
@@ -135,13 +149,22 @@ def audit(site: Home, manifest: Manifest) -> AuditReport | None:
 
 def pending(site: Home) -> list[Manifest]:
     """Organs that were trained and that nobody has approved or rejected yet."""
-    if site.policy.release_organs == "always":
-        return []
-    return [
-        organs.read_manifest(folder)
-        for folder in sorted(site.folder.glob("organs/made/" + "[0-9a-f]" * 64))
-        if not site.log.has("approved", folder.name) and not site.log.has("rejected", folder.name)
-    ]
+    return [organs.read_manifest(folder) for folder in _waiting(site)]
+
+
+def _waiting(site: Home) -> list[Path]:
+    """Their folders."""
+    folders = sorted(site.folder.glob("organs/made/" + "[0-9a-f]" * 64))
+    return [folder for folder in folders if word(site, folder.name) == "pending"]
+
+
+def word(site: Home, organ: str) -> Word:
+    """What the operator has said of an organ that this site made."""
+    said: tuple[Word, ...] = ("approved", "rejected")
+    for one in said:
+        if site.log.has(one, organ):
+            return one
+    return "pending" if site.policy.release_organs == "ask" else "unasked"
 
 
 def decide(site: Home, organ: str, event: Literal["approved", "rejected"]) -> None:
@@ -243,6 +266,7 @@ def _make(site: Site, terms: Terms) -> Made:
     note = site.place("organs", "made", f"{key}.json")
     if note.is_file() and (made := _read_note(note)) and _made(site, made.organ).is_dir():
         return made
+    check_made(site.policy, len(_waiting(site)))
     site.log.append(TRAINING, what="organ", digest=key)
     started = time.monotonic()
     count, work = site.policy.audit_canaries, site.place("work")

@@ -39,6 +39,8 @@ class Policy:
         most_tokens: Largest number of training tokens a coordinator may ask for.
         most_layers: Largest number of layers a coordinator may ask to train.
         most_passes: Most passes over the records it may ask for: repetition is memorisation.
+        most_made: Most organs that wait for the operator: another is not trained until some are
+            approved or rejected; with ``always`` none waits.
         most_sealed_bytes: Largest sealed organ taken in.
         most_stored_bytes: Most bytes of sealed organs kept from all exchanges.
         most_heads_bytes: Most bytes kept of what a coordinator shows of its log.
@@ -70,6 +72,7 @@ class Policy:
     most_tokens: Positive = 10_000_000
     most_layers: Positive = 8
     most_passes: Annotated[float, Field(gt=0, le=1000)] = 4.0
+    most_made: Positive = 8
     most_sealed_bytes: Positive = 8 * 2**30
     most_stored_bytes: Positive = 64 * 2**30
     most_heads_bytes: Positive = 2**30
@@ -155,6 +158,19 @@ def check_release(policy: Policy, log: Log, organ: str) -> None:
         )
 
 
+def check_made(policy: Policy, waiting: int) -> None:
+    """Check that another organ may be trained beside those that wait for the operator.
+
+    Raises:
+        PolicyError: So many wait that their operator is asked first.
+    """
+    if waiting >= policy.most_made:
+        raise PolicyError(
+            f"{waiting} organs wait for approval, the policy allows {policy.most_made}; approve or "
+            "reject some (organ-site pending), or raise most_made in policy.toml"
+        )
+
+
 def check_passes(policy: Policy, tokens: int, there: int) -> None:
     """Check how often records would be repeated in training on ``tokens`` tokens.
 
@@ -188,12 +204,12 @@ def check_delivery(policy: Policy, request: DeliverRequest, stored: int, files: 
     if stored > policy.most_stored_bytes:
         raise PolicyError(
             f"{stored} bytes of sealed organs would be kept, the policy allows "
-            f"{policy.most_stored_bytes}; remove old exchanges from organs/in"
+            f"{policy.most_stored_bytes}; 'organ-site forget' removes an exchange's"
         )
     if files > MOST_FILES:
         raise PolicyError(
             f"{files} sealed organs and parts of some would be kept, at most {MOST_FILES} are; "
-            "remove old exchanges from organs/in"
+            "'organ-site forget' removes an exchange's"
         )
 
 

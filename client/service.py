@@ -15,6 +15,7 @@ import json
 import re
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -26,6 +27,7 @@ from client.signing_agent import check_path
 from not_core import atomic, canonical
 from not_core.errors import HomeError, KeyFileError
 from not_core.protocol import ADMISSION_TYPE, Admission
+from not_core.service import tls
 from not_core.service.flower import CLIENT, command
 from not_core.service.supervisor import (
     LOOPBACK,
@@ -39,10 +41,14 @@ from not_core.trust.keyfile import read_public, read_secret, write_secret
 from not_core.trust.statement import sign_statement
 
 NODE, ADMISSION = "node", "admission"
+NEW_KEY = "make another with 'organ-site connect --new-key'"
 CERTIFICATE_LIMIT = 64 * 1024
 APP = "client.app:app"
 STALL_SECONDS = 180.0
 """Longest that a node may do nothing; the slowest transfer of one piece takes less."""
+PAUSE_SECONDS = 20.0
+"""A supervisor that has not asked for so long has had nothing to ask of: a node that is started
+is left alone for longer."""
 
 
 def connect(site: Site, coordinator: str, certificate: Path, *, new_key: bool = False) -> Path:
@@ -60,11 +66,13 @@ def connect(site: Site, coordinator: str, certificate: Path, *, new_key: bool = 
     Raises:
         HomeError: Not an address.
         KeyFileError: The certificate cannot be read, or the node's key is not one.
+        CertificateError: It is not one that a server of that name can have.
     """
     if not re.fullmatch(r"\S+:\d{1,5}", coordinator):
         raise HomeError(f"{coordinator} is not an address; expected HOST:PORT")
     place = site.folder / NODE
     pem = read_public(certificate, "certificate of the coordinator", CERTIFICATE_LIMIT)
+    tls.check_serves(pem, coordinator.rpartition(":")[0])
     place.mkdir(mode=0o700, exist_ok=True)
     key = place / "key"
     if new_key or not key.is_file():
@@ -91,26 +99,71 @@ def node_key() -> bytes:
     )
 
 
+def node_key_of(key: Path) -> ec.EllipticCurvePrivateKey:
+    """Read a node's private key.
+
+    Raises:
+        KeyFileError: It is missing, too open, or none.
+    """
+    try:
+        private = serialization.load_ssh_private_key(read_secret(key, "node's key", NEW_KEY), None)
+    except ValueError:
+        raise KeyFileError(f"{key} is not a node's key; {NEW_KEY}") from None
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise KeyFileError(f"{key} is not a node's key; {NEW_KEY}")
+    return private
+
+
 def _public(key: Path) -> str:
     """The public half of a node's key, in PEM."""
-    try:
-        private = serialization.load_ssh_private_key(read_secret(key, "node's key"), None)
-    except ValueError:
-        raise KeyFileError(
-            f"{key} is not a node's key; make another with 'organ-site connect --new-key'"
-        ) from None
     return (
-        private.public_key()
+        node_key_of(key)
+        .public_key()
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         .decode()
     )
 
 
-def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program]:
+class Beat:
+    """When a site's node was last seen to look for messages, by a clock that nobody sets.
+
+    Args:
+        home: Of the site.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.path = home / "run" / "supernode.beat"
+        self._found: int | None = None
+        self._since = self._asked = time.monotonic()
+
+    def begin(self) -> None:
+        """Forget the beat of a node that ran before; the next has all its time to its first."""
+        self.path.unlink(missing_ok=True)
+
+    def still(self) -> bool:
+        """Whether the node that runs has stopped to look for messages."""
+        now, found = time.monotonic(), None
+        with suppress(FileNotFoundError):
+            found = self.path.stat().st_mtime_ns
+        if found != self._found:
+            self._found, self._since = found, now
+        return found is not None and now - self._since > STALL_SECONDS
+
+    def stalled(self) -> bool:
+        """As ``still``, for who asks all the time while a node runs and has had time to begin."""
+        now = time.monotonic()
+        if now - self._asked > PAUSE_SECONDS:  # it was ended meanwhile, and another has begun
+            self._since = now
+        self._asked = now
+        return self.still()
+
+
+def programs(home: Path, pause: float, passphrase: bytes | None, beat: Beat) -> list[Program]:
     """What to keep running, in order.
 
     Args:
         home: Of a site that has a node.
+        beat: Of that node.
         pause: Seconds between two looks for messages at the coordinator.
         passphrase: Of the site's keys, for the signing agent alone; None where they have none.
 
@@ -126,7 +179,7 @@ def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program
         )
     check_path(agent)
     port = free_port()
-    beat = beat_of(home)
+    beat.begin()
     environment = {"FLWR_HOME": str(home / "work" / "flower")}
     secret = ("--superexec-auth-secret-file", str(node / "secret"))
     return [
@@ -140,7 +193,7 @@ def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program
             name="supernode",
             command=command(
                 "supernode",
-                *(str(beat), str(pause)),
+                *(str(beat.path.resolve()), str(pause)),
                 *("--superlink", (node / "coordinator").read_text(encoding="utf-8")),
                 *("--root-certificates", str(node / "coordinator.pem")),
                 *("--auth-supernode-private-key", str(node / "key")),
@@ -150,7 +203,7 @@ def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program
             ),
             environment=environment,
             ready=lambda: answers(LOOPBACK, port),
-            stalled=lambda: still(beat),
+            stalled=beat.stalled,
         ),
         Program(
             name="superexec",
@@ -163,13 +216,3 @@ def programs(home: Path, pause: float, passphrase: bytes | None) -> list[Program
             environment=environment | {signing_wire.VARIABLE: str(agent)},
         ),
     ]
-
-
-def beat_of(home: Path) -> Path:
-    """What a node touches as long as it looks for messages."""
-    return home / "run" / "supernode.beat"
-
-
-def still(beat: Path) -> bool:
-    """Whether a node has stopped to look for messages, although it runs."""
-    return beat.is_file() and time.time() - beat.stat().st_mtime > STALL_SECONDS

@@ -10,6 +10,7 @@ import typer
 
 from not_core.commands.passphrase import PassphraseFile, identity_passphrase
 from not_core.commands.program import Json, checked, listing, report, say
+from not_core.errors import HomeError
 from not_core.trust.passphrase import VARIABLE
 
 if TYPE_CHECKING:
@@ -94,9 +95,15 @@ def start(
     os.environ.pop(VARIABLE, None)  # what is started inherits the rest of it
     load(home, passphrase=words)
     with ExitStack() as stack:
+        beat = service.Beat(home)
         if monitor_port:
-            stack.enter_context(monitor.answering(monitored(home), monitor_port))
-        Supervisor(home, service.programs(home, pause, words)).run(say)
+            stack.enter_context(monitor.answering(monitored(home, beat), monitor_port))
+        Supervisor(home, service.programs(home, pause, words, beat)).run(_told)
+
+
+def _told(line: str) -> None:
+    """Say what a supervisor says, and where a node that does not stay says why."""
+    say(f"{line}; 'organ-site doctor' says why" if line.startswith("supernode ended") else line)
 
 
 def stop(home: Home, as_json: Json = False) -> None:
@@ -104,8 +111,11 @@ def stop(home: Home, as_json: Json = False) -> None:
 
     Example: organ-site stop ~/clinic
     """
+    from client.home import SITE
     from not_core.service import supervisor
 
+    if not (home / SITE).is_file():
+        raise HomeError(f"{home} is no site's home; check the path")
     supervisor.stop(home)
     report({"stopped": str(home)}, as_json)
 

@@ -106,15 +106,19 @@ def _sweep(out: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold a folder alone: who else asks for it waits. Not to be nested.
 
     Args:
         folder: What is read, compared and written meanwhile; it must exist.
+        wait: Until another lets go of it.
+
+    Raises:
+        BlockingIOError: Another holds it, and this one does not wait.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(handle)

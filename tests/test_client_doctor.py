@@ -150,6 +150,20 @@ def test_a_full_disk_is_found(
     assert wrong(home)["disk"].startswith("0.5 GiB are free, 2 are needed; make room")
 
 
+def test_a_home_that_is_nearly_full_of_deliveries_is_found(
+    home: Path, wrong: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = home / "organs" / "in" / "spring"
+    place.mkdir(parents=True)
+    for number in range(9):
+        (place / f"{number}.part").write_bytes(b"x")
+    assert wrong(home) == {}
+    monkeypatch.setattr("client.policy.MOST_FILES", 11)
+    said = wrong(home)["deliveries"]
+    assert said.startswith("9 of 11 files")
+    assert "organ-site forget" in said
+
+
 @contextmanager
 def answering(place: Path) -> Iterator[tuple[str, Path]]:
     """A server that shakes hands by TLS and no more; its address and certificate."""
@@ -180,7 +194,7 @@ def test_the_coordinator_is_reached_under_its_certificate_only(
     tls.create(tmp_path / "other.pem", tmp_path / "other.key", [supervisor.LOOPBACK])
     with answering(tmp_path) as (address, certificate):
         service.connect(site_home.load(home), address, certificate)
-        assert wrong(home) == {}
+        assert wrong(home).keys() == {"admission"}, "it shakes hands, and says nothing more"
         service.connect(site_home.load(home), address, tmp_path / "other.pem")
         assert "another certificate than was given" in wrong(home)["coordinator"]
     assert "cannot be reached" in wrong(home)["coordinator"]
@@ -189,7 +203,7 @@ def test_the_coordinator_is_reached_under_its_certificate_only(
 def test_connecting_again_keeps_the_nodes_key_unless_another_is_wanted(
     home: Path, made: Path, tmp_path: Path
 ) -> None:
-    tls.create(tmp_path / "tls.pem", tmp_path / "tls.key", ["x.example"])
+    tls.create(tmp_path / "tls.pem", tmp_path / "tls.key", ["x.example", "y.example"])
     admission = service.connect(site_home.load(home), "x.example:1", tmp_path / "tls.pem")
     node = home / "node"
     key, secret, said = ((node / one).read_bytes() for one in ("key", "secret", "admission"))
@@ -201,6 +215,39 @@ def test_connecting_again_keeps_the_nodes_key_unless_another_is_wanted(
     assert json.loads(admission.read_bytes())["payload"] == json.loads(said)["payload"]
     service.connect(site_home.load(home), "y.example:2", tmp_path / "tls.pem", new_key=True)
     assert (node / "key").read_bytes() != key
+
+
+@pytest.mark.parametrize(
+    ("host", "found", "said"),
+    [
+        ("north.example", "tls", ""),
+        ("NORTH.example", "tls", ""),
+        ("192.0.2.7", "tls", ""),
+        ("[2001:DB8:0::7]", "tls", ""),
+        ("a.wide.example", "tls", ""),
+        ("a.b.wide.example", "tls", "not for a.b.wide.example"),
+        ("south.example", "tls", "is for north.example, *.wide.example, 192.0.2.7, 2001:db8::7"),
+        ("192.0.2.8", "tls", "not for 192.0.2.8"),
+        ("north.example", "root", "names no host"),
+        ("north.example", "old", "was valid until"),
+        ("north.example", "key", "no PEM file of one"),
+        ("north.example", "none", "no readable certificate"),
+    ],
+)
+def test_a_certificate_is_taken_for_the_host_that_it_names_only(
+    home: Path, made: Path, call: Call, tmp_path: Path, host: str, found: str, said: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if found == "old":
+            patch.setattr(tls, "DAYS", 0)
+        hosts = ["north.example", "192.0.2.7", "2001:db8::7", "*.wide.example"]
+        tls.create(tmp_path / "tls.pem", tmp_path / "tls.key", hosts)
+    files = {"tls": tmp_path / "tls.pem", "old": tmp_path / "tls.pem", "key": tmp_path / "tls.key"}
+    files |= {"root": made.parent / "root" / "root.pem", "none": tmp_path / "nowhere"}
+    words = ("connect", home, f"{host}:9092", "--certificate", files[found])
+    code, _, err = call(*words, app=commands.app)
+    assert (code, said in " ".join(err.split())) == (1 if said else 0, True), err
+    assert (home / "node").exists() == (not said)
 
 
 def test_a_rehearsal_says_what_would_leave_and_sends_and_keeps_nothing(

@@ -22,12 +22,18 @@ def home(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     return make(tmp_path_factory.mktemp("health"), models["llama"])
 
 
-def test_a_sites_monitor_tells_what_is_wrong_and_what_has_left(home: Path) -> None:
+def test_a_sites_monitor_tells_what_is_wrong_and_what_has_left(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Log(home / "log.db").append("released", what="profile", digest="0" * 64)
     Log(home / "log.db").append("released", what="profile", digest="1" * 64)
-    port = supervisor.free_port()
+    delivered = home / "organs" / "in" / "spring" / "x.part"
+    delivered.parent.mkdir(parents=True)
+    delivered.write_bytes(b"12345")
+    port, beat = supervisor.free_port(), service.Beat(home)
+    monkeypatch.setattr(monitor, "KEPT_SECONDS", 0.0)
     with (
-        monitor.answering(monitored(home), port),
+        monitor.answering(monitored(home, beat), port),
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
         supervisor.held(home),
     ):
@@ -38,12 +44,14 @@ def test_a_sites_monitor_tells_what_is_wrong_and_what_has_left(home: Path) -> No
         found = figures(client)
         assert found["organ_released", "profile"] == 2
         assert found["organ_pending_approvals",] == 0
+        assert (found["organ_delivered_files",], found["organ_delivered_bytes",]) == (1, 5)
+        assert found["organ_delivered_files_most",] == 1000
+        assert found["organ_delivered_bytes_most",] == 64 * 2**30
         assert found["organ_revocation_due_seconds",] > 0
 
-        beat = service.beat_of(home)
-        beat.touch()
-        then = time.time() - service.STALL_SECONDS - 60
-        os.utime(beat, (then, then))
+        beat.path.touch()
+        assert client.get("/healthz").json()["node"] == "ok"
+        monkeypatch.setattr(service, "STALL_SECONDS", 0.0)
         with sqlite3.connect(home / "log.db") as database:
             database.execute("UPDATE entries SET what = 'organ' WHERE event = 'released'")
         (home / "identity" / "federation.crl").write_bytes(b"nothing")
@@ -54,3 +62,57 @@ def test_a_sites_monitor_tells_what_is_wrong_and_what_has_left(home: Path) -> No
     assert said["log"].startswith("home: ")
     assert said["federation"] != "ok"
     assert said["processes"] == "ok"
+
+
+def test_a_beat_is_judged_by_when_it_changed_and_not_by_what_time_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a clock was set, or a machine slept, a node that looks for messages is well."""
+    monkeypatch.setattr(service, "STALL_SECONDS", 0.4)
+    beat = service.Beat(tmp_path)
+    beat.path.parent.mkdir()
+    assert not beat.still(), "it has not begun"
+    for hours in range(12):
+        beat.path.touch()
+        then = time.time() + (hours - 6) * 3600
+        os.utime(beat.path, (then, then))
+        assert not beat.still()
+        time.sleep(0.05)
+    time.sleep(0.45)
+    assert beat.still()
+    beat.path.touch()
+    assert not beat.still()
+
+
+def test_a_node_that_begins_is_not_judged_by_the_beat_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "STALL_SECONDS", 0.4)
+    monkeypatch.setattr(service, "PAUSE_SECONDS", 0.3)
+    home = tmp_path / "home"
+    (home / "node").mkdir(parents=True)
+    (home / "run").mkdir()
+    for name in ("coordinator", "admission"):
+        (home / "node" / name).write_text("127.0.0.1:9092")
+    beat = service.Beat(home)
+    beat.path.touch()
+    programs = service.programs(home, 1.0, None, beat)
+    (node,) = [one for one in programs if one.name == "supernode"]
+    assert str(beat.path) in node.command
+    assert not beat.path.exists(), "that of the last run is gone"
+
+    def asked(seconds: float) -> bool:
+        """As a supervisor asks of a node that has had time to begin."""
+        said, end = [], time.monotonic() + seconds
+        while time.monotonic() < end:
+            said.append(node.stalled())
+            time.sleep(0.02)
+        return said[-1]
+
+    assert not asked(0.6), "it may take its time"
+    beat.path.touch()
+    assert not asked(0.3)
+    assert asked(0.3)
+    time.sleep(0.35)  # it is ended; another is started, which is left alone at first
+    assert not asked(0.3)
+    assert asked(0.3)

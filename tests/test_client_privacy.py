@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,41 @@ def test_each_organ_costs_what_the_policy_gives_it(members: Members) -> None:
     other = replace(hospital, policy=replace(policy, epsilon=50.0, epsilon_per_organ=1.0))
     ask(other, clinic)
     assert len(hospital.ledger.reservations()) == 3
+
+
+def test_organs_that_wait_are_so_many_and_then_no_other_is_trained(members: Members) -> None:
+    hospital = members.member("hospital", Policy(most_made=2), 60)
+    clinic = members.member("clinic", Policy(), 60)
+
+    def made() -> list[str]:
+        return sorted(one.name for one in hospital.folder.glob("organs/made/" + "[0-9a-f]" * 64))
+
+    def begun() -> int:
+        return sum(one.event == donor.TRAINING for one in hospital.log.entries())
+
+    few = replace(TERMS, tokens=500)
+    for seed in (0, 1):
+        with pytest.raises(PolicyError, match="waits for approval"):
+            ask(hospital, clinic, replace(few, seed=seed))
+    before = made()
+    assert (len(before), begun()) == (2, 2)
+    with pytest.raises(PolicyError, match="2 organs wait for approval, the policy allows 2"):
+        ask(hospital, clinic, replace(few, seed=2))
+    assert (made(), begun()) == (before, 2)
+    # One that there is already is still offered, once it is approved; and there is room again.
+    donor.decide(hospital, before[0], "approved")
+    offered = set()
+    for seed in (0, 1):
+        with suppress(PolicyError):
+            offer = peek_offer(ask(hospital, clinic, replace(few, seed=seed)).offer.encode())
+            offered.add(offer.organ_digest)
+    assert offered == {before[0]}
+    with pytest.raises(PolicyError, match="waits for approval"):
+        ask(hospital, clinic, replace(few, seed=2))
+    assert (len(made()), begun()) == (3, 3)
+    with pytest.raises(PolicyError, match="2 organs wait for approval"):
+        ask(hospital, clinic, replace(few, seed=3))
+    ask(replace(hospital, policy=Policy(release_organs="always")), clinic, replace(few, seed=3))
 
 
 def test_passes_are_bounded_by_planned_numbers(members: Members) -> None:

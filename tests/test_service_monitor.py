@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -93,3 +94,38 @@ def test_nothing_else_is_answered_and_a_taken_port_is_named(
         pytest.raises(ServiceError, match="monitor_port"),
     ):
         stack.enter_context(monitor.answering(app, taken.getsockname()[1]))
+
+
+def test_a_check_that_breaks_is_wrong_and_figures_that_break_are_left_out(
+    tmp_path: Path, served: Callable[[Starlette], httpx.Client]
+) -> None:
+    def broken() -> str:
+        raise KeyError("a word of a record")
+
+    def half() -> Iterator[Any]:
+        yield number("sites", "Sites.", 7)
+        broken()
+
+    client = served(monitor.app(tmp_path, {"disk": broken}, half))
+    answer = client.get("/healthz")
+    assert (answer.status_code, answer.json()["disk"]) == (503, "internal: KeyError")
+    found = figures(client)
+    assert (found["organ_healthy", "disk"], found["organ_healthy", "figures"]) == (0, 0)
+    assert found["organ_sites",] == 7
+
+
+def test_what_takes_long_is_done_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+
+    @monitor.lately
+    def slow() -> str:
+        done.append(1)
+        if len(done) > 1:
+            raise HomeError("changed")
+        return WELL
+
+    assert [slow(), slow(), len(done)] == [WELL, WELL, 1]
+    monkeypatch.setattr(monitor, "KEPT_SECONDS", 0.0)
+    assert slow() == "home: changed"
+    monkeypatch.setattr(monitor, "KEPT_SECONDS", 60.0)
+    assert [slow(), len(done)] == ["home: changed", 2]

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from trust_world import DAY, NOW, World, key_file
 
 from not_core.errors import CertificateError, FormatError, KeyFileError, OutputExistsError
-from not_core.trust import authority, keys, pkcs8, private_keys
-from not_core.trust.keyfile import write_secret
+from not_core.trust import authority, keys, passphrase, pkcs8, private_keys
+from not_core.trust.keyfile import read_secret, write_secret
 from not_core.trust.pkcs8 import SCRYPT_N as IN_EARNEST
 
 
@@ -216,3 +216,15 @@ def test_profile_survives_writing_and_reading(world: World, tmp_path: Path) -> N
     (tmp_path / "p").write_bytes(text + b"\n")
     with pytest.raises(FormatError, match="canonical"):
         keys.read_profile(tmp_path / "p")
+
+
+def test_a_missing_file_is_named_for_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match=r"no passphrase file at .*; write it there, mode 0600"):
+        passphrase.read(tmp_path / "words")
+    with pytest.raises(KeyFileError, match=r"no catalogue's password at .*; write it there"):
+        read_secret(tmp_path / "words", "catalogue's password")
+    request = keys.create(tmp_path / "site", "site")
+    key = keys.sealing_key_of(tmp_path / "site", request)
+    key.unlink()
+    with pytest.raises(KeyFileError, match="expected a file made by 'organ identity init'"):
+        private_keys.read_sealing_key(key, None)

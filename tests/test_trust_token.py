@@ -190,7 +190,7 @@ def test_only_the_signing_agent_is_given_the_passphrase(tmp_path: Path) -> None:
     (folder / "node").mkdir()
     for name in ("coordinator", "admission"):
         (folder / "node" / name).write_text("localhost:9092")
-    agent, *others = service.programs(folder, 1.0, words)
+    agent, *others = service.programs(folder, 1.0, words, service.Beat(folder))
     assert (agent.name, agent.secret) == ("signing-agent", words)
     assert len(others) == 2
     for one in (agent, *others):

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from client import donor, progress, witness
+from client import donor, inventory, progress, witness
 from client.home import IDENTITY, Home, read_home
 from client.page.burn_down import Chart, Point, chart, points
 from client.progress import Doing
 from client.reveals import Revealed, listed
 from client.witness import Shown
-from not_core import canonical
 from not_core.errors import NotError
 from not_core.manifest import CARD, TENSORS, Manifest
 from not_core.privacy.charge import Reservation
@@ -17,7 +16,6 @@ from not_core.privacy.report import AuditReport
 from not_core.protocol import Receipt
 from not_core.trust.keys import PROFILE
 from not_core.trust.log import Entry
-from not_core.trust.statement import claimed_payload
 
 MOST_ENTRIES = 200
 
@@ -199,11 +197,7 @@ class Views:
 
     def receipts(self) -> list[Receipt]:
         """What this site found of organs that it tried, by exchange."""
-        found = []
-        for path in sorted(self._folder.glob("receipts/*/*.json")):
-            payload = claimed_payload(canonical.read_bounded(path))
-            found.append(canonical.decode(Receipt, payload, path.name))
-        return found
+        return inventory.receipts(self._folder)
 
     def spending(self) -> Spending:
         """The privacy ledger."""

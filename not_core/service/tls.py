@@ -7,6 +7,7 @@ what.
 
 import ipaddress
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from not_core import atomic
+from not_core.errors import CertificateError
 from not_core.trust.keyfile import write_secret
 
 DAYS = 3650
@@ -58,6 +60,68 @@ def create(certificate: Path, key: Path, hosts: Sequence[str]) -> None:
         ),
     )
     atomic.write(certificate, made.public_bytes(serialization.Encoding.PEM))
+
+
+def check_serves(pem: bytes, host: str) -> None:
+    """Check that a server can be believed at this name or address by what is in a PEM file.
+
+    Args:
+        pem: One certificate, or several.
+        host: As who connects names it.
+
+    Raises:
+        CertificateError: None of them is a server's of that name, in its time.
+    """
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise CertificateError(
+            "the coordinator's certificate is no PEM file of one; ask its operator for its tls.pem"
+        ) from None
+    now = datetime.now(UTC)
+    servers = [one for one in found if _hosts(one)]
+    if not servers:
+        raise CertificateError(
+            "the certificate is no server's: it names no host; ask the coordinator's operator for "
+            "its tls.pem (the federation's root.pem is another thing)"
+        )
+    named = [one for one in servers if _serves(one, host)]
+    if not named:
+        names = ", ".join(dict.fromkeys(name for one in servers for name in _hosts(one)))
+        raise CertificateError(
+            f"the certificate is for {names}, not for {host}; connect by a name that it has, or "
+            "ask the coordinator's operator for the tls.pem of this one"
+        )
+    if not any(one.not_valid_before_utc <= now <= one.not_valid_after_utc for one in named):
+        raise CertificateError(
+            f"the certificate was valid until {named[0].not_valid_after_utc:%Y-%m-%d}, or is not "
+            "yet; ask the coordinator's operator for its present tls.pem, and look at the clock"
+        )
+
+
+def _serves(certificate: x509.Certificate, host: str) -> bool:
+    host = host.strip("[]").lower()
+    with suppress(ValueError):
+        host = str(ipaddress.ip_address(host))
+    return any(
+        host == name or (name.startswith("*.") and host.partition(".")[2] == name[2:])
+        for name in _hosts(certificate)
+    )
+
+
+def _hosts(certificate: x509.Certificate) -> list[str]:
+    """Names and addresses that a certificate lets a server have; none if it is no server's."""
+    try:
+        extensions = certificate.extensions
+        with suppress(x509.ExtensionNotFound):
+            uses = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+            if ExtendedKeyUsageOID.SERVER_AUTH not in uses:
+                return []
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return []
+    hosts = [name.lower() for name in names.get_values_for_type(x509.DNSName)]
+    return [*hosts, *map(str, names.get_values_for_type(x509.IPAddress))]
 
 
 def _name(host: str) -> x509.GeneralName:

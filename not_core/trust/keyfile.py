@@ -11,17 +11,25 @@ SECRET_LIMIT = 64 * 1024
 """Largest key or passphrase file read, in bytes."""
 
 
+WRITE_IT = "write it there, mode 0600, or name another file"
+MISSING_KEY = (
+    "expected a file made by 'organ identity init' or 'organ federation init'; check the folder"
+)
+"""What to do where there is no password, and where there is no key."""
+
+
 def write_secret(path: Path, data: bytes) -> None:
     """Write a secret file that only its owner may read, mode 0600, whole or not at all."""
     atomic.write(path, data, mode=0o600)
 
 
-def read_secret(path: Path, what: str) -> bytes:
+def read_secret(path: Path, what: str, missing: str = WRITE_IT) -> bytes:
     """Read a secret file after checking, on the open file, that it is its owner's alone.
 
     Args:
         path: The file; a symbolic link is refused.
         what: Noun for messages, such as ``"signing key"``.
+        missing: What to do where there is no such file.
 
     Raises:
         KeyFileError: Missing, not a regular file, another user's, readable or writable by others,
@@ -30,10 +38,7 @@ def read_secret(path: Path, what: str) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise KeyFileError(
-            f"no {what} at {path}; expected a file made by 'organ identity init' or "
-            "'organ federation init'; check the folder"
-        ) from None
+        raise KeyFileError(f"no {what} at {path}; {missing}") from None
     except OSError as error:
         raise KeyFileError(
             f"{what} at {path} cannot be opened ({error.strerror}); expected a regular file"

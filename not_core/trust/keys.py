@@ -32,7 +32,7 @@ from not_core.trust import revocation
 from not_core.trust.certificates import binding, certificate_errors, check_name, is_p384
 from not_core.trust.federation import ROOT, Trust, load_root, load_trust, verify_profile
 from not_core.trust.holder import HeldOpener, HeldSigner, Opener, Signer
-from not_core.trust.keyfile import read_secret, write_secret
+from not_core.trust.keyfile import MISSING_KEY, read_secret, write_secret
 from not_core.trust.private_keys import (
     read_sealing_key,
     read_sealing_parts,
@@ -405,7 +405,8 @@ def _read_all(place: Path, passphrase: bytes | None) -> None:
 def _encrypt_anew(place: Path, out: Path, old: bytes | None, new: bytes | None) -> None:
     out.mkdir(mode=0o700)
     if (place / SIGNING_URI).exists():
-        write_secret(out / SIGNING_URI, read_secret(place / SIGNING_URI, "URI of a signing key"))
+        uri = read_secret(place / SIGNING_URI, "URI of a signing key", MISSING_KEY)
+        write_secret(out / SIGNING_URI, uri)
     else:
         key = read_signing_key(place / SIGNING_KEY, "signing key", old)
         write_secret(out / SIGNING_KEY, signing_key_pem(key, new))
@@ -420,7 +421,8 @@ def _place(folder: Path, fingerprint: str) -> Path:
 
 def _signing_key(place: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
     if (place / SIGNING_URI).exists():
-        return TokenKey(read_secret(place / SIGNING_URI, "URI of a signing key").decode())
+        uri = read_secret(place / SIGNING_URI, "URI of a signing key", MISSING_KEY)
+        return TokenKey(uri.decode())
     return read_signing_key(place / SIGNING_KEY, "signing key", passphrase)
 
 

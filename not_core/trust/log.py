@@ -92,6 +92,15 @@ class Log:
             ).fetchone()
         return found is not None
 
+    def counts(self, event: str) -> dict[str, int]:
+        """How often an event has been recorded, by what it happened to."""
+        with reading(self._path, _SCHEMA) as database:
+            return dict(
+                database.execute(
+                    "SELECT what, COUNT(*) FROM entries WHERE event = ? GROUP BY what", (event,)
+                ).fetchall()
+            )
+
     def entries(self) -> list[Entry]:
         """All rows, oldest first."""
         return [entry for entry, _ in self._rows()]

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 
 from not_core.errors import KeyFileError
 from not_core.trust.certificates import is_p384
-from not_core.trust.keyfile import read_secret
+from not_core.trust.keyfile import MISSING_KEY, read_secret
 from not_core.trust.passphrase import VARIABLE
 from not_core.trust.pkcs8 import encrypted_pem
 from not_core.trust.profile import sealing_private_key
@@ -53,7 +53,7 @@ def read_signing_key(
     Raises:
         KeyFileError: As ``read_secret``; or not a PEM key, wrong passphrase, or not P-384.
     """
-    key = _private(read_secret(path, what), path, what, passphrase)
+    key = _private(read_secret(path, what, MISSING_KEY), path, what, passphrase)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not is_p384(key.public_key()):
         raise KeyFileError(f"{what} at {path} is not an ECDSA P-384 key; make one with init")
     return key
@@ -80,7 +80,7 @@ def read_sealing_parts(path: Path, passphrase: bytes | None = None) -> tuple[byt
         KeyFileError: As ``read_secret``; or not these two keys, or a wrong passphrase.
     """
     what = "sealing key"
-    blocks = _BLOCK.findall(read_secret(path, what))
+    blocks = _BLOCK.findall(read_secret(path, what, MISSING_KEY))
     found = [_private(block, path, what, passphrase) for block in blocks]
     match found:
         case [mlkem.MLKEM768PrivateKey() as lattice, x25519.X25519PrivateKey() as curve]:
