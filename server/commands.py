@@ -101,16 +101,18 @@ def start(home: Home) -> None:
     Example: organ-coordinator start ~/coordinator
     """
     from not_core.service import monitor
-    from not_core.service.supervisor import Supervisor
+    from not_core.service.supervisor import Supervisor, held
     from server import service
     from server.health import monitored
     from server.upgrade import upgrade
 
     settings = service.load(home)
-    upgrade(home)
-    programs = service.programs(home.resolve(), settings)
-    with monitor.answering(monitored(home, settings), settings.monitor_port):
-        Supervisor(home, programs).run(say)
+    with held(home):
+        service.refuse_taken(settings)
+        upgrade(home)
+        programs = service.programs(home.resolve(), settings)
+        with monitor.answering(monitored(home, settings), settings.monitor_port):
+            Supervisor(home, programs).run(say)
 
 
 @app.command()

@@ -67,6 +67,23 @@ class Counts:
             rows = select(tables.Receipt.verdict, func.count()).group_by(tables.Receipt.verdict)
             return {verdict: number for verdict, number in session.execute(rows)}
 
+    def states(self) -> dict[str, int]:
+        """Exchanges that were asked for, by state."""
+        with database.reading(self._engine) as session:
+            rows = select(tables.Exchange.state, func.count()).group_by(tables.Exchange.state)
+            return {state: number for state, number in session.execute(rows)}
+
+    def organs(self) -> int:
+        """Organs of all exchanges, each once."""
+        with database.reading(self._engine) as session:
+            return session.scalar(select(func.count(tables.Organ.digest.distinct()))) or 0
+
+    def stored_bytes(self) -> int:
+        """Of all bodies in the bank."""
+        with database.reading(self._engine) as session:
+            sizes = select(func.sum(tables.Body.size)).where(tables.Body.banked)
+            return int(session.scalar(sizes) or 0)
+
     def tried(self, exchange: str | None = None) -> dict[str, Tried]:
         """What became of each organ that others tried, in an exchange or in all of them."""
         row = tables.Receipt
