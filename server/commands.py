@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,6 +17,9 @@ from not_core.commands.program import (
     say,
 )
 
+if TYPE_CHECKING:
+    from server.service import Service
+
 app = new_app(
     "Coordinate exchanges: pass sealed organs on and keep signed offers and receipts.\n\n"
     "    organ-coordinator init HOME --root root.pem\n\n"
@@ -24,6 +27,15 @@ app = new_app(
 )
 
 Home = Annotated[Path, typer.Argument(help="The coordinator's home folder.")]
+Listen = Annotated[str, typer.Option(help="Address that it listens on.")]
+SitesPort = Annotated[int, typer.Option(min=1, max=65535, help="Port for sites.")]
+FlowerPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of Flower, on loopback.")]
+MonitorPort = Annotated[
+    int, typer.Option(min=1, max=65535, help="Port of /healthz and /metrics, on loopback.")
+]
+PagePort = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port of the page that 'start' serves; 0: none.")
+]
 
 
 @app.command()
@@ -35,14 +47,10 @@ def init(
     host: Annotated[
         str | None, typer.Option(help="Name or address by which sites will reach it.")
     ] = None,
-    listen: Annotated[str, typer.Option(help="Address that it listens on.")] = "0.0.0.0",  # noqa: S104
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port for sites.")] = 9092,
-    flower_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port of Flower, on loopback.")
-    ] = 9091,
-    monitor_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port of /healthz and /metrics, on loopback.")
-    ] = 9094,
+    listen: Listen = "0.0.0.0",  # noqa: S104
+    port: SitesPort = 9092,
+    flower_port: FlowerPort = 9091,
+    monitor_port: MonitorPort = 9094,
     catalogue: Annotated[
         str, typer.Option(metavar="URL", help="A database; SQLite in the home if none is named.")
     ] = "",
@@ -52,9 +60,7 @@ def init(
     bank: Annotated[
         str, typer.Option(metavar="PLACE", help="Folder or URL for sealed organs.")
     ] = "bank",
-    page_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the page that 'start' serves; 0: none.")
-    ] = 0,
+    page_port: PagePort = 0,
     as_json: Json = False,
 ) -> None:
     """Make a home that admits the sites of one federation.
@@ -76,19 +82,60 @@ def init(
     homes.create(home, root, settings)
     made = {"home": str(home)}
     if host is not None:
-        from server import service
+        from server.service import Service
 
-        served = service.Service(
+        made |= _served(
+            home,
+            Service(
+                host=host,
+                listen=listen,
+                port=port,
+                flower_port=flower_port,
+                monitor_port=monitor_port,
+                page_port=page_port,
+            ),
+        )
+    report(made, as_json)
+
+
+@app.command("serve-at")
+def serve_at(
+    home: Home,
+    host: Annotated[str, typer.Option(help="Name or address by which sites will reach it.")],
+    listen: Listen = "0.0.0.0",  # noqa: S104
+    port: SitesPort = 9092,
+    flower_port: FlowerPort = 9091,
+    monitor_port: MonitorPort = 9094,
+    page_port: PagePort = 0,
+    as_json: Json = False,
+) -> None:
+    """Give an address to a home that was made without --host, so that it can be served.
+
+    Example: organ-coordinator serve-at ~/coordinator --host organs.example.org
+    """
+    from server.home import settings_of
+    from server.service import Service
+
+    settings_of(home)
+    made = _served(
+        home,
+        Service(
             host=host,
             listen=listen,
             port=port,
             flower_port=flower_port,
             monitor_port=monitor_port,
             page_port=page_port,
-        )
-        service.create(home, served)
-        made |= {"address": f"{host}:{port}", "certificate": str(home / "tls.pem")}
-    report(made, as_json)
+        ),
+    )
+    report({"home": str(home)} | made, as_json)
+
+
+def _served(home: Path, asked: "Service") -> dict[str, str]:
+    from server import service
+
+    service.create(home, asked)
+    return {"address": f"{asked.host}:{asked.port}", "certificate": str(home / "tls.pem")}
 
 
 @app.command()

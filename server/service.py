@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from not_core import atomic
 from not_core.canonical import STRICT
-from not_core.errors import CertificateError, RevokedError, ServiceError
+from not_core.errors import CertificateError, HomeError, RevokedError, ServiceError
 from not_core.service import tls
 from not_core.service.flower import SERVER, command
 from not_core.service.supervisor import (
@@ -37,7 +37,7 @@ from not_core.settings import read
 from not_core.trust.keyfile import write_secret
 from server import claims
 from server.control import Control
-from server.home import Coordinator
+from server.home import Coordinator, settings_of
 
 SETTINGS = "service.toml"
 APP = "server.app:app"
@@ -92,9 +92,15 @@ def load(home: Path) -> Service:
     """Read where a coordinator listens.
 
     Raises:
-        HomeError: It is not made to be served, or its settings are not valid.
+        HomeError: It is no coordinator's, has no address, or its settings are not valid.
     """
-    return read(home / SETTINGS, Service, "organ-coordinator init --host")
+    if not (home / SETTINGS).is_file():
+        settings_of(home)
+        raise HomeError(
+            f"{home} was made without an address; give it one by 'organ-coordinator serve-at "
+            f"{home} --host NAME'"
+        )
+    return read(home / SETTINGS, Service, "organ-coordinator serve-at")
 
 
 def refuse_taken(service: Service) -> None:

@@ -130,3 +130,20 @@ def test_a_monitor_reads_no_donation_to_count_them(
     assert organs["organs"] == 2, "each once, of two exchanges"
     assert organs["stored_bytes"] > 400
     assert sum(float(value) for name, value in figures.items() if "receipts" in name) == 6
+
+
+def test_a_home_without_an_address_is_given_one(tmp_path: Path, call: Call) -> None:
+    members = Members(tmp_path)
+    members.coordinator.catalogue.close()
+    home = members.coordinator.folder
+    code, _, said = call("start", home, app=commands.app)
+    assert (code, "organ-coordinator serve-at" in said) == (1, True)
+    words = ("serve-at", home, "--host", "north.example", "--port", 9999)
+    code, out, _ = call(*words, "--json", app=commands.app)
+    assert (code, json.loads(out)["address"]) == (0, "north.example:9999")
+    assert service.load(home).host == "north.example"
+    assert call(*words, app=commands.app)[0] == 1, "once"
+    nowhere = tmp_path / "nowhere"
+    for command in ("start", "stop"):
+        code, _, said = call(command, nowhere, app=commands.app)
+        assert (code, "there is no home" in said or "no coordinator in" in said) == (1, True)

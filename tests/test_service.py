@@ -233,6 +233,7 @@ def test_flower_of_another_version_or_shape_starts_nothing(monkeypatch: pytest.M
             ("install_from_fab", "get_project_config", "get_fused_config_from_dir", "run_"),
         ),
         ("flwr.supernode.start_client_internal", ("time", "TaskType")),
+        ("flwr.superlink.cli.flower_superlink", ("get_uvicorn_log_config",)),
     ],
 )
 def test_the_names_that_are_replaced_are_used_there(module: str, names: tuple[str, ...]) -> None:

@@ -256,6 +256,8 @@ def stop(home: Path, seconds: float = 60.0) -> None:
     Raises:
         ServiceError: None does, or it does not stop.
     """
+    if not home.is_dir():
+        raise ServiceError(f"there is no home {home}; give the folder that 'init' made")
     process = served_by(home)
     if process is None:
         raise ServiceError(f"nothing serves {home}; start it with 'start'")
