@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -175,25 +175,48 @@ def stop(home: Home, as_json: Json = False) -> None:
 
 
 @app.command()
-def status(home: Home, as_json: Json = False) -> None:
-    """Say what runs and which exchanges there were.
+def status(
+    home: Home,
+    exchange: Annotated[str | None, typer.Argument(help="Tell of this one, and all of it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what runs, which sites are there, and how exchanges go; or what went wrong in one.
 
-    Example: organ-coordinator status ~/coordinator
+    Example: organ-coordinator status ~/coordinator spring
     """
+    import time
+
     from not_core.service import supervisor
+    from server import status as found
     from server.home import load
 
-    coordinator = load(home)
-    begun = coordinator.catalogue.begun()
-    coordinator.catalogue.close()
-    running = supervisor.status(home)
-    report(
-        {
-            "processes": {name: row["pid"] for name, row in running.items()} or "stopped",
-            "exchanges": {one.name: one.state for one in begun},
-        },
-        as_json,
-    )
+    coordinator, running = load(home), supervisor.status(home)
+    try:
+        if exchange is None:
+            pids = {name: row["pid"] for name, row in running.items()}
+            facts: dict[str, Any] = {"processes": pids or "stopped"}
+            facts |= found.overview(coordinator, bool(running), time.time())
+        else:
+            facts = found.of_exchange(coordinator, exchange, bool(running), time.time())
+    finally:
+        coordinator.catalogue.close()
+    if as_json:
+        report(facts, as_json)
+        return
+    rows = {name: value for name, value in facts.items() if isinstance(value, list)}
+    report({name: value for name, value in facts.items() if name not in rows}, as_json)
+    for name, listed in rows.items():
+        typer.echo(f"\n{name}")
+        listing([{key: _told(value) for key, value in row.items()} for row in listed], as_json)
+
+
+def _told(value: object) -> object:
+    """A value of a row as people read it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{number} {what}" for what, number in value.items()) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value
 
 
 @app.command()
@@ -484,6 +507,7 @@ def receipts(
     """
     from not_core import canonical
     from server.home import load
+    from server.status import receipt_row
 
     coordinator = load(home)
     found = coordinator.catalogue.receipts(exchange)
@@ -491,20 +515,7 @@ def receipts(
     if as_json:
         listing([canonical.plain(canonical.encode(one), "receipt") for one in found], as_json)
         return
-    listing(
-        [
-            {
-                "organ": receipt.organ,
-                "donor": receipt.donor,
-                "recipient": receipt.recipient,
-                "mode": receipt.mode,
-                "verdict": receipt.verdict,
-                "reason": receipt.reason,
-            }
-            for receipt in found
-        ],
-        as_json,
-    )
+    listing([receipt_row(one) for one in found], as_json)
 
 
 @app.command()

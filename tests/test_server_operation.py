@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -20,7 +21,8 @@ from starlette.testclient import TestClient
 from not_core.service import supervisor, tls
 from not_core.service.monitor import WELL
 from not_core.service.supervisor import LOOPBACK, free_port
-from server import commands, database, health, service, upgrade
+from server import commands, database, health, keeper, service, status, upgrade
+from server.catalogue import Happened
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -113,6 +115,76 @@ def test_health_is_not_fooled_by_who_took_a_port(made: Path, tmp_path: Path) -> 
         with encrypted(served.flower_port, other), encrypted(served.port, other):
             assert "is not superlink" in said()[0]
             assert "is not gateway" in said()[1]
+
+
+def test_status_says_who_is_there_and_why_nothing_came(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    members = Members(tmp_path)
+    coordinator, home = members.coordinator, members.coordinator.folder
+    catalogue, now = coordinator.catalogue, time.time()
+    members.exchange("spring")
+    terms = {"sites": 2, "invited": ""}
+    for name, at in (("autumn", 4102444800.0), ("summer", 0.0), ("winter", 0.0)):
+        catalogue.begin(name, {"exchange": name, **terms}, at)
+    catalogue.running("winter", 1, now - 50)
+    catalogue.ended("winter", "completed")
+    for node, site in enumerate(("north", "south", "west"), 2**63):
+        catalogue.admitted(site, node, b"word")
+    catalogue.happened("winter", Happened(now - 100, "north", "donate", "timeout"))  # a run before
+    catalogue.happened("winter", Happened(now - 20, "north", "enrol", ""))
+    catalogue.happened("winter", Happened(now - 10, "north", "donate", "policy"))
+    catalogue.happened("winter", Happened(now - 9, f"node-{2**63 + 2}", "enrol", "strange"))
+    catalogue.heard("south", now - 3 * 86_400)
+
+    def said(*words: str) -> Any:
+        code, out, wrong = call("status", home, *words, "--json", app=commands.app)
+        assert code == 0, wrong
+        return json.loads(out)
+
+    facts = said()
+    assert facts["processes"] == "stopped"
+    assert not any(one["online"] for one in facts["sites"]), "nobody hears them"
+    with supervisor.held(home):
+        (home / "run" / supervisor.STATUS).write_text('{"keeper": {"pid": 7}}')
+        facts, human = said(), call("status", home, app=commands.app)[1]
+    assert facts["processes"] == {"keeper": 7}
+    sites = {one["site"]: (one["node"], one["heard"], one["online"]) for one in facts["sites"]}
+    assert sites["north"] == (str(2**63), "just now", True)
+    assert sites["south"][1:] == ("3 days ago", False)
+    assert sites["west"][2] is False
+    exchanges = {one.pop("exchange"): one for one in facts["exchanges"]}
+    assert exchanges["autumn"]["state"] == "scheduled 2100-01-01 00:00 UTC"
+    assert exchanges["summer"]["state"] == "waits for two sites"
+    assert exchanges["spring"] | {"receipts": 0} == {
+        **{"state": "recorded", "runs": 0, "organs": 2, "receipts": 0, "failures": 1}
+    }
+    assert sum(exchanges["spring"]["receipts"].values()) == 3
+    assert exchanges["winter"] == {
+        **{"state": "completed", "runs": 1, "organs": 0, "receipts": {}, "failures": 2}
+    }
+    for words in ("scheduled 2100-01-01 00:00 UTC", "3 days ago", str(2**63 + 1), "accepted"):
+        assert words in human
+
+    one = said("winter")
+    policy, strange = one["failures"]
+    assert (policy["site"], policy["step"], policy["code"]) == ("north", "donate", "policy")
+    assert "organ-site approve" in policy["means"]
+    assert strange["site"] == "west", "as its node"
+    assert "site.log" in strange["means"]
+    other = said("spring")
+    assert [row["donor"] for row in other["organs"]] == ["north", "south"]
+    assert len(other["receipts"]) == 3
+    human = call("status", home, "winter", app=commands.app)[1]
+    assert "organ-site approve" in human
+    code, _, wrong = call("status", home, "nothing", app=commands.app)
+    assert (code, "no exchange nothing" in wrong) == (1, True)
+    catalogue.close()
+
+
+def test_a_site_is_online_while_the_keeper_hears_of_it() -> None:
+    assert status.ONLINE_SECONDS > 2 * keeper.HEARD_SECONDS
 
 
 def test_a_monitor_reads_no_donation_to_count_them(
