@@ -5,17 +5,20 @@ import time
 from pathlib import Path
 
 import pytest
+from flwr.app import Message
 
 from not_core.errors import ServiceError
+from not_core.protocol import TRANSPLANT
+from server import home as homes
 from server import keeper, service
 from server.app import config_of
-from server.catalogue import Begun
+from server.catalogue import RUNNING, Begun
 from server.control import COMPLETED
 from server.home import Coordinator
 from simulations.bare_sites import names
 from simulations.bench_coordinator import settings
 from simulations.served import until
-from tests.played import admission, begin, made, played, started
+from tests.played import Line, admission, begin, made, played, started
 
 COUNT = 2
 
@@ -75,3 +78,21 @@ def what_flower_refuses_is_said_in_words(coordinator: Coordinator) -> None:
     (ended, *_) = control.runs()
     with pytest.raises(ServiceError, match="has ended already"):
         control.stop(ended.identifier)
+
+
+def test_one_that_is_silent_keeps_no_other_from_signing(tmp_path: Path) -> None:
+    def silent(line: Line, request: Message) -> bool:
+        return request.metadata.message_type == TRANSPLANT
+
+    with made(tmp_path, COUNT + 1) as coordinator, started(coordinator):
+        file = coordinator.folder / homes.SETTINGS
+        limits = file.read_text().replace("wire_seconds = 600", "wire_seconds = 8")
+        file.write_text(limits)
+        with played(coordinator, COUNT + 1, 1, {COUNT: silent}):
+            begin(coordinator, COUNT + 1, "silent")
+            others = set(names(COUNT))
+            log = coordinator.catalogue.log
+            until(lambda: {one.profile.site for one in log.witnesses()} == others, 60, "signatures")
+            assert exchange(coordinator, "silent").state == RUNNING
+            coordinator.catalogue.cancel("silent")
+            until(lambda: keeper.ended(coordinator, "silent"), 30, "its end")
