@@ -13,14 +13,13 @@ from server import home as homes
 from server import keeper, service
 from server.app import config_of
 from server.catalogue import RUNNING, Begun
-from server.control import COMPLETED
 from server.home import Coordinator
 from simulations.bare_sites import names
 from simulations.bench_coordinator import settings
 from simulations.served import until
 from tests.played import Line, admission, begin, made, played, started
 
-COUNT = 2
+COUNT = 3
 
 
 def exchange(coordinator: Coordinator, name: str) -> Begun:
@@ -54,13 +53,23 @@ def a_run_that_was_not_noted_is_taken_on(coordinator: Coordinator) -> None:
 
 
 def an_exchange_waits_for_its_sites(coordinator: Coordinator) -> None:
+    """And then not for the one that is silent, to have the others sign."""
+
+    def silent(line: Line, request: Message) -> bool:
+        return request.metadata.message_type == TRANSPLANT
+
+    settings = coordinator.folder / homes.SETTINGS
+    settings.write_text(settings.read_text().replace("wire_seconds = 600", "wire_seconds = 8"))
     begin(coordinator, COUNT, "awaited")
     time.sleep(3 * keeper.POLL_SECONDS)
     assert exchange(coordinator, "awaited").runs == 0
-    with played(coordinator, COUNT, 1, {}):
-        until(lambda: keeper.ended(coordinator, "awaited"), 90, "its end")
-    found = exchange(coordinator, "awaited")
-    assert (found.state, found.runs) == (COMPLETED, 1)
+    others, log = set(names(COUNT - 1)), coordinator.catalogue.log
+    with played(coordinator, COUNT, 1, {COUNT - 1: silent}):
+        until(lambda: {one.profile.site for one in log.witnesses()} == others, 90, "signatures")
+        found = exchange(coordinator, "awaited")
+        assert (found.state, found.runs) == (RUNNING, 1)
+        coordinator.catalogue.cancel("awaited")
+        until(lambda: keeper.ended(coordinator, "awaited"), 30, "its end")
 
 
 def what_flower_refuses_is_said_in_words(coordinator: Coordinator) -> None:
@@ -78,21 +87,3 @@ def what_flower_refuses_is_said_in_words(coordinator: Coordinator) -> None:
     (ended, *_) = control.runs()
     with pytest.raises(ServiceError, match="has ended already"):
         control.stop(ended.identifier)
-
-
-def test_one_that_is_silent_keeps_no_other_from_signing(tmp_path: Path) -> None:
-    def silent(line: Line, request: Message) -> bool:
-        return request.metadata.message_type == TRANSPLANT
-
-    with made(tmp_path, COUNT + 1) as coordinator, started(coordinator):
-        file = coordinator.folder / homes.SETTINGS
-        limits = file.read_text().replace("wire_seconds = 600", "wire_seconds = 8")
-        file.write_text(limits)
-        with played(coordinator, COUNT + 1, 1, {COUNT: silent}):
-            begin(coordinator, COUNT + 1, "silent")
-            others = set(names(COUNT))
-            log = coordinator.catalogue.log
-            until(lambda: {one.profile.site for one in log.witnesses()} == others, 60, "signatures")
-            assert exchange(coordinator, "silent").state == RUNNING
-            coordinator.catalogue.cancel("silent")
-            until(lambda: keeper.ended(coordinator, "silent"), 30, "its end")
