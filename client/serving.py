@@ -88,13 +88,14 @@ def start(
     from client import service
     from client.health import monitored
     from not_core.service import monitor
-    from not_core.service.supervisor import Supervisor, keep_memory_private
+    from not_core.service.supervisor import Supervisor, held, keep_memory_private
 
     keep_memory_private()
     words = identity_passphrase(home / IDENTITY, passphrase_file)
     os.environ.pop(VARIABLE, None)  # what is started inherits the rest of it
     load(home, passphrase=words)
     with ExitStack() as stack:
+        stack.enter_context(held(home))
         beat = service.Beat(home)
         if monitor_port:
             stack.enter_context(monitor.answering(monitored(home, beat), monitor_port))

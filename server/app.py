@@ -5,6 +5,7 @@ In a deployment the run's configuration names it: ``home`` (the coordinator's fo
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +19,6 @@ from not_core.trust.certificates import check_name
 from server.exchange import Event, Exchange, Settings
 from server.home import Coordinator, load
 
-PATIENCE_SECONDS = 300.0
-ENROL_SECONDS = 60.0
 MOST_SITES = 10_000
 LARGEST = 2**53 - 1
 """Of the numbers of terms, as JSON holds them."""
@@ -30,7 +29,7 @@ Configure = Callable[[Context], tuple[Coordinator, Settings]]
 
 
 def configured(context: Context) -> tuple[Coordinator, Settings]:
-    """Read home and settings from the run's configuration.
+    """Read home and settings from the run's configuration; time limits are the home's.
 
     Raises:
         HomeError: It names no home.
@@ -40,7 +39,8 @@ def configured(context: Context) -> tuple[Coordinator, Settings]:
     if not isinstance(home, str) or not home:
         raise HomeError("the run names no home; add --run-config 'home=\"/path\"'")
     asked = settings(context.run_config)
-    return load(Path(home)), asked
+    coordinator = load(Path(home))
+    return coordinator, replace(asked, **asdict(coordinator.settings.limits))
 
 
 def settings(config: Mapping[str, object]) -> Settings:
@@ -66,8 +66,6 @@ def settings(config: Mapping[str, object]) -> Settings:
         ),
         invited=_field({"invited": "", **config}, "invited", "names of sites", _site_names),
         mode="insert" if mode == "insert" else "replace",
-        patience_seconds=PATIENCE_SECONDS,
-        enrol_seconds=ENROL_SECONDS,
     )
 
 

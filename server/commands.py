@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,9 @@ from not_core.commands.program import (
     say,
 )
 
+if TYPE_CHECKING:
+    from server.service import Service
+
 app = new_app(
     "Coordinate exchanges: pass sealed organs on and keep signed offers and receipts.\n\n"
     "    organ-coordinator init HOME --root root.pem\n\n"
@@ -24,6 +27,15 @@ app = new_app(
 )
 
 Home = Annotated[Path, typer.Argument(help="The coordinator's home folder.")]
+Listen = Annotated[str, typer.Option(help="Address that it listens on.")]
+SitesPort = Annotated[int, typer.Option(min=1, max=65535, help="Port for sites.")]
+FlowerPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of Flower, on loopback.")]
+MonitorPort = Annotated[
+    int, typer.Option(min=1, max=65535, help="Port of /healthz and /metrics, on loopback.")
+]
+PagePort = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port of the page that 'start' serves; 0: none.")
+]
 
 
 @app.command()
@@ -35,14 +47,10 @@ def init(
     host: Annotated[
         str | None, typer.Option(help="Name or address by which sites will reach it.")
     ] = None,
-    listen: Annotated[str, typer.Option(help="Address that it listens on.")] = "0.0.0.0",  # noqa: S104
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port for sites.")] = 9092,
-    flower_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port of Flower, on loopback.")
-    ] = 9091,
-    monitor_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port of /healthz and /metrics, on loopback.")
-    ] = 9094,
+    listen: Listen = "0.0.0.0",  # noqa: S104
+    port: SitesPort = 9092,
+    flower_port: FlowerPort = 9091,
+    monitor_port: MonitorPort = 9094,
     catalogue: Annotated[
         str, typer.Option(metavar="URL", help="A database; SQLite in the home if none is named.")
     ] = "",
@@ -52,9 +60,7 @@ def init(
     bank: Annotated[
         str, typer.Option(metavar="PLACE", help="Folder or URL for sealed organs.")
     ] = "bank",
-    page_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the page that 'start' serves; 0: none.")
-    ] = 0,
+    page_port: PagePort = 0,
     as_json: Json = False,
 ) -> None:
     """Make a home that admits the sites of one federation.
@@ -76,19 +82,60 @@ def init(
     homes.create(home, root, settings)
     made = {"home": str(home)}
     if host is not None:
-        from server import service
+        from server.service import Service
 
-        served = service.Service(
+        made |= _served(
+            home,
+            Service(
+                host=host,
+                listen=listen,
+                port=port,
+                flower_port=flower_port,
+                monitor_port=monitor_port,
+                page_port=page_port,
+            ),
+        )
+    report(made, as_json)
+
+
+@app.command("serve-at")
+def serve_at(
+    home: Home,
+    host: Annotated[str, typer.Option(help="Name or address by which sites will reach it.")],
+    listen: Listen = "0.0.0.0",  # noqa: S104
+    port: SitesPort = 9092,
+    flower_port: FlowerPort = 9091,
+    monitor_port: MonitorPort = 9094,
+    page_port: PagePort = 0,
+    as_json: Json = False,
+) -> None:
+    """Give an address to a home that was made without --host, so that it can be served.
+
+    Example: organ-coordinator serve-at ~/coordinator --host organs.example.org
+    """
+    from server.home import settings_of
+    from server.service import Service
+
+    settings_of(home)
+    made = _served(
+        home,
+        Service(
             host=host,
             listen=listen,
             port=port,
             flower_port=flower_port,
             monitor_port=monitor_port,
             page_port=page_port,
-        )
-        service.create(home, served)
-        made |= {"address": f"{host}:{port}", "certificate": str(home / "tls.pem")}
-    report(made, as_json)
+        ),
+    )
+    report({"home": str(home)} | made, as_json)
+
+
+def _served(home: Path, asked: "Service") -> dict[str, str]:
+    from server import service
+
+    service.create(home, asked)
+    return {"address": f"{asked.host}:{asked.port}", "certificate": str(home / "tls.pem")}
 
 
 @app.command()
@@ -101,16 +148,18 @@ def start(home: Home) -> None:
     Example: organ-coordinator start ~/coordinator
     """
     from not_core.service import monitor
-    from not_core.service.supervisor import Supervisor
+    from not_core.service.supervisor import Supervisor, held
     from server import service
     from server.health import monitored
     from server.upgrade import upgrade
 
     settings = service.load(home)
-    upgrade(home)
-    programs = service.programs(home.resolve(), settings)
-    with monitor.answering(monitored(home, settings), settings.monitor_port):
-        Supervisor(home, programs).run(say)
+    with held(home):
+        service.refuse_taken(settings)
+        upgrade(home)
+        programs = service.programs(home.resolve(), settings)
+        with monitor.answering(monitored(home, settings), settings.monitor_port):
+            Supervisor(home, programs).run(say)
 
 
 @app.command()
@@ -126,25 +175,48 @@ def stop(home: Home, as_json: Json = False) -> None:
 
 
 @app.command()
-def status(home: Home, as_json: Json = False) -> None:
-    """Say what runs and which exchanges there were.
+def status(
+    home: Home,
+    exchange: Annotated[str | None, typer.Argument(help="Tell of this one, and all of it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what runs, which sites are there, and how exchanges go; or what went wrong in one.
 
-    Example: organ-coordinator status ~/coordinator
+    Example: organ-coordinator status ~/coordinator spring
     """
+    import time
+
     from not_core.service import supervisor
+    from server import status as found
     from server.home import load
 
-    coordinator = load(home)
-    begun = coordinator.catalogue.begun()
-    coordinator.catalogue.close()
-    running = supervisor.status(home)
-    report(
-        {
-            "processes": {name: row["pid"] for name, row in running.items()} or "stopped",
-            "exchanges": {one.name: one.state for one in begun},
-        },
-        as_json,
-    )
+    coordinator, running = load(home), supervisor.status(home)
+    try:
+        if exchange is None:
+            pids = {name: row["pid"] for name, row in running.items()}
+            facts: dict[str, Any] = {"processes": pids or "stopped"}
+            facts |= found.overview(coordinator, bool(running), time.time())
+        else:
+            facts = found.of_exchange(coordinator, exchange, bool(running), time.time())
+    finally:
+        coordinator.catalogue.close()
+    if as_json:
+        report(facts, as_json)
+        return
+    rows = {name: value for name, value in facts.items() if isinstance(value, list)}
+    report({name: value for name, value in facts.items() if name not in rows}, as_json)
+    for name, listed in rows.items():
+        typer.echo(f"\n{name}")
+        listing([{key: _told(value) for key, value in row.items()} for row in listed], as_json)
+
+
+def _told(value: object) -> object:
+    """A value of a row as people read it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{number} {what}" for what, number in value.items()) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value
 
 
 @app.command()
@@ -435,6 +507,7 @@ def receipts(
     """
     from not_core import canonical
     from server.home import load
+    from server.status import receipt_row
 
     coordinator = load(home)
     found = coordinator.catalogue.receipts(exchange)
@@ -442,20 +515,7 @@ def receipts(
     if as_json:
         listing([canonical.plain(canonical.encode(one), "receipt") for one in found], as_json)
         return
-    listing(
-        [
-            {
-                "organ": receipt.organ,
-                "donor": receipt.donor,
-                "recipient": receipt.recipient,
-                "mode": receipt.mode,
-                "verdict": receipt.verdict,
-                "reason": receipt.reason,
-            }
-            for receipt in found
-        ],
-        as_json,
-    )
+    listing([receipt_row(one) for one in found], as_json)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto import control_pb2 as messages
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.error import FlowerError
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
@@ -42,6 +42,21 @@ clientapp = "client.app:app"
 """
 """What a run of ours brings: names of what is installed everywhere, and not a line of code."""
 
+REFUSALS = {
+    ApiErrorCode.RUN_ID_NOT_FOUND: "it has no such run; its database was lost, or an older one "
+    "restored",
+    ApiErrorCode.RUN_ALREADY_FINISHED: "the run has ended already",
+    ApiErrorCode.PUBLIC_KEY_NOT_VALID: "the node's key is not one it takes; have the site make "
+    "another by 'organ-site connect --new-key', and admit it",
+    ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE: "it takes a key once; a node that was taken back needs "
+    "another: 'organ-site connect --new-key'",
+    ApiErrorCode.NODE_NOT_FOUND: "it has no such node; give the site's admission to "
+    "'organ-coordinator admit' again",
+    ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE: "another version of it runs than is installed here; "
+    "stop the coordinator and start it again",
+}
+"""What an operator can meet, and what to do then."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -51,11 +66,13 @@ class Run:
         identifier: Flower's number of it.
         status: Flower's word, such as ``running`` or ``finished``.
         outcome: How it ended, such as ``completed`` or ``failed``; empty while it runs.
+        exchange: Whose run it is.
     """
 
     identifier: int
     status: str
     outcome: str
+    exchange: str
 
 
 class Control:
@@ -75,15 +92,9 @@ class Control:
         Raises:
             ServiceError: Flower does not run, or has or had the key.
         """
-        try:
-            with self._client() as client:
-                request = messages.RegisterNodeRequest(public_key=key.encode())
-                return int(client.RegisterNode(request).node_id)
-        except ServiceError as error:
-            raise ServiceError(
-                f"{error}; if the node was taken back before, it needs another key: 'organ-site "
-                "connect --new-key'"
-            ) from None
+        with self._client() as client:
+            request = messages.RegisterNodeRequest(public_key=key.encode())
+            return int(client.RegisterNode(request).node_id)
 
     def unregister(self, node: int) -> None:
         """Take a node's registration back.
@@ -152,7 +163,15 @@ class Control:
         with self._client() as client:
             found = client.ListRuns(messages.ListRunsRequest()).run_dict.values()
         newest = sorted(found, key=lambda run: run.pending_at, reverse=True)
-        return [Run(run.run_id, run.status.status, run.status.sub_status) for run in newest]
+        return [
+            Run(
+                run.run_id,
+                run.status.status,
+                run.status.sub_status,
+                run.override_config["exchange"].string if "exchange" in run.override_config else "",
+            )
+            for run in newest
+        ]
 
     @contextmanager
     def _client(self) -> Iterator[ControlHttpClient]:
@@ -168,9 +187,7 @@ class Control:
         try:
             yield client
         except httpx.HTTPStatusError as error:
-            found = FlowerError.from_json(error.response.text)
-            said = found.public_details or found.code if found else error.response.status_code
-            raise ServiceError(f"Flower refused: {said}; see its log") from None
+            raise ServiceError(f"Flower refused: {_words(error.response)}") from None
         except httpx.HTTPError as error:
             raise ServiceError(
                 f"nothing answers at {self._address} ({type(error).__name__}); start it with "
@@ -178,3 +195,14 @@ class Control:
             ) from None
         finally:
             client.close()
+
+
+def _words(response: httpx.Response) -> str:
+    """Why Flower refused."""
+    found = FlowerError.from_json(response.text)
+    if found is None:
+        return f"status {response.status_code}; see logs/superlink.log"
+    if found.code in REFUSALS:
+        return REFUSALS[ApiErrorCode(found.code)]
+    said = found.public_details or found.message.rstrip(".")
+    return f"{said} (its code {found.code}); see logs/superlink.log"

@@ -67,6 +67,44 @@ class Counts:
             rows = select(tables.Receipt.verdict, func.count()).group_by(tables.Receipt.verdict)
             return {verdict: number for verdict, number in session.execute(rows)}
 
+    def verdicts_each(self) -> dict[str, dict[str, int]]:
+        """Receipts of each exchange, by verdict."""
+        row, counts = tables.Receipt, defaultdict[str, dict[str, int]](dict)
+        wanted = select(row.exchange, row.verdict, func.count()).group_by(row.exchange, row.verdict)
+        with database.reading(self._engine) as session:
+            for exchange, verdict, number in session.execute(wanted.order_by(row.verdict)):
+                counts[exchange][verdict] = number
+        return dict(counts)
+
+    def failures(self) -> dict[str, int]:
+        """What failed in each exchange since its latest run began."""
+        event, begun = tables.Event, tables.Exchange
+        wanted = (
+            select(event.exchange, func.count())
+            .outerjoin(begun, begun.name == event.exchange)
+            .filter(event.code != "", event.time >= func.coalesce(begun.since, 0.0))
+            .group_by(event.exchange)
+        )
+        with database.reading(self._engine) as session:
+            return {exchange: number for exchange, number in session.execute(wanted)}
+
+    def states(self) -> dict[str, int]:
+        """Exchanges that were asked for, by state."""
+        with database.reading(self._engine) as session:
+            rows = select(tables.Exchange.state, func.count()).group_by(tables.Exchange.state)
+            return {state: number for state, number in session.execute(rows)}
+
+    def organs(self) -> int:
+        """Organs of all exchanges, each once."""
+        with database.reading(self._engine) as session:
+            return session.scalar(select(func.count(tables.Organ.digest.distinct()))) or 0
+
+    def stored_bytes(self) -> int:
+        """Of all bodies in the bank."""
+        with database.reading(self._engine) as session:
+            sizes = select(func.sum(tables.Body.size)).where(tables.Body.banked)
+            return int(session.scalar(sizes) or 0)
+
     def tried(self, exchange: str | None = None) -> dict[str, Tried]:
         """What became of each organ that others tried, in an exchange or in all of them."""
         row = tables.Receipt

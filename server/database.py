@@ -45,7 +45,7 @@ def address(url: str) -> URL:
         ) from None
     if backend not in _DRIVERS:
         raise CatalogueError(
-            f"the catalogue's address is of {backend}; expected sqlite:// or postgresql://"
+            f"the catalogue's address begins with {backend}://; write postgresql://, or sqlite://"
         )
     if read.password is not None or "password" in read.query:
         raise CatalogueError(

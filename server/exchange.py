@@ -63,7 +63,8 @@ class Settings:
         enrol_seconds: How long to wait for their enrolments once two sites and a donor are there;
             who enrols later takes part in a second pass.
         step_seconds: Time limit of a donation or a trial.
-        wire_seconds: Time limit of any other message.
+        wire_seconds: Time limit of any other message. When nothing has happened for so long, those
+            that have answered all sign the log, and no longer wait for the others.
         patience_seconds: How long a site that is away, or died over a request, is asked again.
         most_sealed_bytes: Largest sealed organ that is passed on.
         keep_messages: Keep every reply as it came, in ``messages/``; for whoever wants to see what
@@ -102,7 +103,10 @@ class _Site:
     node: int
     enrolment: Enrolment
     inbox: list[str] = field(default_factory=list)
+    giving: bool = False
     trying: bool = False
+    shown: int = -1
+    """Entries of the log that it was last asked to sign."""
     logged: list[str] = field(default_factory=list)
     """Digests of what it has signed or was given, which the log then holds."""
 
@@ -138,7 +142,7 @@ class Exchange:
         self._failures: list[dict[str, str]] = []
         self._late: set[str] = set()
         self._enrolling = True
-        self._started = time.monotonic()
+        self._started = self._happened = time.monotonic()
         self._ended: dict[str, float] = {}
 
     def run(self) -> bool:
@@ -172,6 +176,8 @@ class Exchange:
         for name in {one.donor for one in self._home.catalogue.organs(self._settings.exchange)}:
             if name not in {donor.name for donor in donors}:
                 self._stand_in(name)
+        self._dispatch.run(self._still)
+        self._witness()  # those that are done; the others at the end
         self._dispatch.run()
         self._witness()
         self._dispatch.run()
@@ -294,6 +300,7 @@ class Exchange:
         )
 
         def then(packet: Packet) -> None:
+            donor.giving = False
             donation = claims.reply(packet, Donation)
             offer = claims.offer(
                 donation,
@@ -313,9 +320,11 @@ class Exchange:
             )
 
         def failed(step: str, code: str) -> None:
+            donor.giving = False
             self._fail(donor.name, step, code)
             self._stand_in(donor.name)
 
+        donor.giving = True
         self._dispatch.post(
             donor.node,
             DONATE,
@@ -446,12 +455,18 @@ class Exchange:
             failed=settled,
         )
 
+    def _still(self) -> bool:
+        """Whether whoever has not answered keeps the others waiting."""
+        return time.monotonic() - self._happened > self._settings.wire_seconds
+
     def _witness(self) -> None:
-        """Have the sites sign what the log is now; not those that have not answered before."""
+        """Have sites sign what the log is now, if they have answered, and have not signed it."""
         silent = {one["site"] for one in self._failures if one["code"] in UNANSWERED}
         signed = signed_head(self._home)
         for site in self._sites.values():
-            if site.name not in silent:
+            busy = site.giving or site.trying
+            if site.name not in silent and not busy and site.shown != signed.head.size:
+                site.shown = signed.head.size
                 self._ask_to_witness(site, signed)
 
     def _ask_to_witness(self, site: _Site, signed: SignedHead) -> None:
@@ -475,6 +490,7 @@ class Exchange:
     def _tell(self, event: Event) -> None:
         row = Happened(time.time(), event.site, event.step, event.code, event.organ)
         self._untold.append(row)
+        self._happened = time.monotonic()
         facts = {"exchange": self._settings.exchange, "site": event.site, "code": event.code}
         _log.info(event.step, extra=facts)
         self._notify(event)

@@ -1,16 +1,16 @@
 """What a coordinator's monitor is told: whether all is well, and figures of its catalogue."""
 
+import ssl
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client.core import Metric
 from starlette.applications import Starlette
 
-from not_core.service import monitor
+from not_core.service import monitor, supervisor, tls
 from not_core.service.monitor import WELL, gauge, number
-from not_core.service.supervisor import LOOPBACK, answers
+from not_core.service.supervisor import LOOPBACK
 from not_core.trust.federation import load_trust
 from server.home import Coordinator, load
 from server.service import Service
@@ -28,11 +28,26 @@ def monitored(home: Path, service: Service) -> Starlette:
         load(home).catalogue.close()
         return WELL
 
-    def answering(host: str, port: int) -> str:
-        return WELL if answers(host, port) else f"nothing answers at {host}:{port}"
+    def answering(program: str, host: str, port: int, certificate: Path, name: str) -> str:
+        """Whether it runs, and it is this one that answers, not whoever took its port."""
+        if program not in supervisor.pids(home):
+            return f"{program} does not run; see logs/{program}.log"
+        try:
+            tls.handshake(host, port, certificate, name)
+        except ssl.SSLError as error:
+            return f"what answers at {host}:{port} is not {program} ({error.reason})"
+        except OSError:
+            return f"nothing answers at {host}:{port}"
+        return WELL
 
-    # Who listens on all addresses does so on loopback.
-    gateway = LOOPBACK if service.listen in ("0.0.0.0", "::") else service.listen  # noqa: S104
+    def flower() -> str:
+        certificate = home / "flower" / "loopback.pem"
+        return answering("superlink", LOOPBACK, service.flower_port, certificate, LOOPBACK)
+
+    def gateway() -> str:
+        # Who listens on all addresses does so on loopback.
+        host = LOOPBACK if service.listen in ("0.0.0.0", "::") else service.listen  # noqa: S104
+        return answering("gateway", host, service.port, home / "tls.pem", service.host)
 
     def revocation() -> str:
         trust = load_trust(home)
@@ -48,23 +63,19 @@ def monitored(home: Path, service: Service) -> Starlette:
 
     checks = {
         "catalogue": catalogue,
-        "flower": lambda: answering(LOOPBACK, service.flower_port),
-        "gateway": lambda: answering(gateway, service.port),
+        "flower": flower,
+        "gateway": gateway,
         "revocation": revocation,
     }
     return monitor.app(home, checks, figures)
 
 
 def _figures(coordinator: Coordinator) -> Iterator[Metric]:
-    catalogue = coordinator.catalogue
-    states = Counter(one.state for one in catalogue.begun())
-    yield gauge("exchanges", "Exchanges, by state.", states, "state")
+    catalogue, counts = coordinator.catalogue, coordinator.catalogue.counts
+    yield gauge("exchanges", "Exchanges, by state.", counts.states(), "state")
     yield number("sites", "Sites that are admitted.", len(catalogue.nodes()))
-    organs: set[str] = set()
-    for exchange in catalogue.exchanges():
-        organs |= {digest for digest, _, _ in catalogue.donations(exchange)}
-    yield number("organs", "Organs that were offered.", len(organs))
-    yield number("stored_bytes", "Of sealed bodies in the bank.", sum(catalogue.stored().values()))
-    yield gauge("receipts", "Receipts, by verdict.", catalogue.counts.verdicts(), "verdict")
+    yield number("organs", "Organs that were offered.", counts.organs())
+    yield number("stored_bytes", "Of sealed bodies in the bank.", counts.stored_bytes())
+    yield gauge("receipts", "Receipts, by verdict.", counts.verdicts(), "verdict")
     due = coordinator.trust.revoked.due - time.time()
     yield number("revocation_due_seconds", "Until the next revocation list is due.", due)

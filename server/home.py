@@ -1,7 +1,7 @@
 """The coordinator's home folder: root certificate, settings, catalogue, bank, incoming parts.
 
     root.pem, federation.crl  the federation, to refuse strangers and the expelled; public
-    coordinator.toml          where catalogue and bank are, and how much is kept
+    coordinator.toml          where catalogue and bank are, how much is kept, how long is waited
     catalogue.db   sites, offers with their headers, receipts, steps; here, or in another database
     bank/          sealed bodies by digest; here, or in another store
     incoming/      sealed bodies still on their way
@@ -12,9 +12,11 @@ No other key lies here: nothing in this home can open what is stored in it.
 from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from sqlalchemy import URL
 
@@ -37,6 +39,29 @@ SETTINGS, LOG_KEY = "coordinator.toml", "log.key"
 CATALOGUE, BANK, INCOMING = "catalogue.db", "bank", "incoming"
 
 
+Seconds = Annotated[float, Field(gt=0, le=366 * 86_400)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Limits:
+    """How long a run of an exchange waits; the table ``limits`` of ``coordinator.toml``.
+
+    Attributes:
+        join_seconds: For as many sites as it was asked for with, once two are there.
+        enrol_seconds: For more enrolments, once there are two and a donor; who is later takes part
+            in a second pass.
+        step_seconds: For a donation, or a trial.
+        wire_seconds: For the answer to any other message.
+        patience_seconds: While a site that is away, or died over a request, is asked again.
+    """
+
+    join_seconds: Seconds = 120
+    enrol_seconds: Seconds = 60
+    step_seconds: Seconds = 6 * 3600
+    wire_seconds: Seconds = 600
+    patience_seconds: Seconds = 300
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Settings:
     """Where a coordinator keeps what it keeps, and how much; the content of ``coordinator.toml``.
@@ -47,6 +72,7 @@ class Settings:
         bank: Folder, or URL that fsspec knows, for sealed bodies.
         most_site_bytes: Of sealed bodies that are kept of one site.
         most_organs: In one exchange.
+        limits: How long exchanges wait.
     """
 
     catalogue: str = ""
@@ -54,6 +80,7 @@ class Settings:
     bank: str = BANK
     most_site_bytes: Positive = 256 * 2**30
     most_organs: Positive = 1000
+    limits: Limits = Limits()
 
     @property
     def quotas(self) -> Quotas:

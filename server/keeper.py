@@ -1,14 +1,16 @@
 """Sees to it that exchanges end, and that who was expelled stays out.
 
 An exchange that goes on asks for what is not there yet, and no more; see ``exchange``. A run that
-ended badly is followed by another after a while, and by no more than so many.
+ended badly is followed by another after a while, and by no more than so many. None is started while
+there are too few sites.
 """
 
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from not_core.errors import ExchangeError, NotError, ServiceError
@@ -25,6 +27,8 @@ POLL_SECONDS = 2.0
 AGAIN_SECONDS = 10.0
 MOST_RUNS = 20
 HEARD_SECONDS = 20.0
+LEAST_SITES = 2
+"""An exchange takes so many; until they are there, it has no run."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +46,8 @@ def ask(coordinator: Coordinator, config: Mapping[str, object], at: float = 0.0)
     """
     invited = str(config.get("invited", "")).replace(",", " ").split()
     asked = settings({**config, "sites": config.get("sites") or len(set(invited))})
-    if asked.sites < 2:
-        raise ExchangeError(f"an exchange of {asked.sites} sites, expected at least 2")
+    if asked.sites < LEAST_SITES:
+        raise ExchangeError(f"an exchange of {asked.sites} sites, expected at least {LEAST_SITES}")
     if strangers := set(asked.invited) - set(coordinator.catalogue.nodes()):
         raise ExchangeError(
             f"no site {', '.join(sorted(strangers))} is admitted; see 'organ-coordinator status'"
@@ -64,33 +68,59 @@ def look(coordinator: Coordinator, control: Control, now: float) -> None:
     due = [one for one in unfinished if one.run or one.state == CANCELLING or now >= one.since]
     if not due:
         return
-    runs = {run.identifier: run for run in control.runs()}
+    runs, online = control.runs(), cache(control.online)
     for one in due:
         try:
-            _look_after(coordinator, control, one, runs.get(one.run), now)
+            _look_after(coordinator, control, one, _latest(one, runs), online, now)
         except ServiceError as error:  # the others go on
             _log.warning("%s", error, extra={"exchange": one.name})
 
 
+def _latest(one: Begun, runs: Sequence[Run]) -> Run | None:
+    """An exchange's run that is under way, if not its latest that was noted.
+
+    A run that was started may not have been noted: the keeper died in between.
+    """
+    its = [run for run in runs if run.exchange == one.name and run.status != ENDED]
+    noted = [run for run in runs if run.identifier == one.run]
+    return next(iter([*its, *noted]), None)
+
+
 def _look_after(
-    coordinator: Coordinator, control: Control, one: Begun, run: Run | None, now: float
+    coordinator: Coordinator,
+    control: Control,
+    one: Begun,
+    run: Run | None,
+    online: Callable[[], set[int]],
+    now: float,
 ) -> None:
     under_way = run is not None and run.status != ENDED
     if one.state == CANCELLING:
-        if under_way:
-            control.stop(one.run)
+        if run is not None and under_way:
+            control.stop(run.identifier)
         _end(coordinator, one.name, CANCELLED)
-    elif under_way:
-        return
+    elif run is not None and under_way:
+        if run.identifier != one.run:
+            coordinator.catalogue.running(one.name, run.identifier, now)
+            _log.warning("is under way", extra={"exchange": one.name, "run": one.runs + 1})
     elif run is not None and run.outcome == COMPLETED:
         _end(coordinator, one.name, COMPLETED)
     elif one.runs >= MOST_RUNS:
         _end(coordinator, one.name, "failed")
         _log.error("failed too often", extra={"exchange": one.name, "runs": one.runs})
     elif now >= one.since + (AGAIN_SECONDS if one.run else 0.0):
+        if len(online() & nodes_of(coordinator, one)) < LEAST_SITES:
+            return  # a run would wait in vain, and count
         begun = control.start({"home": str(coordinator.folder.resolve()), **one.config})
         coordinator.catalogue.running(one.name, begun, now)
         _log.warning("starts", extra={"exchange": one.name, "run": one.runs + 1})
+
+
+def nodes_of(coordinator: Coordinator, one: Begun) -> set[int]:
+    """Nodes of the sites that may take part in an exchange."""
+    invited = set(filter(None, str(one.config.get("invited", "")).split(",")))
+    known = coordinator.catalogue.nodes().items()
+    return {node for site, (node, _) in known if not invited or site in invited}
 
 
 def _end(coordinator: Coordinator, name: str, state: str) -> None:

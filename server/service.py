@@ -8,7 +8,10 @@ Beside what ``home`` names, a coordinator that is served has
     run/, logs/                   what runs now, and what it said
 """
 
+import errno
 import secrets
+import socket
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -19,18 +22,27 @@ from pydantic.dataclasses import dataclass
 
 from not_core import atomic
 from not_core.canonical import STRICT
-from not_core.errors import CertificateError, RevokedError
+from not_core.errors import CertificateError, HomeError, RevokedError, ServiceError
 from not_core.service import tls
 from not_core.service.flower import SERVER, command
-from not_core.service.supervisor import LOOPBACK, Program, answers, python
+from not_core.service.supervisor import (
+    LOOPBACK,
+    POLL_SECONDS,
+    STOP_SECONDS,
+    Program,
+    answers,
+    python,
+)
 from not_core.settings import read
 from not_core.trust.keyfile import write_secret
 from server import claims
 from server.control import Control
-from server.home import Coordinator
+from server.home import Coordinator, settings_of
 
 SETTINGS = "service.toml"
 APP = "server.app:app"
+ENDING_SECONDS = STOP_SECONDS + 5
+"""How long a port is waited for that may be of processes which are being ended."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -80,9 +92,51 @@ def load(home: Path) -> Service:
     """Read where a coordinator listens.
 
     Raises:
-        HomeError: It is not made to be served, or its settings are not valid.
+        HomeError: It is no coordinator's, has no address, or its settings are not valid.
     """
-    return read(home / SETTINGS, Service, "organ-coordinator init --host")
+    if not (home / SETTINGS).is_file():
+        settings_of(home)
+        raise HomeError(
+            f"{home} was made without an address; give it one by 'organ-coordinator serve-at "
+            f"{home} --host NAME'"
+        )
+    return read(home / SETTINGS, Service, "organ-coordinator serve-at")
+
+
+def refuse_taken(service: Service) -> None:
+    """Refuse to start what another program keeps from listening.
+
+    What was killed a moment ago may still be ending, and is waited for.
+
+    Raises:
+        ServiceError: A port is taken, or an address is not this machine's.
+    """
+    places = [
+        ("flower_port", LOOPBACK, service.flower_port),
+        ("port", service.listen, service.port),
+    ]
+    if service.page_port:
+        places.append(("page_port", service.page_listen, service.page_port))
+    deadline = time.monotonic() + ENDING_SECONDS
+    for setting, host, port in places:
+        while error := _cannot_listen(host, port):
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise ServiceError(
+                    f"nothing of this coordinator can listen on port {port} of {host} "
+                    f"({error.strerror}); end what listens there, or choose another {setting} in "
+                    f"{SETTINGS}"
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def _cannot_listen(host: str, port: int) -> OSError | None:
+    """Why nothing could listen there; None where something could."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def control_of(home: Path) -> Control:

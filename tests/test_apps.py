@@ -42,6 +42,25 @@ def test_a_run_configures_the_exchange(tmp_path: Path) -> None:
     coordinator.catalogue.close()
     assert (settings.exchange, settings.sites) == ("trial", 2)
     assert settings.terms.span == Span(start=2, stop=5)
+    assert (settings.step_seconds, settings.enrol_seconds) == (6 * 3600, 60)
+
+
+def test_an_operator_says_how_long_a_run_waits(tmp_path: Path) -> None:
+    authority.create_root(tmp_path / "root", "trial")
+    coordinator_home.create(tmp_path / "home", tmp_path / "root")
+    file = tmp_path / "home" / coordinator_home.SETTINGS
+    kept = file.read_text()
+    file.write_text(kept.replace("step_seconds = 21600", "step_seconds = 172800"))
+    run = {**CONFIG, "home": str(tmp_path / "home")}
+    coordinator, settings = server.app.configured(context({}, run))
+    coordinator.catalogue.close()
+    assert (settings.step_seconds, settings.join_seconds) == (172_800, 120)
+    for wrong in ("0", "inf", "'long'", "1e9"):
+        file.write_text(kept.replace("step_seconds = 21600", f"step_seconds = {wrong}"))
+        with pytest.raises(HomeError, match=r"limits\.step_seconds"):
+            coordinator_home.settings_of(tmp_path / "home")
+    file.write_text(kept[: kept.index("[limits]")])  # of an earlier version
+    assert coordinator_home.settings_of(tmp_path / "home").limits.wire_seconds == 600
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 import json
 import os
+import socket
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -20,6 +23,17 @@ from not_core.trust.log import Log
 @pytest.fixture(scope="module")
 def home(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("health"), models["llama"])
+
+
+def test_a_site_that_is_served_says_so_to_whoever_starts_it_again(home: Path) -> None:
+    code = "from client.commands import main; main()"
+    with supervisor.held(home), socket.create_server(("127.0.0.1", 0)) as monitors:
+        port = str(monitors.getsockname()[1])
+        words = ["start", str(home), "--monitor-port", port]
+        command = [sys.executable, "-P", "-c", code, *words]
+        done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+    assert done.returncode == 1
+    assert "served by another process" in done.stderr
 
 
 def test_a_sites_monitor_tells_what_is_wrong_and_what_has_left(

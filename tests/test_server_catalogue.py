@@ -407,7 +407,8 @@ def test_two_that_start_at_once_bring_it_up_to_date_once(url: sa.URL, engine: sa
     [
         ("postgresql://organ:secret@127.0.0.1/x", "holds a password"),
         ("postgresql://organ@127.0.0.1/x?password=secret", "holds a password"),
-        ("mysql://127.0.0.1/x", "of mysql; expected sqlite:// or postgresql://"),
+        ("mysql://127.0.0.1/x", "begins with mysql://; write postgresql://, or sqlite://"),
+        ("postgres://organ@127.0.0.1/x", "write postgresql://"),
         ("catalogue.db", "is not a URL"),
     ],
 )

@@ -1,7 +1,7 @@
 """The keeper of exchanges: it starts runs, starts them again, gives up, cancels, and tidies up."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,10 @@ from server.home import Coordinator
 
 @dataclass
 class Runs:
-    """Flower's control, as far as the keeper uses it: a list of runs."""
+    """Flower's control, as far as the keeper uses it: a list of runs, and who is there."""
 
     known: dict[int, Run] = field(default_factory=dict)
+    there: set[int] = field(default_factory=lambda: {1, 2})
     stopped: list[int] = field(default_factory=list)
 
     def runs(self) -> list[Run]:
@@ -26,20 +27,25 @@ class Runs:
 
     def start(self, config: dict[str, object]) -> int:
         number = len(self.known) + 1
-        self.known[number] = Run(number, "running", "")
+        self.known[number] = Run(number, "running", "", str(config["exchange"]))
         return number
+
+    def online(self) -> set[int]:
+        return self.there
 
     def stop(self, number: int) -> None:
         self.stopped.append(number)
 
     def end(self, number: int, outcome: str) -> None:
-        self.known[number] = Run(number, ENDED, outcome)
+        self.known[number] = replace(self.known[number], status=ENDED, outcome=outcome)
 
 
 @pytest.fixture
 def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
     found = Members(tmp_path).coordinator
-    found.catalogue.begin("spring", {"exchange": "spring", "sites": 2})
+    found.catalogue.begin("spring", {"exchange": "spring", "sites": 2, "invited": ""})
+    for node, site in enumerate(("clinic", "hospital"), 1):
+        found.catalogue.admitted(site, node, b"word")
     for name in ("spring.north.ab.part", "autumn.north.ab.part"):
         (found.folder / "incoming" / name).write_bytes(b"sealed")
     yield found
@@ -104,12 +110,12 @@ def test_one_begins_when_it_was_asked_for(coordinator: Coordinator) -> None:
 
 
 def test_one_is_among_the_sites_that_are_named(coordinator: Coordinator) -> None:
-    for number, site in enumerate(("north", "south")):
+    for number, site in enumerate(("north", "south"), 3):
         coordinator.catalogue.admitted(site, number, b"word")
     keeper.ask(coordinator, TERMS | {"invited": "south, north"})
     (one,) = [one for one in coordinator.catalogue.begun() if one.name == "winter"]
     assert (one.config["sites"], one.config["invited"]) == (2, "north,south")
-    coordinator.catalogue.admitted("west", 3, b"word")
+    coordinator.catalogue.admitted("west", 5, b"word")
     keeper.ask(coordinator, TERMS | {"invited": "west south north"})  # one more may come
     for wrong, words in (
         ({}, "0 sites"),
@@ -155,3 +161,44 @@ def test_what_is_under_way_is_not_changed_without_a_word(coordinator: Coordinato
         keeper.ask(coordinator, TERMS | {"sites": 2})
     with pytest.raises(ExchangeError, match="under way"):
         keeper.ask(coordinator, TERMS | {"sites": 3}, at=9000.0)
+
+
+def test_one_waits_for_two_of_its_sites_and_no_run_counts_meanwhile(
+    coordinator: Coordinator,
+) -> None:
+    coordinator.catalogue.admitted("west", 3, b"word")
+    keeper.ask(coordinator, TERMS | {"invited": "clinic west"})
+    runs, now = Runs(there={1, 7}), 1000.0
+
+    def look(*there: int) -> dict[str, int]:
+        nonlocal now
+        runs.there = set(there)
+        now += keeper.AGAIN_SECONDS
+        keeper.look(coordinator, runs, now)  # type: ignore[arg-type]
+        return {one.name: one.runs for one in coordinator.catalogue.begun()}
+
+    for _ in range(keeper.MOST_RUNS + 1):
+        assert look(1, 7) == {"spring": 0, "winter": 0}, "7 is nobody's"
+    assert look(1, 2) == {"spring": 1, "winter": 0}
+    assert look(1, 3) == {"spring": 1, "winter": 1}
+    runs.end(2, "failed")
+    for _ in range(keeper.MOST_RUNS + 1):
+        assert look(3) == {"spring": 1, "winter": 1}
+    assert look(1, 3) == {"spring": 1, "winter": 2}
+
+
+def test_a_run_that_was_started_and_not_noted_is_taken_on(coordinator: Coordinator) -> None:
+    runs = Runs()
+    runs.start({"exchange": "spring"})  # and then the keeper is killed
+    for now in (1000.0, 1100.0):
+        keeper.look(coordinator, runs, now)  # type: ignore[arg-type]
+        assert state(coordinator) == (RUNNING, 1)
+        assert list(runs.known) == [1], "no other was started"
+    runs.end(1, "failed")
+    keeper.look(coordinator, runs, 1200.0)  # type: ignore[arg-type]
+    assert list(runs.known) == [1, 2]
+    runs.end(2, "failed")
+    runs.start({"exchange": "spring"})  # and again
+    coordinator.catalogue.cancel("spring")
+    keeper.look(coordinator, runs, 1300.0)  # type: ignore[arg-type]
+    assert (runs.stopped, state(coordinator)) == ([3], (CANCELLED, 2))

@@ -31,7 +31,7 @@ def running(home: Path, *programs: Program) -> Iterator[list[str]]:
     """A supervisor in a thread, without its signals; ended afterwards."""
     said: list[str] = []
     one = Supervisor(home, programs)
-    with pytest.MonkeyPatch.context() as monkeypatch:
+    with pytest.MonkeyPatch.context() as monkeypatch, supervisor.held(home):
         monkeypatch.setattr(signal, "signal", lambda *_: None)
         thread = threading.Thread(target=one.run, args=(said.append,))
         thread.start()
@@ -130,7 +130,11 @@ def test_a_home_is_served_by_one_and_told_to_stop_by_its_lock(tmp_path: Path) ->
     with pytest.raises(ServiceError, match="nothing serves"):
         supervisor.stop(tmp_path)
     with supervisor.held(tmp_path):
+        pass
+    (tmp_path / "run" / supervisor.STATUS).write_text('{"node": {"pid": 1}}')  # it was killed
+    with supervisor.held(tmp_path):
         assert supervisor.served_by(tmp_path) == os.getpid()
+        assert supervisor.status(tmp_path) == {}
         with pytest.raises(ServiceError, match="served by another"), supervisor.held(tmp_path):
             pass
     assert supervisor.served_by(tmp_path) is None
@@ -252,6 +256,7 @@ def test_flower_of_another_version_or_shape_starts_nothing(monkeypatch: pytest.M
             ("time", "TaskType", "_pull_and_store_message"),
         ),
         ("flwr.supercore.protobuf.client", ("httpx",)),
+        ("flwr.superlink.cli.flower_superlink", ("get_uvicorn_log_config",)),
     ],
 )
 def test_the_names_that_are_replaced_are_used_there(module: str, names: tuple[str, ...]) -> None:

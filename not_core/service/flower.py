@@ -10,6 +10,7 @@ itself when the one that started it is gone.
 """
 
 import importlib
+import logging
 import multiprocessing
 import os
 import sys
@@ -149,6 +150,10 @@ def superlink(arguments: Sequence[str]) -> None:
     """Run a coordinator's SuperLink; never returns."""
     from flwr.superlink.cli import flower_superlink
 
+    # Else its log has two lines for each of the keeper's looks, one of them no JSON.
+    replaced("flwr.superlink.cli.flower_superlink", get_uvicorn_log_config=lambda level: None)
+    looks = ("ControlServicer.ListRuns", "ControlServicer.ListNodes")
+    logging.getLogger("flwr").addFilter(lambda record: record.getMessage() not in looks)
     sys.argv = ["flower-superlink", *arguments]
     flower_superlink()
 

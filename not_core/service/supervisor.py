@@ -90,27 +90,25 @@ class Supervisor:
     def run(self, told: Callable[[str], None] = lambda text: None) -> None:
         """Run until SIGTERM or SIGINT, then end all programs, the last one first.
 
+        Its home is ``held`` meanwhile, and from before anything of it is changed.
+
         Args:
             told: Told what starts and ends.
-
-        Raises:
-            ServiceError: It runs already.
         """
-        with held(self._home):
-            before = {
-                number: signal.signal(number, self._on_signal)
-                for number in (signal.SIGTERM, signal.SIGINT)
-            }
-            try:
-                while not self._stop:
-                    self._look(told)
-                    time.sleep(POLL_SECONDS)
-            finally:
-                for one in reversed(self._running):
-                    end(one.process)
-                (self._home / "run" / STATUS).unlink(missing_ok=True)
-                for number, handler in before.items():
-                    signal.signal(number, handler)
+        before = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            while not self._stop:
+                self._look(told)
+                time.sleep(POLL_SECONDS)
+        finally:
+            for one in reversed(self._running):
+                end(one.process)
+            (self._home / "run" / STATUS).unlink(missing_ok=True)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop = True
@@ -220,6 +218,7 @@ def held(home: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()} {_numbering()}")
         file.flush()
+        (path.parent / STATUS).unlink(missing_ok=True)  # of one that was killed
         yield
 
 
@@ -272,6 +271,8 @@ def stop(home: Path, seconds: float = 60.0) -> None:
     Raises:
         ServiceError: None does, or it does not stop.
     """
+    if not home.is_dir():
+        raise ServiceError(f"there is no home {home}; give the folder that 'init' made")
     found = _holder(home)
     if found is None:
         raise ServiceError(f"nothing serves {home}; start it with 'start'")

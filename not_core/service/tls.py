@@ -6,6 +6,8 @@ what.
 """
 
 import ipaddress
+import socket
+import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -22,6 +24,7 @@ from not_core.trust.keyfile import write_secret
 
 DAYS = 3650
 BACKDATE = timedelta(minutes=5)
+HANDSHAKE_SECONDS = 5.0
 
 
 def create(certificate: Path, key: Path, hosts: Sequence[str]) -> None:
@@ -122,6 +125,20 @@ def _hosts(certificate: x509.Certificate) -> list[str]:
         return []
     hosts = [name.lower() for name in names.get_values_for_type(x509.DNSName)]
     return [*hosts, *map(str, names.get_values_for_type(x509.IPAddress))]
+
+
+def handshake(host: str, port: int, certificate: Path, name: str) -> None:
+    """See that what answers there has the key of a certificate that was made for ``name``.
+
+    Raises:
+        OSError: Nothing answers; ``ssl.SSLError`` where what answers is another.
+    """
+    context = ssl.create_default_context(cafile=str(certificate))
+    with (
+        socket.create_connection((host, port), timeout=HANDSHAKE_SECONDS) as plain,
+        context.wrap_socket(plain, server_hostname=name),
+    ):
+        pass
 
 
 def _name(host: str) -> x509.GeneralName:

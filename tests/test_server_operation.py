@@ -1,0 +1,221 @@
+"""What an operator meets: ports that others have, homes that are served, and what health says."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from pages import Members
+from servers import in_thread
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from not_core.service import supervisor, tls
+from not_core.service.monitor import WELL
+from not_core.service.supervisor import LOOPBACK, free_port
+from server import commands, database, health, keeper, service, status, upgrade
+from server.catalogue import Happened
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A coordinator's home that can be served."""
+    members = Members(tmp_path_factory.mktemp("operation"))
+    members.exchange("spring")
+    members.exchange("autumn")
+    members.coordinator.catalogue.close()
+    home = members.coordinator.folder
+    ports = {name: free_port() for name in ("port", "flower_port", "monitor_port", "page_port")}
+    service.create(home, service.Service(host="north.example", listen=LOOPBACK, **ports))
+    return home
+
+
+@pytest.mark.parametrize("setting", ["port", "flower_port", "page_port", "monitor_port"])
+def test_nothing_starts_while_a_port_is_anothers(
+    made: Path, call: Call, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setattr(service, "ENDING_SECONDS", 0.0)
+    port = getattr(service.load(made), setting)
+    with socket.create_server((LOOPBACK, port)):
+        code, _, said = call("start", made, app=commands.app)
+    assert code == 1
+    assert str(port) in said
+    assert setting in said
+    assert not (made / "logs").exists(), "nothing was started"
+
+
+def test_a_port_of_what_is_being_ended_is_waited_for(made: Path) -> None:
+    port = service.load(made).port
+    code = f"import socket, time; s = socket.create_server(('{LOOPBACK}', {port})); time.sleep(2)"
+    with subprocess.Popen([sys.executable, "-c", code]):  # noqa: S603
+        while not supervisor.answers(LOOPBACK, port):
+            time.sleep(0.05)
+        service.refuse_taken(service.load(made))
+        assert not supervisor.answers(LOOPBACK, port)
+
+
+def test_a_home_that_is_served_is_neither_upgraded_nor_served_again(
+    made: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PROBE_SECONDS", 0.1)
+    upgraded: list[Path] = []
+    monkeypatch.setattr(upgrade, "upgrade", upgraded.append)
+    with supervisor.held(made), socket.create_server((LOOPBACK, service.load(made).monitor_port)):
+        code, _, said = call("start", made, app=commands.app)
+    assert code == 1
+    assert "served by another process" in said
+    assert upgraded == []
+
+
+@contextmanager
+def encrypted(port: int, certificate: Path) -> Iterator[None]:
+    """Something that answers there by TLS."""
+    key = certificate.with_suffix(".key")
+    config = uvicorn.Config(
+        Starlette(), ws="none", ssl_certfile=certificate, ssl_keyfile=str(key), log_level="error"
+    )
+    with in_thread(uvicorn.Server(config), port):
+        yield
+
+
+def test_health_is_not_fooled_by_who_took_a_port(made: Path, tmp_path: Path) -> None:
+    served = service.load(made)
+    client = TestClient(health.monitored(made, served))
+    tls.create(tmp_path / "other.pem", tmp_path / "other.key", [served.host, LOOPBACK])
+
+    def said() -> tuple[str, str]:
+        found = client.get("/healthz").json()
+        return found["flower"], found["gateway"]
+
+    def runs(**processes: int | None) -> None:
+        rows = {name: {"pid": pid, "since": 0, "starts": 1} for name, pid in processes.items()}
+        (made / "run" / supervisor.STATUS).write_text(json.dumps(rows))
+
+    own = (made / "flower" / "loopback.pem", made / "tls.pem")
+    with supervisor.held(made):
+        runs(superlink=os.getpid(), gateway=os.getpid())
+        assert all("nothing answers" in one for one in said())
+        with encrypted(served.flower_port, own[0]), encrypted(served.port, own[1]):
+            assert said() == (WELL, WELL)
+            runs(superlink=None, gateway=None)
+            assert said()[0] == "superlink does not run; see logs/superlink.log"
+            assert said()[1] == "gateway does not run; see logs/gateway.log"
+        runs(superlink=os.getpid(), gateway=os.getpid())
+        other = tmp_path / "other.pem"
+        with encrypted(served.flower_port, other), encrypted(served.port, other):
+            assert "is not superlink" in said()[0]
+            assert "is not gateway" in said()[1]
+
+
+def test_status_says_who_is_there_and_why_nothing_came(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    members = Members(tmp_path)
+    coordinator, home = members.coordinator, members.coordinator.folder
+    catalogue, now = coordinator.catalogue, time.time()
+    members.exchange("spring")
+    terms = {"sites": 2, "invited": ""}
+    for name, at in (("autumn", 4102444800.0), ("summer", 0.0), ("winter", 0.0)):
+        catalogue.begin(name, {"exchange": name, **terms}, at)
+    catalogue.running("winter", 1, now - 50)
+    catalogue.ended("winter", "completed")
+    for node, site in enumerate(("north", "south", "west"), 2**63):
+        catalogue.admitted(site, node, b"word")
+    catalogue.happened("winter", Happened(now - 100, "north", "donate", "timeout"))  # a run before
+    catalogue.happened("winter", Happened(now - 20, "north", "enrol", ""))
+    catalogue.happened("winter", Happened(now - 10, "north", "donate", "policy"))
+    catalogue.happened("winter", Happened(now - 9, f"node-{2**63 + 2}", "enrol", "strange"))
+    catalogue.heard("south", now - 3 * 86_400)
+
+    def said(*words: str) -> Any:
+        code, out, wrong = call("status", home, *words, "--json", app=commands.app)
+        assert code == 0, wrong
+        return json.loads(out)
+
+    facts = said()
+    assert facts["processes"] == "stopped"
+    assert not any(one["online"] for one in facts["sites"]), "nobody hears them"
+    with supervisor.held(home):
+        (home / "run" / supervisor.STATUS).write_text('{"keeper": {"pid": 7}}')
+        facts, human = said(), call("status", home, app=commands.app)[1]
+    assert facts["processes"] == {"keeper": 7}
+    sites = {one["site"]: (one["node"], one["heard"], one["online"]) for one in facts["sites"]}
+    assert sites["north"] == (str(2**63), "just now", True)
+    assert sites["south"][1:] == ("3 days ago", False)
+    assert sites["west"][2] is False
+    exchanges = {one.pop("exchange"): one for one in facts["exchanges"]}
+    assert exchanges["autumn"]["state"] == "scheduled 2100-01-01 00:00 UTC"
+    assert exchanges["summer"]["state"] == "waits for two sites"
+    assert exchanges["spring"] | {"receipts": 0} == {
+        **{"state": "recorded", "runs": 0, "organs": 2, "receipts": 0, "failures": 1}
+    }
+    assert sum(exchanges["spring"]["receipts"].values()) == 3
+    assert exchanges["winter"] == {
+        **{"state": "completed", "runs": 1, "organs": 0, "receipts": {}, "failures": 2}
+    }
+    for words in ("scheduled 2100-01-01 00:00 UTC", "3 days ago", str(2**63 + 1), "accepted"):
+        assert words in human
+
+    one = said("winter")
+    policy, strange = one["failures"]
+    assert (policy["site"], policy["step"], policy["code"]) == ("north", "donate", "policy")
+    assert "organ-site approve" in policy["means"]
+    assert strange["site"] == "west", "as its node"
+    assert "site.log" in strange["means"]
+    other = said("spring")
+    assert [row["donor"] for row in other["organs"]] == ["north", "south"]
+    assert len(other["receipts"]) == 3
+    human = call("status", home, "winter", app=commands.app)[1]
+    assert "organ-site approve" in human
+    code, _, wrong = call("status", home, "nothing", app=commands.app)
+    assert (code, "no exchange nothing" in wrong) == (1, True)
+    catalogue.close()
+
+
+def test_a_site_is_online_while_the_keeper_hears_of_it() -> None:
+    assert status.ONLINE_SECONDS > 2 * keeper.HEARD_SECONDS
+
+
+def test_a_monitor_reads_no_donation_to_count_them(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from server import home
+
+    loaded = home.load(made)
+    with database.writing(loaded.catalogue._engine) as session:
+        session.connection().exec_driver_sql("UPDATE organs SET donation = 'not to be decoded'")
+    loaded.catalogue.close()
+    text = TestClient(health.monitored(made, service.load(made))).get("/metrics").text
+    figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    organs = {name: float(figures[f"organ_{name}"]) for name in ("organs", "stored_bytes")}
+    assert organs["organs"] == 2, "each once, of two exchanges"
+    assert organs["stored_bytes"] > 400
+    assert sum(float(value) for name, value in figures.items() if "receipts" in name) == 6
+
+
+def test_a_home_without_an_address_is_given_one(tmp_path: Path, call: Call) -> None:
+    members = Members(tmp_path)
+    members.coordinator.catalogue.close()
+    home = members.coordinator.folder
+    code, _, said = call("start", home, app=commands.app)
+    assert (code, "organ-coordinator serve-at" in said) == (1, True)
+    words = ("serve-at", home, "--host", "north.example", "--port", 9999)
+    code, out, _ = call(*words, "--json", app=commands.app)
+    assert (code, json.loads(out)["address"]) == (0, "north.example:9999")
+    assert service.load(home).host == "north.example"
+    assert call(*words, app=commands.app)[0] == 1, "once"
+    nowhere = tmp_path / "nowhere"
+    for command in ("start", "stop"):
+        code, _, said = call(command, nowhere, app=commands.app)
+        assert (code, "there is no home" in said or "no coordinator in" in said) == (1, True)
