@@ -328,7 +328,7 @@ def test_quotas_are_refused_by_their_codes(
     settings = scenario.coordinator / coordinator_home.SETTINGS
     name = line.partition(" ")[0]
     rows = [row for row in settings.read_text().splitlines() if not row.startswith(name)]
-    settings.write_text("\n".join([*rows, line]))
+    settings.write_text("\n".join([line, *rows]))
     grid = by_hand(scenario, dead=frozenset({"clinic"}))
     coordinator = coordinator_home.load(scenario.coordinator)
     failures = (coordinator.catalogue.last_run("trial") or {})["failures"]
