@@ -3,6 +3,7 @@
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client.core import Metric
@@ -13,7 +14,11 @@ from not_core.service.monitor import WELL, gauge, number
 from not_core.service.supervisor import LOOPBACK
 from not_core.trust.federation import load_trust
 from server.home import Coordinator, load
+from server.keeper import beat_of
 from server.service import Service
+
+LOOKED_SECONDS = 60.0
+"""Longest since the keeper has looked after exchanges; it does each two seconds."""
 
 
 def monitored(home: Path, service: Service) -> Starlette:
@@ -49,6 +54,12 @@ def monitored(home: Path, service: Service) -> Starlette:
         host = LOOPBACK if service.listen in ("0.0.0.0", "::") else service.listen  # noqa: S104
         return answering("gateway", host, service.port, home / "tls.pem", service.host)
 
+    def keeping() -> str:
+        with suppress(FileNotFoundError):
+            if time.time() - beat_of(home).stat().st_mtime < LOOKED_SECONDS:
+                return WELL
+        return "exchanges are not looked after; see logs/keeper.log"
+
     def revocation() -> str:
         trust = load_trust(home)
         trust.revoked.check_fresh(round(time.time()), trust.grace)
@@ -65,6 +76,7 @@ def monitored(home: Path, service: Service) -> Starlette:
         "catalogue": catalogue,
         "flower": flower,
         "gateway": gateway,
+        "keeper": keeping,
         "revocation": revocation,
     }
     return monitor.app(home, checks, figures)

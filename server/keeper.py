@@ -155,6 +155,11 @@ def waited(coordinator: Coordinator, name: str) -> str:
     return state
 
 
+def beat_of(home: Path) -> Path:
+    """What the keeper touches when it has looked after all that there is."""
+    return home / "run" / "keeper.beat"
+
+
 def main(home: Path) -> None:
     """Look after a coordinator's exchanges until told to stop."""
     journal.begin()
@@ -173,6 +178,7 @@ def main(home: Path) -> None:
             look(coordinator, control, time.time())
             if time.time() - heard > HEARD_SECONDS:
                 listen(coordinator, control, heard := time.time())
+            beat_of(home).touch()
         except NotError as error:  # such as a database that is away
             _log.warning("%s", error)
         time.sleep(POLL_SECONDS)

@@ -88,6 +88,22 @@ def encrypted(port: int, certificate: Path) -> Iterator[None]:
         yield
 
 
+def test_health_says_when_exchanges_are_not_looked_after(made: Path) -> None:
+    client = TestClient(health.monitored(made, service.load(made)))
+
+    def said() -> str:
+        return str(client.get("/healthz").json()["keeper"])
+
+    beat = keeper.beat_of(made)
+    assert "logs/keeper.log" in said()
+    beat.parent.mkdir(exist_ok=True)
+    beat.touch()
+    assert said() == WELL
+    long_ago = time.time() - health.LOOKED_SECONDS - 1
+    os.utime(beat, (long_ago, long_ago))
+    assert "logs/keeper.log" in said()
+
+
 def test_health_is_not_fooled_by_who_took_a_port(made: Path, tmp_path: Path) -> None:
     served = service.load(made)
     client = TestClient(health.monitored(made, served))
