@@ -2,11 +2,15 @@
 
 A message is a canonical JSON value and, for segments, raw bytes. This is the only module of
 ``not_core`` that knows Flower: it packs both into a ``RecordDict``, the bytes as an ``Array``,
-which travels without a copy through numpy.
+which travels without numpy.
+
+Flower keeps what a message consists of by digest, and believes whoever names a digest first what is
+below it. So each object of a message holds random bytes: nobody else can know its digest.
 
 Every request is idempotent: asked again, a site answers from what it has kept.
 """
 
+import secrets
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Literal, TypeVar
 
@@ -31,6 +35,11 @@ WITNESS = "query.witness"
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 """Bytes of a sealed organ in one message; no process ever holds a whole organ for the wire."""
+
+SALT_BYTES = 16
+CHUNK_BYTES = 5 * 1024 * 1024
+"""Into pieces of so many bytes Flower cuts an array, each an object of its own."""
+_PIECE = CHUNK_BYTES - SALT_BYTES
 
 ENROLMENT_TYPE = "application/vnd.organ-exchange.enrolment.v1+json"
 RECEIPT_TYPE = "application/vnd.organ-exchange.receipt.v1+json"
@@ -290,7 +299,9 @@ def pack(value: object, body: bytes = b"") -> RecordDict:
     """Put a value and a body into a Flower message."""
     return RecordDict(
         {
-            "kind": ConfigRecord({"name": type(value).__name__}),
+            "kind": ConfigRecord(
+                {"name": type(value).__name__, "salt": secrets.token_bytes(SALT_BYTES)}
+            ),
             "content": ArrayRecord(
                 {"value": _array(canonical.encode(value)), "body": _array(body)}
             ),
@@ -307,7 +318,7 @@ def unpack(content: RecordDict) -> Packet:
     try:
         kind = content.config_records["kind"]["name"]
         arrays = content.array_records["content"]
-        value, body = arrays["value"].data, arrays["body"].data
+        value, body = _bytes(arrays["value"]), _bytes(arrays["body"])
     except KeyError as error:
         raise FormatError(f"a message without {error}; expected one of this protocol") from None
     if not isinstance(kind, str):
@@ -327,4 +338,14 @@ def read(packet: Packet, cls: type[Reply]) -> Reply:
 
 
 def _array(data: bytes) -> Array:
-    return Array("uint8", (len(data),), "organ.bytes", data)
+    carried = b"".join(
+        part
+        for start in range(0, max(len(data), 1), _PIECE)
+        for part in (secrets.token_bytes(SALT_BYTES), data[start : start + _PIECE])
+    )
+    return Array("uint8", (len(carried),), "organ.bytes", carried)
+
+
+def _bytes(array: Array) -> bytes:
+    data, step = array.data, SALT_BYTES + _PIECE
+    return b"".join(data[start + SALT_BYTES : start + step] for start in range(0, len(data), step))

@@ -105,13 +105,18 @@ class Line:
         message.metadata.__dict__["_message_id"] = identifier
         return message
 
+    def send(self, reply: Message, tree: Any) -> tuple[set[str], str]:
+        """Announce a reply whose objects are these; those that are wanted, and a session."""
+        wanted: tuple[set[str], str] = self._send(reply, tree, 0.1)
+        return wanted
+
     def announce(self, reply: Message, root: Any = None) -> Callable[[], None]:
         """Announce a reply, or another object in its place; what then sends its objects."""
         whole = reply if root is None else root
         with no_object_id_recompute():
             objects, tree = get_all_nested_objects(whole), get_object_tree(whole)
             reply.metadata.__dict__["_message_id"] = whole.object_id
-            wanted, session = self._send(reply, tree, 0.1)
+            wanted, session = self.send(reply, tree)
 
         def push() -> None:
             for identifier, one in objects.items():
@@ -149,6 +154,8 @@ def played(
                 line.announce(Message(pack(value, body), reply_to=request))()
 
     with ExitStack() as stack:
+        threads: list[threading.Thread] = []
+        stack.callback(lambda: [one.join(20) for one in threads])
         stack.callback(stopping.set)
         for number, name in enumerate(names(count)):
             envelope, _, private = admission(coordinator, name)
@@ -156,6 +163,7 @@ def played(
             key = serialization.load_ssh_private_key(private, None)
             thread = threading.Thread(target=play, args=(number, key), daemon=True)
             thread.start()
+            threads.append(thread)
         yield sites
 
 

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from not_core.protocol import SEGMENT_BYTES, _array
+from not_core.protocol import SEGMENT_BYTES
 from not_core.service import bounds
 
 
@@ -24,7 +24,7 @@ def bounded() -> Iterator[None]:
 
 def carried(body: bytes) -> Array:
     """An array as it comes out of a message."""
-    record = ArrayRecord({"body": _array(body)})
+    record = ArrayRecord({"body": Array("uint8", (len(body),), "bytes", body)})
     contents = {key: one.deflate() for key, one in get_all_nested_objects(record).items()}
     found = inflate_object_from_contents(record.object_id, contents)
     assert isinstance(found, ArrayRecord)

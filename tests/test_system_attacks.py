@@ -1,15 +1,19 @@
 """What sites say that mean harm, and a stolen task token, at a coordinator in real processes."""
 
 import os
+import secrets
 import sqlite3
 import ssl
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Message, RecordDict
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.runtime_pb2 import GetNodesRequest
+from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -17,7 +21,7 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.runtime import RuntimeHttpClient
 
-from not_core.protocol import DELIVER, SEGMENT_BYTES, Refusal, pack
+from not_core.protocol import DELIVER, REVOKE, SEGMENT_BYTES, Refusal, pack
 from not_core.service.supervisor import LOOPBACK
 from server.catalogue import Happened
 from server.home import Coordinator
@@ -26,14 +30,15 @@ from simulations.bare_sites import names
 from simulations.served import until
 from tests.played import Line, begin, made, played, started
 
-SITES, DONORS = 5, 2
-SILENT, NONSENSE, HUGE = 2, 3, 4
-"""Sites that take part and spoil what they answer to a delivery."""
+SITES, DONORS = 6, 2
+SILENT, NONSENSE, HUGE, POISON = 2, 3, 4, 5
+"""Three spoil what they answer to a delivery; one, what others say."""
 
 
 def test_a_spoilt_reply_is_its_senders_affair(tmp_path: Path) -> None:
     """While one reply never comes whole, the donors' organs go from hand to hand."""
     announced: list[Line] = []
+    poisoned: list[Line] = []
 
     def silent(line: Line, request: Message) -> bool:
         if request.metadata.message_type != DELIVER:
@@ -55,17 +60,35 @@ def test_a_spoilt_reply_is_its_senders_affair(tmp_path: Path) -> None:
         line.announce(Message(pack(Refusal(code="policy"), body), reply_to=request))()
         return True
 
+    def poison(line: Line, request: Message) -> bool:
+        """Say what is below objects that others will send, as far as they can be known."""
+        if request.metadata.message_type != REVOKE or poisoned:
+            return False
+        reply = Message(pack(Refusal(code="policy")), reply_to=request)
+        known: list[Any] = [Array("uint8", (0,), "organ.bytes", b"")]
+        known += [ConfigRecord({"name": kind}) for kind in ("DonateRequest", "DeliverRequest")]
+        below = [ObjectTree(object_id=secrets.token_hex(32))]
+        leaves = [ObjectTree(object_id=one.object_id, children=below) for one in known]
+        with no_object_id_recompute():
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            tree = ObjectTree(object_id=reply.object_id, children=leaves)
+            line.send(reply, tree)
+        poisoned.append(line)
+        return True
+
     def failures() -> set[tuple[str, str]]:
         return {(one.site, one.code) for one in events(coordinator) if one.code}
 
+    evil = {SILENT: silent, NONSENSE: nonsense, HUGE: huge, POISON: poison}
     with (
         made(tmp_path, SITES) as coordinator,
         started(coordinator),
-        played(coordinator, SITES, DONORS, {SILENT: silent, NONSENSE: nonsense, HUGE: huge}),
+        played(coordinator, SITES, DONORS, evil),
     ):
         begin(coordinator, SITES)
         until(lambda: len(coordinator.catalogue.receipts("bench")) == 4, 100, "four receipts")
         assert announced, "the reply that never comes was begun"
+        assert poisoned, "what others might have said was named first"
         spoilt = {(names(SITES)[number], "format") for number in (NONSENSE, HUGE)}
         until(lambda: spoilt <= failures(), 60, "what was spoilt is named")
         silent_one = names(SITES)[SILENT]
