@@ -13,6 +13,8 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import IO
 
 import httpx
 from flwr.proto.fleet_pb2 import PushMessagesRequest
@@ -43,6 +45,9 @@ PATHS = frozenset(
     }
 )
 """Of Flower's fleet API, all but what registers and unregisters nodes: operators do that."""
+
+KEPT_BYTES = 64 * 1024
+"""Of a request in memory; more of it lies in a temporary file until all has come."""
 
 UPSTREAM_SECONDS = 120.0
 KEPT_SECONDS = 75
@@ -110,9 +115,11 @@ class Gateway:
                 self._client = client
                 yield
 
-        return Starlette(
+        app = Starlette(
             routes=[Route(PREFIX + "{call}", self._pass_on, methods=["POST"])], lifespan=lifespan
         )
+        app.router.redirect_slashes = False
+        return app
 
     async def _pass_on(self, request: Request) -> Response:
         call = request.path_params["call"]
@@ -125,22 +132,23 @@ class Gateway:
         peer.allowance -= 1
         peer.under_way += 1
         try:
-            body = await _body(request)
-            if body is None:
-                return Response(status_code=413)
-            if call == "push-messages" and not is_reply(body):
-                return Response(status_code=403)
-            return await self._ask(call, request, body)
+            with SpooledTemporaryFile(KEPT_BYTES) as body:
+                if not await _read(request, body):
+                    return Response(status_code=413)
+                if call == "push-messages" and not is_reply(body.read()):
+                    return Response(status_code=403)
+                return await self._ask(call, request, body)
         except (ClientDisconnect, TimeoutError):
             return Response(status_code=408)
         finally:
             peer.under_way -= 1
 
-    async def _ask(self, call: str, request: Request, body: bytes) -> Response:
+    async def _ask(self, call: str, request: Request, body: IO[bytes]) -> Response:
         assert self._client is not None  # noqa: S101
         headers = _passed(request.headers)
         try:
-            answer = await self._client.post(PREFIX + call, content=body, headers=headers)
+            content = _pieces(body)
+            answer = await self._client.post(PREFIX + call, content=content, headers=headers)
         except httpx.HTTPError:
             return Response(status_code=503, headers={"retry-after": "2"})
         return Response(
@@ -192,16 +200,23 @@ def _passed(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-async def _body(request: Request) -> bytes | None:
-    """A request's body; None where it is larger than it may be."""
-    parts, size = [], 0
+async def _read(request: Request, body: IO[bytes]) -> bool:
+    """Take in a request's body and go back to its start; False where it is larger than may be."""
+    size = 0
     async with asyncio.timeout(UPSTREAM_SECONDS):
         async for part in request.stream():
             size += len(part)
             if size > MOST_ANSWER:
-                return None
-            parts.append(part)
-    return b"".join(parts)
+                return False
+            body.write(part)
+    body.seek(0)
+    return True
+
+
+async def _pieces(body: IO[bytes]) -> AsyncIterator[bytes]:
+    body.seek(0)
+    while piece := body.read(KEPT_BYTES):
+        yield piece
 
 
 def serve(home: Path) -> None:

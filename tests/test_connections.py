@@ -1,5 +1,6 @@
 """Connections to a server: who says nothing gives way to who does."""
 
+import contextlib
 import socket
 import sys
 import time
@@ -95,3 +96,29 @@ def test_a_request_that_is_broken_off_leaves_no_trace(
         one.close()
         time.sleep(0.3)
     assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_who_does_not_take_its_answers_is_shut_and_who_goes_on_asking_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(Few, "patience", 1.0)
+
+    async def answer(request: Request) -> Response:
+        return Response(bytes(64_000_000 if request.url.query else 1))
+
+    with in_thread(server(Starlette(routes=[Route("/", answer)]))) as port:
+        with connect(port, "127.0.0.3") as deaf, httpx.Client() as client:
+            deaf.sendall(b"GET /?all HTTP/1.1\r\nhost: x\r\n\r\n")
+            opened = set()
+            for _ in range(25):  # more than twice the patience
+                said = client.get(f"http://127.0.0.1:{port}/")
+                opened.add(said.extensions["network_stream"].get_extra_info("client_addr"))
+                time.sleep(0.1)
+            deaf.settimeout(5)
+            took = 0
+            with contextlib.suppress(ConnectionError):
+                while part := deaf.recv(2**20):
+                    took += len(part)
+            assert took < 64_000_000
+        assert len(opened) == 1, "the same connection all the time"

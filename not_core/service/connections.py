@@ -19,13 +19,16 @@ class Bounded(H11Protocol):
     Attributes:
         most: Connections at one time; one more takes the place of one that says nothing.
         most_of_one: Of them, those of one address.
-        patience: Seconds that a client may take to say what it asks for.
+        patience: Seconds that a client may take to say what it asks for, and to take the answer.
     """
 
     most: ClassVar[int]
     most_of_one: ClassVar[int]
     patience: ClassVar[float]
     _since: float | None = None
+    """Since when it is the client whom a request or an answer waits for."""
+    _between: bool = False
+    """Whether one request is answered, and nothing of another has come."""
 
     def connection_made(self, transport: Any) -> None:
         """See ``asyncio.Protocol``."""
@@ -37,6 +40,17 @@ class Bounded(H11Protocol):
         if len(self.connections) > self.most:
             self._make_room(crowds)
         self._look()
+
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
+        if self._between:
+            self._between, self._since = False, time.monotonic()
+        super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        """An answer is written; the next request has its own time."""
+        self._between, self._since = True, time.monotonic()
+        super().on_response_complete()
 
     def _make_room(self, crowds: Counter[str]) -> None:
         """Shut the connection that has waited longest, of the address that has most of them."""
@@ -52,7 +66,8 @@ class Bounded(H11Protocol):
         if self.transport.is_closing():
             return
         now = time.monotonic()
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+        asking = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        if not asking and not self.flow.write_paused:
             self._since = None
         elif self._since is None:
             self._since = now

@@ -6,6 +6,7 @@ message ends the run. Here each is taken in apart, and a look returns what is wh
 """
 
 import itertools
+import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,8 @@ from flwr.superlink.grid import HttpGrid
 from not_core.service.bounds import MOST_MESSAGE
 
 THREADS = 4
+MOST_HELD = 4 * MOST_MESSAGE
+"""Bytes of replies that are whole and not fetched yet."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 4.0
 """Seconds before one that is not whole is looked at again; doubled each time."""
 
@@ -42,6 +45,7 @@ class _Coming:
     tree: Any
     due: float = 0.0
     pause: float = FIRST_PAUSE
+    size: int = 0
     work: Future[Message | None] | None = None
 
     @property
@@ -51,12 +55,16 @@ class _Coming:
 
 
 class Replies(HttpGrid):
-    """Flower's grid over HTTP; see the module. Of many it takes in at most ``THREADS`` at once."""
+    """Flower's grid over HTTP; see the module.
+
+    ``THREADS`` replies are taken in at once, and none while ``MOST_HELD`` bytes wait for a look.
+    """
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._coming: list[_Coming] = []
         self._threads = ThreadPoolExecutor(THREADS)
+        self._held, self._lock = 0, threading.Lock()
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Replies that are whole, of those to these messages.
@@ -78,6 +86,7 @@ class Replies(HttpGrid):
             if one.work is not None and one.work.done():
                 taken, one.work = one.work.result(), None
                 if taken is not None:
+                    self._hold(-one.size)
                     whole.append(taken)
                     continue
                 one.due = time.monotonic() + one.pause
@@ -93,8 +102,15 @@ class Replies(HttpGrid):
         self._threads.shutdown(cancel_futures=True)
         super().close()
 
+    def _hold(self, size: int) -> None:
+        with self._lock:
+            self._held += size
+
     def _taken(self, one: _Coming) -> Message | None:
-        """A whole reply; None where it is not yet."""
+        """A whole reply; None where it is not yet, or there is no room for it."""
+        if self._held >= MOST_HELD:
+            return None
+        one.size = 0
         number, identifier = self.run.run_id, one.message.metadata.message_id
         pull = make_pull_object_fn_protobuf(self._runtime_client.PullObject, self.node, number)
         contents, size = {}, 0
@@ -109,6 +125,8 @@ class Replies(HttpGrid):
         except ObjectPullError:
             code = ErrorCode.MESSAGE_UNAVAILABLE
             return self._in_place_of(one, error=Error(code, "a reply that never came whole"))
+        one.size = size
+        self._hold(size)
         self._runtime_client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(
                 node=self.node, run_id=number, message_object_id=identifier
