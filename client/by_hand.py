@@ -37,8 +37,8 @@ def offer(
         out: File to write.
 
     Raises:
-        PolicyError: The operator has not approved the organ, or an addressee is not one of the
-            policy's.
+        ApprovalError: The operator has not approved the organ, or has rejected it.
+        PolicyError: An addressee is not one of the policy's.
         NotError: It cannot be sealed.
     """
     atomic.refuse_existing(out)

@@ -1,6 +1,5 @@
 """The ``organ-site`` command line: one site's home, its keys, approvals and log."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -29,7 +28,6 @@ from not_core.commands.program import (
     say,
 )
 from not_core.commands.trust import BY_HAND, Exchange, Lifetime, SealedOut, To
-from not_core.errors import OrganError
 
 if TYPE_CHECKING:
     from client import home as homes
@@ -235,6 +233,8 @@ def pending(home: Home, as_json: Json = False) -> None:
 def approve(home: Home, organ: Digest, as_json: Json = False) -> None:
     """Let an organ leave: from now on it may be offered to whom an exchange names.
 
+    One that was rejected, too: the last word counts, for every later exchange.
+
     Example: organ-site approve ~/clinic 3f9a02
     """
     _decide(home, organ, "approved", as_json)
@@ -242,7 +242,10 @@ def approve(home: Home, organ: Digest, as_json: Json = False) -> None:
 
 @app.command()
 def reject(home: Home, organ: Digest, as_json: Json = False) -> None:
-    """Keep an organ here for good.
+    """Keep an organ here; one that was approved is not offered or handed out any more.
+
+    What has left has left: whom it was offered to before keeps it, and so does the coordinator,
+    sealed. 'organ-site approve' lets it go again, 'organ-site forget --organ' removes it.
 
     Example: organ-site reject ~/clinic 3f9a02
     """
@@ -269,7 +272,7 @@ def offer(
     from not_core.trust.profile import read_profile
 
     site = unlocked(home, passphrase_file)
-    whole = _only(donor.made_organs(home), organ, f"organs of {home}")
+    whole = keeping.only(donor.made_organs(home), organ, f"organs of {home}")
     addressees = [read_profile(path) for path in to]
     signed = by_hand.offer(site, whole, addressees, exchange, days, out)
     names = [one.site for one in addressees]
@@ -362,22 +365,17 @@ def _spent(site: "homes.Home") -> dict[str, float]:
 
 
 def _decide(home: Path, organ: str, event: Literal["approved", "rejected"], as_json: bool) -> None:
-    from client import donor
+    from client import donor, inventory
     from client.home import read_home
 
     site = read_home(home)
-    waiting = {one.digest: one.organ_id for one in donor.pending(site)}
-    digest = _only(waiting, organ, "pending organs")
+    made = {one.organ: one for one in inventory.grown(site)}
+    digest = keeping.only(made, organ, f"organs that {home} made")
     donor.decide(site, digest, event)
-    report({event: digest, "id": waiting[digest]}, as_json)
-
-
-def _only(digests: Iterable[str], start: str, what: str) -> str:
-    """The one digest that begins so."""
-    found = [one for one in digests if one.startswith(start)]
-    if len(found) != 1:
-        raise OrganError(f"{len(found)} {what} begin with {start}; see organ-site pending")
-    return found[0]
+    said: dict[str, object] = {event: digest, "id": made[digest].id}
+    if event == "rejected" and made[digest].exchanges:
+        said["what was offered before has left"] = made[digest].exchanges
+    report(said, as_json)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from client import progress
 from client.home import Home, Site, informed
-from client.policy import check_donation, check_made, check_release
+from client.policy import Decided, check_donation, check_made, check_release, decided
 from client.training import prepare
 from not_core import atomic, canonical
 from not_core.errors import (
@@ -63,8 +63,9 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     """Train, or find, the organ of these terms; once it may leave, seal it and sign an offer.
 
     Raises:
-        PolicyError: The site gives nothing, the terms exceed its policy, the operator has not
-            approved the organ yet, or as many others wait as may.
+        PolicyError: The site gives nothing, or the terms exceed its policy.
+        ApprovalError: The operator has not approved the organ yet, or has rejected it, or as many
+            others wait as may.
         PrivacyError: The policy's privacy does not suit terms or records.
         LedgerError: The organ would cost more than the policy's epsilon leaves.
         OfferError: More addressees than an offer can name.
@@ -108,10 +109,12 @@ def segment(site: Site, request: SegmentRequest, body: bytes) -> tuple[Segment, 
 
     Raises:
         OrganError: No such offer.
+        ApprovalError: The operator has rejected it since.
     """
     sealed = _sealed(site, request.exchange, request.organ)
     if not sealed.is_file():
         raise OrganError("asked for an organ that this site did not offer in this exchange")
+    check_release(site.policy, site.log, request.organ)
     with sealed.open("rb") as file:
         file.seek(request.offset)
         return Segment(organ=request.organ, offset=request.offset), file.read(request.length)
@@ -154,28 +157,30 @@ def pending(site: Home) -> list[Manifest]:
 
 def _waiting(site: Home) -> list[Path]:
     """Their folders."""
-    folders = sorted(site.folder.glob("organs/made/" + "[0-9a-f]" * 64))
-    return [folder for folder in folders if word(site, folder.name) == "pending"]
+    return [folder for folder in own_folders(site) if word(site, folder.name) == "pending"]
+
+
+def own_folders(site: Home) -> list[Path]:
+    """Of all organs that this site made, each named by its organ's digest."""
+    return sorted(site.folder.glob("organs/made/" + "[0-9a-f]" * 64))
 
 
 def word(site: Home, organ: str) -> Word:
-    """What the operator has said of an organ that this site made."""
-    said: tuple[Word, ...] = ("approved", "rejected")
-    for one in said:
-        if site.log.has(one, organ):
-            return one
-    return "pending" if site.policy.release_organs == "ask" else "unasked"
+    """What the operator has said last of an organ that this site made."""
+    unsaid: Word = "pending" if site.policy.release_organs == "ask" else "unasked"
+    return decided(site.log, organ) or unsaid
 
 
-def decide(site: Home, organ: str, event: Literal["approved", "rejected"]) -> None:
-    """Let an organ that waits leave, or keep it here for good.
+def decide(site: Home, organ: str, event: Decided) -> None:
+    """Let an organ leave, or keep it here, from now on; the last word counts.
 
     Raises:
-        OrganError: No such organ waits.
+        OrganError: The site has made no such organ.
     """
-    if organ not in {one.digest for one in pending(site)}:
-        raise OrganError(f"no organ {organ[:12]} waits; see organ-site pending")
-    site.log.append(event, what="organ", digest=organ)
+    if organ not in {folder.name for folder in own_folders(site)}:
+        raise OrganError(f"this site has made no organ {organ[:12]}; see organ-site organs")
+    if word(site, organ) != event:
+        site.log.append(event, what="organ", digest=organ)
 
 
 @dataclass(frozen=True, slots=True)

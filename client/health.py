@@ -29,7 +29,9 @@ def monitored(home: Path, beat: Beat) -> Starlette:
     """
 
     def node() -> str:
-        return "has not looked for messages lately" if beat.still() else WELL
+        return (
+            "has not looked for messages lately; see logs/supernode.log" if beat.still() else WELL
+        )
 
     def federation() -> str:
         trust = load_trust(home / IDENTITY, grace=read_home(home).policy.revocation_grace)

@@ -195,7 +195,8 @@ def forget(home: Home, exchange: str, *, made: bool = False) -> list[Removed]:
     """Remove what an exchange has left: sealed organs, and opened ones of no other exchange.
 
     Receipts stay, and so does what this site made: its terms would have to be trained anew, and
-    with differential privacy be paid for anew.
+    with differential privacy be paid for anew. Of such an organ a last sealed copy stays, too:
+    sealed anew it would be another body, which the coordinator would be sent and keep as well.
 
     Args:
         home: The site's.
@@ -207,9 +208,34 @@ def forget(home: Home, exchange: str, *, made: bool = False) -> list[Removed]:
     """
     if not EXCHANGE.fullmatch(exchange):
         raise HomeError("no name of an exchange; see 'organ-site organs'")
+    return _alone(home, _forget(home, exchange, made))
+
+
+def own(home: Home) -> set[str]:
+    """Digests of organs that this site made and of which anything is here."""
+    sealed = home.folder.glob(f"organs/sealed/*/{ORGAN}.organ")
+    found = {folder.name for folder in donor.own_folders(home)} | {one.stem for one in sealed}
+    return found | donor.made_organs(home.folder).keys()
+
+
+def forget_organ(home: Home, organ: str) -> list[Removed]:
+    """Remove an organ that this site made: sealed copies, notes, and itself.
+
+    Args:
+        home: The site's.
+        organ: Its digest, one of ``own``.
+
+    Raises:
+        HomeError: It waits for the operator, or a task of the site is at work.
+    """
+    return _alone(home, _forget_organ(home, organ))
+
+
+def _alone(home: Home, removing: Iterator[Removed]) -> list[Removed]:
+    """Remove while no task of the site is at work."""
     try:
         with atomic.locked(home.folder, wait=False):
-            return list(_forget(home, exchange, made))
+            return list(removing)
     except BlockingIOError:
         raise HomeError(
             f"a task of the site is at work in {home.folder}; wait until it is done (organ-site "
@@ -230,9 +256,21 @@ def _forget(home: Home, exchange: str, made: bool) -> Iterator[Removed]:
                     yield _remove(home, "opened organ", organs / "opened" / organ, exchange)
                 if place == sent and made and donor.word(home, organ) != "pending":
                     yield from _forget_made(home, organ, exchange)
+                if place == sent and (organs / "made" / organ).is_dir():
+                    continue  # the last copy, whose body serves again
             yield _remove(home, "sealed organ", path, exchange)
-        if place.is_dir():
-            place.rmdir()
+        _remove_empty(place)
+
+
+def _forget_organ(home: Home, organ: str) -> Iterator[Removed]:
+    if donor.word(home, organ) == "pending":
+        raise HomeError(
+            f"organ {organ[:12]} waits for approval; 'organ-site reject' it first, then forget it"
+        )
+    for path in sorted(home.folder.glob(f"organs/sealed/*/{organ}.*")):
+        yield _remove(home, "sealed organ", path, path.parent.name)
+        _remove_empty(path.parent)
+    yield from _forget_made(home, organ, "")
 
 
 def _forget_made(home: Home, organ: str, exchange: str) -> Iterator[Removed]:
@@ -241,6 +279,11 @@ def _forget_made(home: Home, organ: str, exchange: str) -> Iterator[Removed]:
         yield _remove(home, "organ", folder, exchange)
     for note in donor.notes_of(home.folder, organ):
         note.unlink()
+
+
+def _remove_empty(place: Path) -> None:
+    if place.is_dir() and not any(place.iterdir()):
+        place.rmdir()
 
 
 def _remove(home: Home, what: str, path: Path, exchange: str) -> Removed:

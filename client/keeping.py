@@ -1,5 +1,6 @@
 """``organ-site policy``, ``organs`` and ``forget``: what a site allows, has and can do without."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from client.serving import Home
 from not_core.commands.program import Json, listing, report
+from not_core.errors import OrganError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -68,26 +70,54 @@ def organs(home: Home, as_json: Json = False) -> None:
 
 def forget(
     home: Home,
-    exchange: Annotated[str, typer.Argument(help="Name of an exchange that is over.")],
+    exchange: Annotated[
+        str | None, typer.Argument(help="Name of an exchange that is over.")
+    ] = None,
     made: Annotated[
         bool,
         typer.Option("--made", help="Also organs that this site made and offered there alone."),
     ] = False,
+    organ: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIGEST", help="An organ that this site made, or its first characters."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove the organs that an exchange has left here; receipts and the log stay.
+    """Remove the organs that an exchange has left here, or one organ; receipts and the log stay.
 
     Sealed organs go, and opened ones that no other exchange brought. An organ of this site's own
-    stays unless --made is said: asked for again it is trained anew and, with differential privacy,
-    paid for anew. One that waits for approval stays in any case.
+    stays, and the last sealed copy of it, unless --made is said: asked for again it is trained anew
+    and, with differential privacy, paid for anew. --organ removes one of them wherever it was
+    offered, or never was. One that waits for approval stays in any case: reject it first.
 
     Example: organ-site forget ~/clinic spring
     """
+    if (exchange is None) == (organ is None) or (organ is not None and made):
+        raise typer.BadParameter("expected an exchange, perhaps with --made, or --organ DIGEST")
     from client import inventory
     from client.home import read_home
 
-    removed = inventory.forget(read_home(home), exchange, made=made)
+    site = read_home(home)
+    if organ is None:
+        removed = inventory.forget(site, exchange or "", made=made)
+    else:
+        whole = only(inventory.own(site), organ, f"organs that {home} made")
+        removed = inventory.forget_organ(site, whole)
     report({"removed": len(removed), "bytes": sum(one.bytes for one in removed)}, as_json)
+
+
+def only(digests: Iterable[str], start: str, what: str) -> str:
+    """The one digest that begins so.
+
+    Raises:
+        OrganError: None does, or several.
+    """
+    found = [one for one in digests if one.startswith(start)]
+    if len(found) != 1:
+        raise OrganError(f"{len(found)} {what} begin with {start}; see organ-site organs")
+    return found[0]
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

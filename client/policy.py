@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from not_core.canonical import STRICT, Name
-from not_core.errors import FormatError, PolicyError
+from not_core.errors import ApprovalError, FormatError, PolicyError
 from not_core.manifest import (
     Delta,
     DifferentialPrivacy,
@@ -22,6 +22,9 @@ from not_core.protocol import DeliverRequest, DonateRequest
 from not_core.trust.certificates import DAY
 from not_core.trust.log import Log
 from not_core.trust.profile import Profile
+
+Decided = Literal["approved", "rejected"]
+"""Events of the log: what an operator says of an organ."""
 
 MOST_FILES = 1000
 """Most files kept in ``organs/in``: who delivers them has not been verified yet."""
@@ -146,14 +149,27 @@ def check_addressees(policy: Policy, addressees: Sequence[Profile]) -> None:
         )
 
 
+def decided(log: Log, organ: str) -> Decided | None:
+    """The operator's last word on an organ; None where there is none."""
+    said: tuple[Decided, ...] = get_args(Decided)
+    last = log.last(said, organ)
+    return next((one for one in said if one == last), None)
+
+
 def check_release(policy: Policy, log: Log, organ: str) -> None:
-    """Check that the operator, or the policy for all organs, lets an organ leave.
+    """Check that the operator's last word, or the policy for all organs, lets an organ leave.
 
     Raises:
-        PolicyError: Nobody has.
+        ApprovalError: The operator rejected it, whatever the policy, or has yet to approve it.
     """
-    if policy.release_organs == "ask" and not log.has("approved", organ):
-        raise PolicyError(
+    said = decided(log, organ)
+    if said == "rejected":
+        raise ApprovalError(
+            f"organ {organ} was rejected by the operator and does not leave; to let it leave all "
+            f"the same, run organ-site approve HOME {organ[:12]}"
+        )
+    if said is None and policy.release_organs == "ask":
+        raise ApprovalError(
             f"organ {organ} waits for approval; run organ-site approve HOME {organ[:12]}"
         )
 
@@ -162,10 +178,10 @@ def check_made(policy: Policy, waiting: int) -> None:
     """Check that another organ may be trained beside those that wait for the operator.
 
     Raises:
-        PolicyError: So many wait that their operator is asked first.
+        ApprovalError: So many wait that their operator is asked first.
     """
     if waiting >= policy.most_made:
-        raise PolicyError(
+        raise ApprovalError(
             f"{waiting} organs wait for approval, the policy allows {policy.most_made}; approve or "
             "reject some (organ-site pending), or raise most_made in policy.toml"
         )

@@ -134,28 +134,33 @@ class Beat:
     def __init__(self, home: Path) -> None:
         self.path = home / "run" / "supernode.beat"
         self._found: int | None = None
-        self._since = self._asked = time.monotonic()
+        self._changed = self._since = self._asked = time.monotonic()
 
     def begin(self) -> None:
         """Forget the beat of a node that ran before; the next has all its time to its first."""
         self.path.unlink(missing_ok=True)
 
     def still(self) -> bool:
-        """Whether the node that runs has stopped to look for messages."""
+        """Whether no node has looked for messages lately, or yet, however often one was started."""
+        now = self._look()
+        return self._found is None or now - self._changed > STALL_SECONDS
+
+    def stalled(self) -> bool:
+        """Whether a node has stopped to; asked all the time while it runs and has had time to."""
+        now = self._look()
+        if now - self._asked > PAUSE_SECONDS:  # it was ended meanwhile, and another has begun
+            self._since = now
+        self._asked = now
+        return self._found is not None and now - max(self._since, self._changed) > STALL_SECONDS
+
+    def _look(self) -> float:
+        """See whether there is another beat; what time it is."""
         now, found = time.monotonic(), None
         with suppress(FileNotFoundError):
             found = self.path.stat().st_mtime_ns
         if found != self._found:
-            self._found, self._since = found, now
-        return found is not None and now - self._since > STALL_SECONDS
-
-    def stalled(self) -> bool:
-        """As ``still``, for who asks all the time while a node runs and has had time to begin."""
-        now = time.monotonic()
-        if now - self._asked > PAUSE_SECONDS:  # it was ended meanwhile, and another has begun
-            self._since = now
-        self._asked = now
-        return self.still()
+            self._found, self._changed = found, now
+        return now
 
 
 def programs(home: Path, pause: float, passphrase: bytes | None, beat: Beat) -> list[Program]:

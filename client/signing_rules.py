@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from client import witness
 from client.home import Site
-from client.policy import check_addressees, check_release
+from client.policy import check_addressees, check_release, decided
 from client.reveals import DIGITS
 from not_core import canonical
 from not_core.errors import FormatError, LogError, OfferError, OrganError, PolicyError
@@ -182,7 +182,7 @@ def _released(site: Site, digest: str) -> Manifest:
     check_release(site.policy, site.log, digest)
     label = (manifest.name, manifest.domain, manifest.licence)
     wanted = (settings.organ_name, settings.domain, settings.licence)
-    if label != wanted and not site.log.has("approved", digest):
+    if label != wanted and decided(site.log, digest) != "approved":
         raise PolicyError("the organ has another label than site.toml, and nobody approved it")
     return manifest
 

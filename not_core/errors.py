@@ -205,9 +205,15 @@ class UnsealError(NotError):
 
 
 class PolicyError(NotError):
-    """The site's policy refuses, or waits for its operator."""
+    """The site's policy refuses."""
 
     code = "policy"
+
+
+class ApprovalError(PolicyError):
+    """An organ, or too many, wait for their operator's approval, or it was rejected."""
+
+    code = "approval"
 
 
 class HomeError(NotError):

@@ -17,7 +17,8 @@ MOST_FAILURES = 1000
 
 _SITE = "at the site: "
 NEXT = {
-    "policy": _SITE + "its policy does not let it, or its operator has not approved the organ yet "
+    "policy": _SITE + "its policy does not let it; see its site.log, and 'organ-site policy'",
+    "approval": _SITE + "its operator has not approved the organ yet, or has rejected it "
     "('organ-site pending', 'organ-site approve'); then ask for the exchange again",
     "privacy": _SITE + "its policy's privacy does not suit terms or records; see its site.log",
     "ledger": _SITE + "the organ would cost more than its epsilon leaves ('organ-site ledger')",

@@ -53,6 +53,8 @@ def test_a_sites_monitor_tells_what_is_wrong_and_what_has_left(
     ):
         rows = {"supernode": {"pid": os.getpid(), "since": 0, "starts": 1}}
         (home / "run" / supervisor.STATUS).write_text(json.dumps(rows))
+        assert client.get("/healthz").json()["node"] != "ok", "no node has looked for messages"
+        beat.path.touch()
         well = client.get("/healthz")
         assert (well.status_code, set(well.json().values())) == (200, {"ok"})
         found = figures(client)
@@ -63,8 +65,6 @@ def test_a_sites_monitor_tells_what_is_wrong_and_what_has_left(
         assert found["organ_delivered_bytes_most",] == 64 * 2**30
         assert found["organ_revocation_due_seconds",] > 0
 
-        beat.path.touch()
-        assert client.get("/healthz").json()["node"] == "ok"
         monkeypatch.setattr(service, "STALL_SECONDS", 0.0)
         with sqlite3.connect(home / "log.db") as database:
             database.execute("UPDATE entries SET what = 'organ' WHERE event = 'released'")
@@ -72,7 +72,7 @@ def test_a_sites_monitor_tells_what_is_wrong_and_what_has_left(
         ill = client.get("/healthz")
     assert ill.status_code == 503
     said = ill.json()
-    assert said["node"] == "has not looked for messages lately"
+    assert said["node"] == "has not looked for messages lately; see logs/supernode.log"
     assert said["log"].startswith("home: ")
     assert said["federation"] != "ok"
     assert said["processes"] == "ok"
@@ -85,7 +85,8 @@ def test_a_beat_is_judged_by_when_it_changed_and_not_by_what_time_it_says(
     monkeypatch.setattr(service, "STALL_SECONDS", 0.4)
     beat = service.Beat(tmp_path)
     beat.path.parent.mkdir()
-    assert not beat.still(), "it has not begun"
+    assert beat.still(), "it has never looked for any"
+    assert not beat.stalled(), "but may take its time to begin"
     for hours in range(12):
         beat.path.touch()
         then = time.time() + (hours - 6) * 3600
@@ -130,3 +131,19 @@ def test_a_node_that_begins_is_not_judged_by_the_beat_of_another(
     time.sleep(0.35)  # it is ended; another is started, which is left alone at first
     assert not asked(0.3)
     assert asked(0.3)
+
+
+def test_nodes_that_are_not_let_in_are_not_well_however_many_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "STALL_SECONDS", 0.4)
+    monkeypatch.setattr(service, "PAUSE_SECONDS", 0.1)
+    beat = service.Beat(tmp_path)
+    beat.path.parent.mkdir()
+    beat.path.touch()
+    assert not beat.still(), "it was let in"
+    time.sleep(0.5)
+    for _ in range(5):  # none lives as long as it may do nothing
+        assert not beat.stalled()
+        assert beat.still()
+        time.sleep(0.15)

@@ -13,10 +13,11 @@ from trust_world import manifest, organ_folder
 
 from client import commands, donor, inventory, recipient
 from client import home as site_home
-from client.policy import Policy
+from client.policy import Policy, check_release
 from client.policy_file import listed
 from not_core import atomic, canonical
-from not_core.protocol import RECEIPT_TYPE, DeliverRequest
+from not_core.errors import ApprovalError
+from not_core.protocol import RECEIPT_TYPE, DeliverRequest, SegmentRequest
 from not_core.trust import keys, sealing, signing
 from not_core.trust.statement import sign_statement
 
@@ -265,15 +266,95 @@ def test_organs_of_the_sites_own_go_only_if_asked_and_never_one_that_waits(
     assert "made/own" in kept.places(), "it was offered in autumn, too"
     assert site("policy", kept.home, "--set", "release_organs=ask")[0] == 0
     assert site("forget", kept.home, "autumn", "--made")[0] == 0
-    assert kept.places() == {"made/own", "made/note.json"}, "it waits for approval"
+    waits = {"made/own", "made/note.json", "sealed/autumn/own.organ"}
+    assert kept.places() == waits, "it waits for approval"
 
     home = site_home.load(kept.home)
     home.log.append("approved", what="organ", digest=kept.own)
-    audience = sealing.Audience(addressees=[kept.identity.profile], exchange="winter")
-    donor.seal(home, kept.own, audience)
-    assert site("forget", kept.home, "winter", "--made")[0] == 0
+    assert site("forget", kept.home, "autumn")[0] == 0
+    assert kept.places() == waits, "a last sealed copy stays with its organ"
+    assert site("forget", kept.home, "autumn", "--made")[0] == 0, "in this order, too"
     assert kept.places() == set()
     assert json.loads(site("organs", kept.home, "--json")[1])["made"] == []
+
+
+def test_no_other_body_is_sealed_after_an_exchange_was_forgotten(kept: Kept, site: Site) -> None:
+    def body(exchange: str) -> str:
+        audience = sealing.Audience(addressees=[kept.identity.profile], exchange=exchange)
+        signed, _ = donor.seal(site_home.load(kept.home), kept.own, audience)
+        return signed.offer.body_sha256
+
+    before = body("spring")
+    for exchange in ("spring", "autumn"):
+        assert site("forget", kept.home, exchange)[0] == 0
+    assert body("winter") == before
+    assert site("forget", kept.home, "autumn")[0] == 0
+    assert "sealed/autumn/own.organ" not in kept.places(), "winter has one now"
+
+
+def test_the_last_word_on_an_organ_counts(kept: Kept, site: Site) -> None:
+    """An approval can be taken back, and so can a rejection; one that is said again is one."""
+
+    def leaves() -> bytes:
+        home = site_home.load(kept.home)
+        asked = SegmentRequest(exchange="spring", organ=kept.own, offset=0, length=9)
+        return donor.segment(home, asked, b"")[1]
+
+    start = kept.own[:9]
+    for release in ("ask", "always"):
+        assert site("policy", kept.home, "--set", f"release_organs={release}")[0] == 0
+        assert site("approve", kept.home, start)[0] == 0
+        assert len(leaves()) == 9
+        code, out = site("reject", kept.home, start, "--json")
+        said = json.loads(out)
+        assert (code, said["rejected"]) == (0, kept.own)
+        assert said["what was offered before has left"] == ["autumn", "spring"]
+        home = site_home.read_home(kept.home)
+        with pytest.raises(ApprovalError, match=rf"rejected .* organ-site approve HOME {start}"):
+            check_release(home.policy, home.log, kept.own)
+        with pytest.raises(ApprovalError, match="rejected"):
+            leaves()
+        assert site("reject", kept.home, start)[0] == 0
+        assert json.loads(site("organs", kept.home, "--json")[1])["made"][0]["word"] == "rejected"
+        assert json.loads(site("pending", kept.home, "--json")[1]) == []
+    assert site("approve", kept.home, start)[0] == 0
+    assert len(leaves()) == 9
+    entries = site_home.read_home(kept.home).log.entries()
+    words = [one.event for one in entries if one.what == "organ"]
+    assert words == ["approved", "rejected", "approved", "rejected", "approved"]
+    assert "0 organs that" in site("reject", kept.home, kept.organs[0])[1]
+
+
+def test_an_organ_of_the_sites_own_is_forgotten_by_its_digest(kept: Kept, site: Site) -> None:
+    """Wherever it was offered, but never while it waits."""
+    before = kept.places()
+    assert site("policy", kept.home, "--set", "release_organs=ask")[0] == 0
+    code, err = site("forget", kept.home, "--organ", kept.own[:9])
+    assert (code, "waits for approval" in err) == (1, True)
+    for words in ((), ("spring", "--organ", kept.own), ("--made", "--organ", kept.own)):
+        assert site("forget", kept.home, *words)[0] == 2
+    assert kept.places() == before
+    assert site("reject", kept.home, kept.own[:9])[0] == 0
+    with atomic.locked(kept.home):
+        assert "a task" in site("forget", kept.home, "--organ", kept.own[:9])[1]
+    code, out = site("forget", kept.home, "--organ", kept.own[:9], "--json")
+    assert (code, json.loads(out)["removed"]) == (0, 3)
+    assert kept.places() == {one for one in before if one.startswith(("in/", "opened/"))}
+    rows = [one for one in site_home.read_home(kept.home).log.entries() if one.event == "forgotten"]
+    assert [(one.what, one.digest, one.exchange) for one in rows] == [
+        ("sealed organ", kept.own, "autumn"),
+        ("sealed organ", kept.own, "spring"),
+        ("organ", kept.own, ""),
+    ]
+    assert "0 organs that" in site("forget", kept.home, "--organ", kept.own[:9])[1]
+
+
+def test_an_organ_that_was_never_offered_is_forgotten(members: Members, site: Site) -> None:
+    home = members.north.folder
+    assert site("policy", home, "--set", "release_organs=ask")[0] == 0
+    assert site("reject", home, members.made.organ[:9])[0] == 0
+    assert site("forget", home, "--organ", members.made.organ[:9])[0] == 0
+    assert not list(home.glob("organs/made/*"))
 
 
 def test_what_is_no_home_is_not_stopped(tmp_path: Path, site: Site) -> None:

@@ -23,7 +23,7 @@ from client.home import Settings, Site
 from client.policy import Policy
 from client.signing_wire import Ask, Sign, text
 from not_core import atomic, canonical
-from not_core.errors import HomeError, PolicyError, SigningError, UnsealError
+from not_core.errors import ApprovalError, HomeError, SigningError, UnsealError
 from not_core.learning.evaluation import Change
 from not_core.learning.verdict import Tolerance, explains, judge
 from not_core.manifest import Manifest
@@ -189,7 +189,7 @@ def test_an_organ_is_signed_and_offered_once_its_operator_has_approved_it(
     terms = sealing.Audience(addressees=[served.south.profile], exchange="trial")
     with pytest.raises(SigningError, match="waits for approval") as caught:
         donor.seal(site, digest, terms)
-    assert caught.value.code == PolicyError.code
+    assert caught.value.code == ApprovalError.code
     assert not (served.folder(served.organ) / signing.SIGNATURE).exists()
 
     served.log.append("approved", what="organ", digest=digest)
@@ -211,6 +211,17 @@ def test_an_organ_is_signed_and_offered_once_its_operator_has_approved_it(
     (folder / "README.md").write_text("as an earlier version wrote it")
     donor.seal(site, digest, again)
     assert signing.verify_folder(folder, site.trust).manifest == served.organ
+
+    signed_statement = canonical.encode(signing.statement_of(folder, served.organ))
+    for word, release in (("approved", "ask"), ("rejected", "ask"), ("rejected", "always")):
+        served.policy(release_organs=release)
+        served.log.append(word, what="organ", digest=digest)
+        if word == "rejected":
+            refused(served, "approval", signed_statement, signing.STATEMENT_TYPE)
+            refused(served, "approval", served.offered(), OFFER_TYPE, served.south.profile)
+    served.log.append("approved", what="organ", digest=digest)
+    anew = sealing.Audience(addressees=[served.west.profile], exchange="third")
+    donor.seal(site, digest, anew)
 
 
 def test_another_organs_files_or_card_are_not_signed(served: Members) -> None:
@@ -270,7 +281,7 @@ def test_an_offer_names_members_whom_the_policy_lets_have_what_was_signed(served
     unseen = served.made(base=replace(manifest().base, weights="ff" * 32))
     changes = {"organ_digest": unseen.digest, "base_weights": "ff" * 32}
     changes |= {"descriptor": sealing.describe(unseen.digest, "north")}
-    refused(served, "policy", replace(offer, **changes), OFFER_TYPE, *shown)
+    refused(served, "approval", replace(offer, **changes), OFFER_TYPE, *shown)
     served.log.append("approved", what="organ", digest=unseen.digest)
     refused(served, "organ", replace(offer, **changes), OFFER_TYPE, *shown)
 

@@ -220,7 +220,7 @@ def test_a_site_and_a_coordinator_are_set_up(
     assert json.loads(out)["entries"][0]["event"] == "created"
     assert json.loads(out)["rows"] == 1
     code, _, err = call("approve", home, "abc", app=site)
-    assert (code, "0 pending organs" in err) == (1, True)
+    assert (code, "0 organs that" in err) == (1, True)
 
     coordinator = tmp_path / "coordinator"
     app = server.commands.app

@@ -87,7 +87,7 @@ SITE = {
     ("GET", "/api/log"): (OUT, YES),
     ("GET", "/api/leaves"): (OUT, YES),
     ("POST", "/approvals/{organ}/approve"): (OUT, IN),
-    ("POST", "/approvals/{organ}/reject"): (OUT, GONE),  # it was approved
+    ("POST", "/approvals/{organ}/reject"): (OUT, IN),
     ("POST", "/sign-out"): (OUT, IN),
 }
 """What nobody and the site's operator get."""

@@ -182,7 +182,7 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
         page.get_by_text("No organ has been offered yet").wait_for()
         thread = carry_out(scenario, 1)
         # By itself: nobody loads the page again.
-        page.locator("td", has_text="policy").first.wait_for()
+        page.locator("td", has_text="approval").first.wait_for()
         page.get_by_text("completed").wait_for()
         thread.join()
         with served(

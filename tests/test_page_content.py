@@ -488,7 +488,18 @@ def test_a_site_shows_what_is_left_and_what_it_decided(
     status = client.get("/api/status").json()
     assert status["waiting"] == []
     assert [one["event"] for one in status["decisions"]] == ["rejected", "approved"]
+    assert all(one["stands"] for one in status["decisions"])
     assert client.get(f"/approvals/{first}").status_code == 404
+    assert f'action="/approvals/{first}/reject"' in client.get("/").text
+    assert f'action="/approvals/{second}/approve"' in client.get("/").text
+    client.post(f"/approvals/{first}/reject")
+    decided = client.get("/api/status").json()["decisions"]
+    assert [(one["event"], one["stands"]) for one in decided] == [
+        ("rejected", True),
+        ("rejected", True),
+        ("approved", False),
+    ]
+    assert f'action="/approvals/{first}/reject"' not in client.get("/").text
     assert client.get("/api/log").json()["broken"] == ""
     import sqlite3
 

@@ -150,7 +150,7 @@ def test_status_says_who_is_there_and_why_nothing_came(
         catalogue.admitted(site, node, b"word")
     catalogue.happened("winter", Happened(now - 100, "north", "donate", "timeout"))  # a run before
     catalogue.happened("winter", Happened(now - 20, "north", "enrol", ""))
-    catalogue.happened("winter", Happened(now - 10, "north", "donate", "policy"))
+    catalogue.happened("winter", Happened(now - 10, "north", "donate", "approval"))
     catalogue.happened("winter", Happened(now - 9, f"node-{2**63 + 2}", "enrol", "strange"))
     catalogue.heard("south", now - 3 * 86_400)
 
@@ -184,9 +184,9 @@ def test_status_says_who_is_there_and_why_nothing_came(
         assert words in human
 
     one = said("winter")
-    policy, strange = one["failures"]
-    assert (policy["site"], policy["step"], policy["code"]) == ("north", "donate", "policy")
-    assert "organ-site approve" in policy["means"]
+    approval, strange = one["failures"]
+    assert (approval["site"], approval["step"], approval["code"]) == ("north", "donate", "approval")
+    assert "organ-site approve" in approval["means"]
     assert strange["site"] == "west", "as its node"
     assert "site.log" in strange["means"]
     other = said("spring")

@@ -166,7 +166,7 @@ def test_the_commands_of_a_protected_home(
         json.loads(out)
     for command in ("approve", "reject"):
         code, _, err = call(command, folder, "3f", app=commands.app)
-        assert "0 pending organs begin with 3f" in " ".join(err.split())
+        assert f"0 organs that {folder} made begin with 3f" in " ".join(err.split())
     secret, tls, carried = tmp_path / "secret", tmp_path / "tls.pem", tmp_path / "x.organ"
     secret.write_bytes(words)
     secret.chmod(0o600)

@@ -74,11 +74,19 @@ class Dossier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """A word of the operator's."""
+    """A word of the operator's.
+
+    Attributes:
+        time: When, in seconds since the epoch.
+        event: ``approved`` or ``rejected``.
+        organ: Its digest.
+        stands: Whether it is the last on an organ that is still here.
+    """
 
     time: int
     event: str
     organ: str
+    stands: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,11 +159,14 @@ class Views:
     def status(self) -> Status:
         """The site at this moment."""
         site = self.home()
-        decided = [
-            Decision(time=entry.time, event=entry.event, organ=entry.digest)
-            for entry in reversed(site.log.entries())
-            if entry.event in ("approved", "rejected") and entry.what == "organ"
-        ]
+        last = {folder.name for folder in donor.own_folders(site)}
+        decided = []
+        for entry in reversed(site.log.entries()):
+            if entry.event in ("approved", "rejected") and entry.what == "organ":
+                organ, stands = entry.digest, entry.digest in last
+                last.discard(organ)
+                one = Decision(time=entry.time, event=entry.event, organ=organ, stands=stands)
+                decided.append(one)
         return Status(
             site=site.settings.site,
             admitted=(self._folder / IDENTITY / PROFILE).is_file(),

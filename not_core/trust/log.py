@@ -7,7 +7,7 @@ prints both). Rows hold digests and sizes, never text of a record.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -91,6 +91,16 @@ class Log:
                 "SELECT 1 FROM entries WHERE event = ? AND digest = ? LIMIT 1", (event, digest)
             ).fetchone()
         return found is not None
+
+    def last(self, events: Sequence[str], digest: str) -> str | None:
+        """Which of these events was recorded last of this digest; None where none was."""
+        marks = ", ".join("?" * len(events))
+        query = f"SELECT event FROM entries WHERE digest = ? AND event IN ({marks}) "  # noqa: S608
+        with reading(self._path, _SCHEMA) as database:
+            found = database.execute(
+                query + "ORDER BY number DESC LIMIT 1", (digest, *events)
+            ).fetchone()
+        return None if found is None else str(found[0])
 
     def counts(self, event: str) -> dict[str, int]:
         """How often an event has been recorded, by what it happened to."""
