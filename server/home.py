@@ -9,6 +9,7 @@
 No other key lies here: nothing in this home can open what is stored in it.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
@@ -108,8 +109,19 @@ class Coordinator:
         return sorted((self.folder / INCOMING).glob(f"{exchange}.*.part"))
 
 
-def create(folder: Path, root: Path, settings: Settings | None = None) -> None:
-    """Make a home that trusts the federation of ``root``.
+def create(
+    folder: Path,
+    root: Path,
+    settings: Settings | None = None,
+    furnish: Callable[[Path], object] = lambda work: None,
+) -> None:
+    """Make a home that trusts the federation of ``root``, whole or not at all.
+
+    Args:
+        folder: The home.
+        root: The federation's ``root.pem``, its revocation list beside it.
+        settings: Where catalogue and bank are.
+        furnish: Adds to the home before it appears.
 
     Raises:
         OutputExistsError: ``folder`` is taken.
@@ -132,6 +144,7 @@ def create(folder: Path, root: Path, settings: Settings | None = None) -> None:
             database.upgrade(engine)
         finally:
             engine.dispose()
+        furnish(work)
 
 
 def load(folder: Path) -> Coordinator:

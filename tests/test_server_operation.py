@@ -1,7 +1,9 @@
 """What an operator meets: ports that others have, homes that are served, and what health says."""
 
+import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from pages import Members
 from servers import in_thread
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
+from trust_world import World
 
 from not_core.service import supervisor, tls
 from not_core.service.monitor import WELL
@@ -230,8 +233,89 @@ def test_a_home_without_an_address_is_given_one(tmp_path: Path, call: Call) -> N
     code, out, _ = call(*words, "--json", app=commands.app)
     assert (code, json.loads(out)["address"]) == (0, "north.example:9999")
     assert service.load(home).host == "north.example"
-    assert call(*words, app=commands.app)[0] == 1, "once"
     nowhere = tmp_path / "nowhere"
     for command in ("start", "stop"):
         code, _, said = call(command, nowhere, app=commands.app)
         assert (code, "there is no home" in said or "no coordinator in" in said) == (1, True)
+
+
+def files(home: Path, *names: str) -> dict[str, bytes]:
+    return {name: (home / name).read_bytes() for name in names}
+
+
+def test_another_address_leaves_flower_and_what_sites_have(tmp_path: Path, call: Call) -> None:
+    members = Members(tmp_path)
+    members.coordinator.catalogue.close()
+    home = members.coordinator.folder
+
+    def served_at(*words: object) -> str:
+        code, out, wrong = call("serve-at", home, *words, "--json", app=commands.app)
+        assert code == 0, wrong
+        return str(json.loads(out)["sites"])
+
+    assert call("serve-at", home, "--port", 9999, app=commands.app)[0] == 2, "it has no host"
+    assert "must be given the certificate" in served_at("--host", "north.example")
+    flower = ("flower/secret", "flower/loopback.key", "flower/loopback.pem")
+    before = files(home, *flower, "tls.pem", "tls.key")
+    assert "stay connected" in served_at("--host", "north.example")
+    assert "with the certificate that they have" in served_at("--port", 9999)
+    assert files(home, *before) == before
+    assert (service.load(home).host, service.load(home).port) == ("north.example", 9999)
+    assert "which is new" in served_at("--host", "south.example", "--page-port", 9998)
+    found = service.load(home)
+    assert (found.host, found.port, found.page_port) == ("south.example", 9999, 9998)
+    assert files(home, *flower, "tls.key") == {k: v for k, v in before.items() if k != "tls.pem"}
+    tls.check_serves((home / "tls.pem").read_bytes(), "south.example")
+    with supervisor.held(home):
+        code, _, said = call("serve-at", home, "--port", 9997, app=commands.app)
+    assert (code, "stop it first" in said) == (1, True)
+
+
+@pytest.mark.parametrize("gone", [("service.toml",), ("service.toml", "tls.pem"), ("tls.pem",)])
+def test_what_was_cut_off_is_completed_by_the_same_command(
+    made: Path, tmp_path: Path, call: Call, gone: tuple[str, ...]
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    before = files(home, "flower/secret", "flower/loopback.key", "tls.key")
+    for name in gone:
+        (home / name).unlink()
+    words = ("serve-at", home, "--host", "north.example", "--json")
+    code, out, wrong = call(*words, app=commands.app)
+    assert code == 0, wrong
+    assert "must be given the certificate" in json.loads(out)["sites"], "whether or not they were"
+    assert files(home, *before) == before
+    with encrypted(port := free_port(), home / "tls.pem"):
+        tls.handshake(LOOPBACK, port, home / "tls.pem", "north.example")
+
+
+def test_a_cut_off_init_leaves_nothing_in_its_way(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, world = tmp_path / "home", World(tmp_path / "world")
+    root = world.place / "federation" / "root.pem"
+    words = ("init", home, "--root", root, "--host", "north.example")
+    with monkeypatch.context() as patch:
+        patch.setattr(tls, "create", full_disk)
+        assert call(*words, app=commands.app)[0] == 1
+    assert not home.exists()
+    assert call(*words, app=commands.app)[0] == 0
+    assert service.load(home).host == "north.example"
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_home_has_no_port_twice(made: Path, tmp_path: Path, call: Call) -> None:
+    world = World(tmp_path / "world")
+    root, port = world.place / "federation" / "root.pem", service.load(made).port
+    asked = ("--port", 9092, "--flower-port", 9092)
+    words = ("init", tmp_path / "home", "--root", root, "--host", "north.example", *asked)
+    code, _, said = call(*words, app=commands.app)
+    assert (code, "port and flower_port are all 9092" in said) == (1, True)
+    assert not (tmp_path / "home").exists()
+    before = files(made, "service.toml")
+    code, _, said = call("serve-at", made, "--page-port", port, app=commands.app)
+    assert (code, f"port and page_port are all {port}" in said) == (1, True)
+    assert files(made, "service.toml") == before
