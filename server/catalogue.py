@@ -19,7 +19,8 @@ from server import database, log, tables
 from server.counts import Counts
 from server.log import Log
 
-RUNNING, CANCELLING, CANCELLED = "running", "cancelling", "cancelled"
+RUNNING, COMPLETED = "running", "completed"
+CANCELLING, CANCELLED = "cancelling", "cancelled"
 UNFINISHED = (RUNNING, CANCELLING)
 """States of an exchange that has not ended."""
 SITES = {"sites": 0, "invited": ""}

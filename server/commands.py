@@ -210,6 +210,10 @@ def status(
             facts = found.of_exchange(coordinator, exchange, bool(running), time.time())
     finally:
         coordinator.catalogue.close()
+    _tell(facts, as_json)
+
+
+def _tell(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         report(facts, as_json)
         return
@@ -276,7 +280,9 @@ def exchange(
     mode: Annotated[
         Literal["replace", "insert"], typer.Option(help="Take layers' place, or add.")
     ] = "replace",
-    wait: Annotated[bool, typer.Option("--wait", help="Until it has ended.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until it has ended; exit code 1 unless it completed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Ask for an exchange among the sites that are connected; 'start' carries it out.
@@ -287,7 +293,12 @@ def exchange(
 
     Example: organ-coordinator exchange ~/coordinator spring --sites 3 --span 10:13 --tokens 16384
     """
+    import time
+
+    from not_core.page.figures import moment
     from server import keeper
+    from server import status as found
+    from server.catalogue import COMPLETED
     from server.home import load
 
     config = {
@@ -307,10 +318,17 @@ def exchange(
     coordinator = load(home)
     try:
         keeper.ask(coordinator, config, begins)
-        state = keeper.waited(coordinator, name) if wait else "begun"
+        state = "begun" if at is None else f"scheduled {moment(begins)} UTC"
+        facts: dict[str, Any] = {"exchange": name, "state": state}
+        if wait:
+            with goes_on("the exchange goes on; see 'organ-coordinator status', or cancel it"):
+                state = keeper.waited(coordinator, name)
+            facts = found.of_exchange(coordinator, name, True, time.time())
     finally:
         coordinator.catalogue.close()
-    report({"exchange": name, "state": state}, as_json)
+    _tell(facts, as_json)
+    if wait and state != COMPLETED:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,13 @@ def test_status_says_who_is_there_and_why_nothing_came(
     }
     assert sum(exchanges["spring"]["receipts"].values()) == 3
     assert exchanges["winter"] == {
-        **{"state": "completed", "runs": 1, "organs": 0, "receipts": {}, "failures": 2}
+        **{
+            "state": "completed, but nothing came",
+            "runs": 1,
+            "organs": 0,
+            "receipts": {},
+            "failures": 2,
+        }
     }
     for words in ("scheduled 2100-01-01 00:00 UTC", "3 days ago", str(2**63 + 1), "accepted"):
         assert words in human
@@ -319,3 +326,56 @@ def test_a_home_has_no_port_twice(made: Path, tmp_path: Path, call: Call) -> Non
     code, _, said = call("serve-at", made, "--page-port", port, app=commands.app)
     assert (code, f"port and page_port are all {port}" in said) == (1, True)
     assert files(made, "service.toml") == before
+
+
+@pytest.mark.parametrize("ends", ["completed", "failed", "cancelled"])
+def test_who_waits_for_an_exchange_is_told_how_it_ended(
+    tmp_path: Path, call: Call, ends: str
+) -> None:
+    members = Members(tmp_path)
+    coordinator, home = members.coordinator, members.coordinator.folder
+    for node, site in enumerate(("north", "south"), 1):
+        coordinator.catalogue.admitted(site, node, b"word")
+
+    def carry_out() -> None:
+        while not coordinator.catalogue.unfinished():
+            time.sleep(0.05)
+        coordinator.catalogue.running("spring", 1, time.time())
+        if ends == "completed":
+            members.exchange("spring")
+        failed = Happened(time.time(), "north", "donate", "policy")
+        coordinator.catalogue.happened("spring", failed)
+        coordinator.catalogue.ended("spring", ends)
+
+    asked = ("--span", "1:2", "--tokens", 10, "--sites", 2, "--wait", "--json")
+    with ThreadPoolExecutor() as pool:
+        carried = pool.submit(carry_out)
+        code, out, _ = call("exchange", home, "spring", *asked, app=commands.app)
+        carried.result()
+    facts = json.loads(out)
+    assert (code, facts["state"]) == (int(ends != "completed"), ends)
+    assert [one["code"] for one in facts["failures"]] == ["policy"]
+    assert len(facts["organs"]) == (2 if ends == "completed" else 0)
+    came = ends == "completed"
+    assert (len(facts["receipts"]), sum(facts["verdicts"].values())) == ((3, 3) if came else (0, 0))
+    coordinator.catalogue.close()
+
+
+def test_an_exchange_is_said_to_run_only_while_it_does(tmp_path: Path, call: Call) -> None:
+    members = Members(tmp_path)
+    coordinator, home = members.coordinator, members.coordinator.folder
+    asked = ("--span", "1:2", "--tokens", 10, "--sites", 2, "--json")
+    at = ("--at", "2100-01-01T00:00")
+    code, out, _ = call("exchange", home, "spring", *asked, *at, app=commands.app)
+    assert (code, json.loads(out)["state"]) == (0, "scheduled 2100-01-01 00:00 UTC")
+    coordinator.catalogue.running("spring", 1, time.time())
+
+    def state() -> str:
+        out = call("status", home, "--json", app=commands.app)[1]
+        return str(json.loads(out)["exchanges"][0]["state"])
+
+    assert state() == "waits for 'organ-coordinator start'"
+    with supervisor.held(home):
+        (home / "run" / supervisor.STATUS).write_text('{"keeper": {"pid": 7}}')
+        assert state() == "running"
+    coordinator.catalogue.close()
