@@ -33,7 +33,7 @@ from not_core.trust.offer import Offer
 from not_core.trust.private_keys import read_signing_key, signing_key_pem
 from not_core.trust.revocation import LIST
 from server import database
-from server.bank import Bank, is_url, open_bank
+from server.bank import Bank, is_url, make_bank, open_bank
 from server.catalogue import Catalogue, Quotas
 
 SETTINGS, LOG_KEY = "coordinator.toml", "log.key"
@@ -138,7 +138,7 @@ def create(
         (work / SETTINGS).write_text(tomli_w.dumps(asdict(chosen)), encoding="utf-8")
         (work / INCOMING).mkdir(mode=0o700)
         make_log_key(work)
-        open_bank(chosen.bank, work).size("0" * 64)
+        make_bank(chosen.bank, work)
         engine = database.connect(_address(work, chosen))
         try:
             database.upgrade(engine)

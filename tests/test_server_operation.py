@@ -22,10 +22,13 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from trust_world import World
 
+from not_core import checkup
+from not_core.errors import BankError
 from not_core.service import supervisor, tls
 from not_core.service.monitor import WELL
 from not_core.service.supervisor import LOOPBACK, free_port
 from server import commands, database, health, keeper, service, status, upgrade
+from server import home as homes
 from server.catalogue import Happened
 
 Call = Callable[..., tuple[int, str, str]]
@@ -216,9 +219,7 @@ def test_a_site_is_online_while_the_keeper_hears_of_it() -> None:
 def test_a_monitor_reads_no_donation_to_count_them(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from server import home
-
-    loaded = home.load(made)
+    loaded = homes.load(made)
     with database.writing(loaded.catalogue._engine) as session:
         session.connection().exec_driver_sql("UPDATE organs SET donation = 'not to be decoded'")
     loaded.catalogue.close()
@@ -379,3 +380,50 @@ def test_an_exchange_is_said_to_run_only_while_it_does(tmp_path: Path, call: Cal
         (home / "run" / supervisor.STATUS).write_text('{"keeper": {"pid": 7}}')
         assert state() == "running"
     coordinator.catalogue.close()
+
+
+def test_health_says_when_the_bank_is_away_and_nothing_makes_another(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said() -> dict[str, str]:
+        found = TestClient(health.monitored(made, service.load(made))).get("/healthz").json()
+        return {name: found[name] for name in ("catalogue", "bank", "disk")}
+
+    assert said() == {"catalogue": WELL, "bank": WELL, "disk": WELL}
+    (made / "bank").rename(tmp_path / "away")
+    assert said()["catalogue"] == WELL
+    assert "mount it" in said()["bank"]
+    coordinator = homes.load(made)
+    part = tmp_path / "part"
+    part.write_bytes(b"sealed")
+    for use in (
+        lambda: coordinator.bank.put("0" * 64, part),
+        lambda: coordinator.bank.size("0" * 64),
+        lambda: coordinator.bank.remove("0" * 64),
+    ):
+        with pytest.raises(BankError, match="is away"):
+            use()
+    coordinator.catalogue.close()
+    assert part.exists()
+    assert not (made / "bank").exists()
+    (tmp_path / "away").rename(made / "bank")
+    assert said()["bank"] == WELL
+    monkeypatch.setattr(checkup, "LEAST_FREE", 2**60)
+    assert "organ-coordinator forget" in said()["disk"]
+
+
+def test_an_organ_whose_store_failed_is_forgotten_by_a_second_command(
+    tmp_path: Path, call: Call
+) -> None:
+    members = Members(tmp_path)
+    (organ, other), home = members.exchange("spring"), members.coordinator.folder
+    members.coordinator.catalogue.close()
+    before = len(list((home / "bank").iterdir()))
+    (home / "bank").rename(tmp_path / "away")
+    code, _, said = call("forget", home, organ, app=commands.app)
+    assert (code, "is away" in said) == (1, True)
+    (tmp_path / "away").rename(home / "bank")
+    assert call("forget", home, organ, app=commands.app)[0] == 0
+    rows = json.loads(call("organs", home, "--json", app=commands.app)[1])
+    assert [row["organ"] for row in rows] == [other]
+    assert len(list((home / "bank").iterdir())) == before - 1
