@@ -35,12 +35,13 @@ def monitored(home: Path, service: Service) -> Starlette:
         load(home).catalogue.close()
         return WELL
 
+    place = settings_of(home).bank
+
     def bank() -> str:
-        check(open_bank(settings_of(home).bank, home))
+        check(open_bank(place, home))
         return WELL
 
     def disk() -> str:
-        place = settings_of(home).bank
         for folder in (home,) if is_url(place) else (home, home / place):
             checkup.disk(folder, "the bank, by organ-coordinator forget")
         return WELL
@@ -86,7 +87,7 @@ def monitored(home: Path, service: Service) -> Starlette:
 
     checks = {
         "catalogue": catalogue,
-        "bank": monitor.lately(bank),
+        "bank": monitor.lately(bank) if is_url(place) else bank,
         "disk": disk,
         "flower": flower,
         "gateway": gateway,
