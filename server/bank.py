@@ -75,6 +75,28 @@ def open_bank(place: str, home: Path) -> Bank:
     return RemoteBank(place)
 
 
+def make_bank(place: str, home: Path) -> None:
+    """Make the bank's folder, where it is one, and see that the bank can be used.
+
+    Raises:
+        BankError: As ``open_bank``, or it cannot be used.
+    """
+    if not is_url(place):
+        folder = home / place
+        with _reported(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check(open_bank(place, home))
+
+
+def check(bank: Bank) -> None:
+    """See that the store answers.
+
+    Raises:
+        BankError: It does not.
+    """
+    bank.size("0" * 64)
+
+
 def chunks(bank: Bank, body: str) -> Iterator[bytes]:
     """All of a body, piece by piece.
 
@@ -88,12 +110,10 @@ def chunks(bank: Bank, body: str) -> Iterator[bytes]:
 
 
 class FolderBank:
-    """Bodies in a folder."""
+    """Bodies in a folder, which is not made anew where it is away: a disk may not be mounted."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with self._reported():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def put(self, body: str, part: Path) -> None:
         """See ``Bank``."""
@@ -122,12 +142,23 @@ class FolderBank:
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
-        try:
+        with _reported(self._folder):
+            if not self._folder.is_dir():
+                raise BankError(
+                    f"the bank's folder {self._folder} is away; mount it, or put it back; where it "
+                    "is lost, make an empty one, and donors are asked for its organs again"
+                )
             yield
-        except OSError as error:
-            raise BankError(
-                f"the bank in {self._folder} failed ({error.strerror}); check disk and permissions"
-            ) from None
+
+
+@contextmanager
+def _reported(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BankError(
+            f"the bank in {folder} failed ({error.strerror}); check disk and permissions"
+        ) from None
 
 
 class RemoteBank:

@@ -19,7 +19,8 @@ from server import database, log, tables
 from server.counts import Counts
 from server.log import Log
 
-RUNNING, CANCELLING, CANCELLED = "running", "cancelling", "cancelled"
+RUNNING, COMPLETED = "running", "completed"
+CANCELLING, CANCELLED = "cancelling", "cancelled"
 UNFINISHED = (RUNNING, CANCELLING)
 """States of an exchange that has not ended."""
 SITES = {"sites": 0, "invited": ""}
@@ -214,22 +215,23 @@ class Catalogue:
             signed = canonical.sha256(donation.offer.encode())
             log.append(session, "offered", site=offer.donor, exchange=exchange, digest=signed)
 
-    def forget(self, organ: str) -> list[str]:
-        """Forget an organ in all exchanges, but for its receipts.
+    def bodies(self, organ: str) -> list[str]:
+        """Bodies of an organ that are no other's: who passes the same bytes off as its own, too."""
+        with database.reading(self._engine) as session:
+            its = set(session.scalars(select(tables.Body.digest).filter_by(organ=organ)))
+            others = select(tables.Body.digest).where(
+                tables.Body.digest.in_(its), tables.Body.organ != organ
+            )
+            return sorted(its - set(session.scalars(others)))
 
-        Returns:
-            Its bodies, for which there is no more room kept.
-        """
+    def forget(self, organ: str) -> None:
+        """Forget an organ in all exchanges, and its bodies; its receipts stay."""
         with database.writing(self._engine) as session:
             donors = session.scalars(select(tables.Body.donor).filter_by(organ=organ))
             for donor in sorted(set(donors)):
                 log.append(session, "forgotten", site=donor, digest=organ)
             session.execute(delete(tables.Organ).filter_by(digest=organ))
-            bodies = set(session.scalars(select(tables.Body.digest).filter_by(organ=organ)))
             session.execute(delete(tables.Body).filter_by(organ=organ))
-            # Who has passed the same bytes off as another organ's keeps them.
-            left = select(tables.Body.digest).where(tables.Body.digest.in_(bodies))
-            return sorted(bodies - set(session.scalars(left)))
 
     def received(self, receipt: Receipt, envelope: bytes) -> None:
         """Remember a signed receipt; the latest for an organ, recipient and mode counts."""

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,9 +16,6 @@ from not_core.commands.program import (
     run,
     say,
 )
-
-if TYPE_CHECKING:
-    from server.service import Service
 
 app = new_app(
     "Coordinate exchanges: pass sealed organs on and keep signed offers and receipts.\n\n"
@@ -79,63 +76,76 @@ def init(
         password_file="" if password_file is None else str(password_file.resolve()),
         bank=homes.placed(bank),
     )
-    homes.create(home, root, settings)
     made = {"home": str(home)}
-    if host is not None:
-        from server.service import Service
+    if host is None:
+        homes.create(home, root, settings)
+    else:
+        from server import service
 
-        made |= _served(
-            home,
-            Service(
-                host=host,
-                listen=listen,
-                port=port,
-                flower_port=flower_port,
-                monitor_port=monitor_port,
-                page_port=page_port,
-            ),
-        )
+        given = {
+            "host": host,
+            "listen": listen,
+            "port": port,
+            "flower_port": flower_port,
+            "monitor_port": monitor_port,
+            "page_port": page_port,
+        }
+        asked = service.asked(home, given)
+        homes.create(home, root, settings, lambda work: service.create(work, asked))
+        made |= {"address": f"{host}:{port}", "certificate": str(home / "tls.pem")}
     report(made, as_json)
 
 
 @app.command("serve-at")
 def serve_at(
     home: Home,
-    host: Annotated[str, typer.Option(help="Name or address by which sites will reach it.")],
-    listen: Listen = "0.0.0.0",  # noqa: S104
-    port: SitesPort = 9092,
-    flower_port: FlowerPort = 9091,
-    monitor_port: MonitorPort = 9094,
-    page_port: PagePort = 0,
+    host: Annotated[
+        str | None, typer.Option(help="Name or address by which sites will reach it.")
+    ] = None,
+    listen: Listen | None = None,
+    port: SitesPort | None = None,
+    flower_port: FlowerPort | None = None,
+    monitor_port: MonitorPort | None = None,
+    page_port: PagePort | None = None,
     as_json: Json = False,
 ) -> None:
-    """Give an address to a home that was made without --host, so that it can be served.
+    """Give an address to a home that was made without --host, or change what is named of it.
+
+    Flower's state stays, and so does tls.pem unless the host is another. Where it was cut off, the
+    same command completes it.
 
     Example: organ-coordinator serve-at ~/coordinator --host organs.example.org
     """
+    from not_core.service.supervisor import held
+    from server import service
     from server.home import settings_of
-    from server.service import Service
 
     settings_of(home)
-    made = _served(
-        home,
-        Service(
-            host=host,
-            listen=listen,
-            port=port,
-            flower_port=flower_port,
-            monitor_port=monitor_port,
-            page_port=page_port,
-        ),
-    )
-    report({"home": str(home)} | made, as_json)
-
-
-def _served(home: Path, asked: "Service") -> dict[str, str]:
-    from server import service
-
-    service.create(home, asked)
-    return {"address": f"{asked.host}:{asked.port}", "certificate": str(home / "tls.pem")}
+    options = {
+        "host": host,
+        "listen": listen,
+        "port": port,
+        "flower_port": flower_port,
+        "monitor_port": monitor_port,
+        "page_port": page_port,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    served = (home / service.SETTINGS).is_file()
+    if host is None and not served:
+        raise typer.BadParameter("this home has no address yet; give --host")
+    with held(home):
+        before = service.load(home).port if served else None
+        asked = service.asked(home, given)
+        new = service.create(home, asked)
+    if new:
+        told = "must be given the certificate, which is new, and connect with it to this address"
+    elif asked.port != before:
+        told = "must connect to this address, with the certificate that they have"
+    else:
+        told = "stay connected as they are"
+    address = f"{asked.host}:{asked.port}"
+    facts = {"home": home, "address": address, "certificate": home / "tls.pem", "sites": told}
+    report({name: str(value) for name, value in facts.items()}, as_json)
 
 
 @app.command()
@@ -200,6 +210,10 @@ def status(
             facts = found.of_exchange(coordinator, exchange, bool(running), time.time())
     finally:
         coordinator.catalogue.close()
+    _tell(facts, as_json)
+
+
+def _tell(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         report(facts, as_json)
         return
@@ -266,7 +280,9 @@ def exchange(
     mode: Annotated[
         Literal["replace", "insert"], typer.Option(help="Take layers' place, or add.")
     ] = "replace",
-    wait: Annotated[bool, typer.Option("--wait", help="Until it has ended.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until it has ended; exit code 1 unless it completed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Ask for an exchange among the sites that are connected; 'start' carries it out.
@@ -277,7 +293,12 @@ def exchange(
 
     Example: organ-coordinator exchange ~/coordinator spring --sites 3 --span 10:13 --tokens 16384
     """
+    import time
+
+    from not_core.page.figures import moment
     from server import keeper
+    from server import status as found
+    from server.catalogue import COMPLETED
     from server.home import load
 
     config = {
@@ -297,10 +318,17 @@ def exchange(
     coordinator = load(home)
     try:
         keeper.ask(coordinator, config, begins)
-        state = keeper.waited(coordinator, name) if wait else "begun"
+        state = "begun" if at is None else f"scheduled {moment(begins)} UTC"
+        facts: dict[str, Any] = {"exchange": name, "state": state}
+        if wait:
+            with goes_on("the exchange goes on; see 'organ-coordinator status', or cancel it"):
+                state = keeper.waited(coordinator, name)
+            facts = found.of_exchange(coordinator, name, True, time.time())
     finally:
         coordinator.catalogue.close()
-    report({"exchange": name, "state": state}, as_json)
+    _tell(facts, as_json)
+    if wait and state != COMPLETED:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -9,11 +9,13 @@ from pathlib import Path
 from prometheus_client.core import Metric
 from starlette.applications import Starlette
 
+from not_core import checkup
 from not_core.service import monitor, supervisor, tls
 from not_core.service.monitor import WELL, gauge, number
 from not_core.service.supervisor import LOOPBACK
 from not_core.trust.federation import load_trust
-from server.home import Coordinator, load
+from server.bank import check, is_url, open_bank
+from server.home import Coordinator, load, settings_of
 from server.keeper import beat_of
 from server.service import Service
 
@@ -31,6 +33,17 @@ def monitored(home: Path, service: Service) -> Starlette:
 
     def catalogue() -> str:
         load(home).catalogue.close()
+        return WELL
+
+    place = settings_of(home).bank
+
+    def bank() -> str:
+        check(open_bank(place, home))
+        return WELL
+
+    def disk() -> str:
+        for folder in (home,) if is_url(place) else (home, home / place):
+            checkup.disk(folder, "the bank, by organ-coordinator forget")
         return WELL
 
     def answering(program: str, host: str, port: int, certificate: Path, name: str) -> str:
@@ -74,6 +87,8 @@ def monitored(home: Path, service: Service) -> Starlette:
 
     checks = {
         "catalogue": catalogue,
+        "bank": monitor.lately(bank) if is_url(place) else bank,
+        "disk": disk,
         "flower": flower,
         "gateway": gateway,
         "keeper": keeping,

@@ -96,7 +96,7 @@ def export(coordinator: Coordinator, start: str, exchange: str, out: Path) -> st
 
 
 def forget(coordinator: Coordinator, start: str) -> str:
-    """Remove an organ from catalogue and bank.
+    """Remove an organ from bank and catalogue; what is cut off is completed by doing so again.
 
     Args:
         coordinator: Whose.
@@ -110,8 +110,9 @@ def forget(coordinator: Coordinator, start: str) -> str:
         BankError: The bank cannot be used.
     """
     organ = _found(coordinator, start)
-    for body in coordinator.catalogue.forget(organ):
+    for body in coordinator.catalogue.bodies(organ):  # which only the catalogue names
         coordinator.bank.remove(body)
+    coordinator.catalogue.forget(organ)
     return organ
 
 

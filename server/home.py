@@ -9,6 +9,7 @@
 No other key lies here: nothing in this home can open what is stored in it.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from not_core.trust.offer import Offer
 from not_core.trust.private_keys import read_signing_key, signing_key_pem
 from not_core.trust.revocation import LIST
 from server import database
-from server.bank import Bank, is_url, open_bank
+from server.bank import Bank, is_url, make_bank, open_bank
 from server.catalogue import Catalogue, Quotas
 
 SETTINGS, LOG_KEY = "coordinator.toml", "log.key"
@@ -108,8 +109,19 @@ class Coordinator:
         return sorted((self.folder / INCOMING).glob(f"{exchange}.*.part"))
 
 
-def create(folder: Path, root: Path, settings: Settings | None = None) -> None:
-    """Make a home that trusts the federation of ``root``.
+def create(
+    folder: Path,
+    root: Path,
+    settings: Settings | None = None,
+    furnish: Callable[[Path], object] = lambda work: None,
+) -> None:
+    """Make a home that trusts the federation of ``root``, whole or not at all.
+
+    Args:
+        folder: The home.
+        root: The federation's ``root.pem``, its revocation list beside it.
+        settings: Where catalogue and bank are.
+        furnish: Adds to the home before it appears.
 
     Raises:
         OutputExistsError: ``folder`` is taken.
@@ -126,12 +138,13 @@ def create(folder: Path, root: Path, settings: Settings | None = None) -> None:
         (work / SETTINGS).write_text(tomli_w.dumps(asdict(chosen)), encoding="utf-8")
         (work / INCOMING).mkdir(mode=0o700)
         make_log_key(work)
-        open_bank(chosen.bank, work).size("0" * 64)
+        make_bank(chosen.bank, work)
         engine = database.connect(_address(work, chosen))
         try:
             database.upgrade(engine)
         finally:
             engine.dispose()
+        furnish(work)
 
 
 def load(folder: Path) -> Coordinator:

@@ -12,6 +12,7 @@ import errno
 import secrets
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +34,7 @@ from not_core.service.supervisor import (
     answers,
     python,
 )
-from not_core.settings import read
+from not_core.settings import parsed, read
 from not_core.trust.keyfile import write_secret
 from server import claims
 from server.control import Control
@@ -68,24 +69,65 @@ class Service:
     page_listen: str = LOOPBACK
     page_port: Annotated[int, Field(ge=0, le=65535)] = 0
 
+    def __post_init__(self) -> None:
+        ports = {name: value for name, value in asdict(self).items() if name.endswith("port")}
+        for value in ports.values():
+            same = [other for other, its in ports.items() if its == value]
+            if value and len(same) > 1:
+                raise ValueError(f"{' and '.join(same)} are all {value}, expected a port for each")
+
     @property
     def flower(self) -> str:
         """Where Flower listens."""
         return f"{LOOPBACK}:{self.flower_port}"
 
 
-def create(home: Path, service: Service) -> None:
-    """Add to a coordinator's home what it needs to be served.
+def asked(home: Path, given: Mapping[str, object]) -> Service:
+    """Where a coordinator is to listen: what is given, else as it does, else as usual.
 
     Raises:
-        OutputExistsError: It has it.
+        HomeError: They do not go together, or no host is given and it has none.
     """
-    atomic.refuse_existing(home / SETTINGS)
-    with atomic.folder(home / "flower", mode=0o700) as work:
-        tls.create(work / "loopback.pem", work / "loopback.key", [LOOPBACK, "localhost"])
-        write_secret(work / "secret", secrets.token_bytes(32))
-    tls.create(home / "tls.pem", home / "tls.key", [service.host])
+    before = asdict(load(home)) if (home / SETTINGS).is_file() else {}
+    return parsed(before | dict(given), Service, "what is asked for")
+
+
+def create(home: Path, service: Service) -> bool:
+    """Let a coordinator's home be served there, or elsewhere than before.
+
+    What is there stays, and what was cut off is completed: Flower's state, the certificate where
+    it is for that host, and its key always.
+
+    Args:
+        home: Nothing serves it now.
+        service: Where.
+
+    Returns:
+        Whether sites must be given ``tls.pem``, which they do not have yet.
+
+    Raises:
+        CertificateError: The certificate's key cannot be read.
+    """
+    known = (home / SETTINGS).is_file() and load(home).host == service.host
+    if not any((home / "flower").glob("*")):
+        with atomic.folder(home / "flower", mode=0o700) as work:
+            tls.create(work / "loopback.pem", work / "loopback.key", [LOOPBACK, "localhost"])
+            write_secret(work / "secret", secrets.token_bytes(32))
+    if not _certified(home, service.host):
+        known = False
+        tls.create(home / "tls.pem", home / "tls.key", [service.host])
     atomic.write(home / SETTINGS, tomli_w.dumps(asdict(service)).encode())
+    return not known
+
+
+def _certified(home: Path, host: str) -> bool:
+    if not (home / "tls.key").is_file() or not (home / "tls.pem").is_file():
+        return False
+    try:
+        tls.check_serves((home / "tls.pem").read_bytes(), host)
+    except CertificateError:
+        return False
+    return True
 
 
 def load(home: Path) -> Service:

@@ -6,7 +6,7 @@ from typing import Any
 from not_core.errors import ExchangeError
 from not_core.page.figures import ago, instant, moment
 from not_core.protocol import Receipt
-from server.catalogue import RUNNING, Begun, Happened
+from server.catalogue import COMPLETED, RUNNING, Begun, Happened
 from server.counts import Counted
 from server.holdings import holdings
 from server.home import Coordinator
@@ -70,6 +70,7 @@ def of_exchange(coordinator: Coordinator, name: str, served: bool, now: float) -
     events = reversed(catalogue.events(name, MOST_FAILURES))
     return {
         **found[0],
+        "verdicts": found[0]["receipts"],
         "failures": [_failure(one, nodes) for one in events if one.code and one.time >= since],
         "organs": [one.row for one in holdings(coordinator) if name in one.exchanges],
         "receipts": [receipt_row(one) for one in catalogue.receipts(name)],
@@ -105,23 +106,27 @@ def _exchanges(coordinator: Coordinator, served: bool, now: float) -> Iterator[d
     begun, counts = {one.name: one for one in catalogue.begun()}, catalogue.counts
     counted, verdicts, failures = counts.counted(), counts.verdicts_each(), counts.failures()
     for name in sorted({*begun, *catalogue.exchanges()}):
-        one = begun.get(name)
+        one, organs = begun.get(name), counted.get(name, Counted()).organs
         yield {
             "exchange": name,
-            "state": _state(one, served, now) if one else "recorded",
+            "state": _state(one, organs, served, now) if one else "recorded",
             "runs": one.runs if one else 0,
-            "organs": counted.get(name, Counted()).organs,
+            "organs": organs,
             "receipts": verdicts.get(name, {}),
             "failures": failures.get(name, 0),
         }
 
 
-def _state(one: Begun, served: bool, now: float) -> str:
-    if one.state != RUNNING or one.run:
+def _state(one: Begun, organs: int, served: bool, now: float) -> str:
+    if one.state == COMPLETED and not organs:
+        return "completed, but nothing came"
+    if one.state != RUNNING:
         return one.state
-    if one.since > now:
+    if not one.run and one.since > now:
         return f"scheduled {moment(one.since)} UTC"
-    return "waits for two sites" if served else "waits for 'organ-coordinator start'"
+    if not served:
+        return "waits for 'organ-coordinator start'"
+    return one.state if one.run else "waits for two sites"
 
 
 def _failure(one: Happened, nodes: Mapping[str, str]) -> dict[str, str]:

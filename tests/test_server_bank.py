@@ -16,7 +16,7 @@ from trust_world import World
 from not_core import canonical
 from not_core.errors import BankError
 from server import bank as banks
-from server.bank import CHUNK, Bank, FolderBank, chunks, open_bank
+from server.bank import CHUNK, Bank, FolderBank, chunks, make_bank, open_bank
 
 LARGE = 3 * CHUNK + 12_345
 
@@ -32,6 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 @pytest.fixture(params=["folder", "file", "s3"])
 def bank(request: pytest.FixtureRequest, tmp_path: Path) -> Bank:
     if request.param == "folder":
+        make_bank("bank", tmp_path)
         return open_bank("bank", tmp_path)
     if request.param == "file":
         (tmp_path / "bank").mkdir()

@@ -1,12 +1,15 @@
 """What an operator meets: ports that others have, homes that are served, and what health says."""
 
+import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,15 @@ from pages import Members
 from servers import in_thread
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
+from trust_world import World
 
+from not_core import checkup
+from not_core.errors import BankError
 from not_core.service import supervisor, tls
 from not_core.service.monitor import WELL
 from not_core.service.supervisor import LOOPBACK, free_port
 from server import commands, database, health, keeper, service, status, upgrade
+from server import home as homes
 from server.catalogue import Happened
 
 Call = Callable[..., tuple[int, str, str]]
@@ -178,7 +185,13 @@ def test_status_says_who_is_there_and_why_nothing_came(
     }
     assert sum(exchanges["spring"]["receipts"].values()) == 3
     assert exchanges["winter"] == {
-        **{"state": "completed", "runs": 1, "organs": 0, "receipts": {}, "failures": 2}
+        **{
+            "state": "completed, but nothing came",
+            "runs": 1,
+            "organs": 0,
+            "receipts": {},
+            "failures": 2,
+        }
     }
     for words in ("scheduled 2100-01-01 00:00 UTC", "3 days ago", str(2**63 + 1), "accepted"):
         assert words in human
@@ -206,9 +219,7 @@ def test_a_site_is_online_while_the_keeper_hears_of_it() -> None:
 def test_a_monitor_reads_no_donation_to_count_them(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from server import home
-
-    loaded = home.load(made)
+    loaded = homes.load(made)
     with database.writing(loaded.catalogue._engine) as session:
         session.connection().exec_driver_sql("UPDATE organs SET donation = 'not to be decoded'")
     loaded.catalogue.close()
@@ -230,8 +241,189 @@ def test_a_home_without_an_address_is_given_one(tmp_path: Path, call: Call) -> N
     code, out, _ = call(*words, "--json", app=commands.app)
     assert (code, json.loads(out)["address"]) == (0, "north.example:9999")
     assert service.load(home).host == "north.example"
-    assert call(*words, app=commands.app)[0] == 1, "once"
     nowhere = tmp_path / "nowhere"
     for command in ("start", "stop"):
         code, _, said = call(command, nowhere, app=commands.app)
         assert (code, "there is no home" in said or "no coordinator in" in said) == (1, True)
+
+
+def files(home: Path, *names: str) -> dict[str, bytes]:
+    return {name: (home / name).read_bytes() for name in names}
+
+
+def test_another_address_leaves_flower_and_what_sites_have(tmp_path: Path, call: Call) -> None:
+    members = Members(tmp_path)
+    members.coordinator.catalogue.close()
+    home = members.coordinator.folder
+
+    def served_at(*words: object) -> str:
+        code, out, wrong = call("serve-at", home, *words, "--json", app=commands.app)
+        assert code == 0, wrong
+        return str(json.loads(out)["sites"])
+
+    assert call("serve-at", home, "--port", 9999, app=commands.app)[0] == 2, "it has no host"
+    assert "must be given the certificate" in served_at("--host", "north.example")
+    flower = ("flower/secret", "flower/loopback.key", "flower/loopback.pem")
+    before = files(home, *flower, "tls.pem", "tls.key")
+    assert "stay connected" in served_at("--host", "north.example")
+    assert "with the certificate that they have" in served_at("--port", 9999)
+    assert files(home, *before) == before
+    assert (service.load(home).host, service.load(home).port) == ("north.example", 9999)
+    assert "which is new" in served_at("--host", "south.example", "--page-port", 9998)
+    found = service.load(home)
+    assert (found.host, found.port, found.page_port) == ("south.example", 9999, 9998)
+    assert files(home, *flower, "tls.key") == {k: v for k, v in before.items() if k != "tls.pem"}
+    tls.check_serves((home / "tls.pem").read_bytes(), "south.example")
+    with supervisor.held(home):
+        code, _, said = call("serve-at", home, "--port", 9997, app=commands.app)
+    assert (code, "stop it first" in said) == (1, True)
+
+
+@pytest.mark.parametrize("gone", [("service.toml",), ("service.toml", "tls.pem"), ("tls.pem",)])
+def test_what_was_cut_off_is_completed_by_the_same_command(
+    made: Path, tmp_path: Path, call: Call, gone: tuple[str, ...]
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    before = files(home, "flower/secret", "flower/loopback.key", "tls.key")
+    for name in gone:
+        (home / name).unlink()
+    words = ("serve-at", home, "--host", "north.example", "--json")
+    code, out, wrong = call(*words, app=commands.app)
+    assert code == 0, wrong
+    assert "must be given the certificate" in json.loads(out)["sites"], "whether or not they were"
+    assert files(home, *before) == before
+    with encrypted(port := free_port(), home / "tls.pem"):
+        tls.handshake(LOOPBACK, port, home / "tls.pem", "north.example")
+
+
+def test_a_cut_off_init_leaves_nothing_in_its_way(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, world = tmp_path / "home", World(tmp_path / "world")
+    root = world.place / "federation" / "root.pem"
+    words = ("init", home, "--root", root, "--host", "north.example")
+    with monkeypatch.context() as patch:
+        patch.setattr(tls, "create", full_disk)
+        assert call(*words, app=commands.app)[0] == 1
+    assert not home.exists()
+    assert call(*words, app=commands.app)[0] == 0
+    assert service.load(home).host == "north.example"
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_home_has_no_port_twice(made: Path, tmp_path: Path, call: Call) -> None:
+    world = World(tmp_path / "world")
+    root, port = world.place / "federation" / "root.pem", service.load(made).port
+    asked = ("--port", 9092, "--flower-port", 9092)
+    words = ("init", tmp_path / "home", "--root", root, "--host", "north.example", *asked)
+    code, _, said = call(*words, app=commands.app)
+    assert (code, "port and flower_port are all 9092" in said) == (1, True)
+    assert not (tmp_path / "home").exists()
+    before = files(made, "service.toml")
+    code, _, said = call("serve-at", made, "--page-port", port, app=commands.app)
+    assert (code, f"port and page_port are all {port}" in said) == (1, True)
+    assert files(made, "service.toml") == before
+
+
+@pytest.mark.parametrize("ends", ["completed", "failed", "cancelled"])
+def test_who_waits_for_an_exchange_is_told_how_it_ended(
+    tmp_path: Path, call: Call, ends: str
+) -> None:
+    members = Members(tmp_path)
+    coordinator, home = members.coordinator, members.coordinator.folder
+    for node, site in enumerate(("north", "south"), 1):
+        coordinator.catalogue.admitted(site, node, b"word")
+
+    def carry_out() -> None:
+        while not coordinator.catalogue.unfinished():
+            time.sleep(0.05)
+        coordinator.catalogue.running("spring", 1, time.time())
+        if ends == "completed":
+            members.exchange("spring")
+        failed = Happened(time.time(), "north", "donate", "policy")
+        coordinator.catalogue.happened("spring", failed)
+        coordinator.catalogue.ended("spring", ends)
+
+    asked = ("--span", "1:2", "--tokens", 10, "--sites", 2, "--wait", "--json")
+    with ThreadPoolExecutor() as pool:
+        carried = pool.submit(carry_out)
+        code, out, _ = call("exchange", home, "spring", *asked, app=commands.app)
+        carried.result()
+    facts = json.loads(out)
+    assert (code, facts["state"]) == (int(ends != "completed"), ends)
+    assert [one["code"] for one in facts["failures"]] == ["policy"]
+    assert len(facts["organs"]) == (2 if ends == "completed" else 0)
+    came = ends == "completed"
+    assert (len(facts["receipts"]), sum(facts["verdicts"].values())) == ((3, 3) if came else (0, 0))
+    coordinator.catalogue.close()
+
+
+def test_an_exchange_is_said_to_run_only_while_it_does(tmp_path: Path, call: Call) -> None:
+    members = Members(tmp_path)
+    coordinator, home = members.coordinator, members.coordinator.folder
+    asked = ("--span", "1:2", "--tokens", 10, "--sites", 2, "--json")
+    at = ("--at", "2100-01-01T00:00")
+    code, out, _ = call("exchange", home, "spring", *asked, *at, app=commands.app)
+    assert (code, json.loads(out)["state"]) == (0, "scheduled 2100-01-01 00:00 UTC")
+    coordinator.catalogue.running("spring", 1, time.time())
+
+    def state() -> str:
+        out = call("status", home, "--json", app=commands.app)[1]
+        return str(json.loads(out)["exchanges"][0]["state"])
+
+    assert state() == "waits for 'organ-coordinator start'"
+    with supervisor.held(home):
+        (home / "run" / supervisor.STATUS).write_text('{"keeper": {"pid": 7}}')
+        assert state() == "running"
+    coordinator.catalogue.close()
+
+
+def test_health_says_when_the_bank_is_away_and_nothing_makes_another(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said() -> dict[str, str]:
+        found = TestClient(health.monitored(made, service.load(made))).get("/healthz").json()
+        return {name: found[name] for name in ("catalogue", "bank", "disk")}
+
+    assert said() == {"catalogue": WELL, "bank": WELL, "disk": WELL}
+    (made / "bank").rename(tmp_path / "away")
+    assert said()["catalogue"] == WELL
+    assert "mount it" in said()["bank"]
+    coordinator = homes.load(made)
+    part = tmp_path / "part"
+    part.write_bytes(b"sealed")
+    for use in (
+        lambda: coordinator.bank.put("0" * 64, part),
+        lambda: coordinator.bank.size("0" * 64),
+        lambda: coordinator.bank.remove("0" * 64),
+    ):
+        with pytest.raises(BankError, match="is away"):
+            use()
+    coordinator.catalogue.close()
+    assert part.exists()
+    assert not (made / "bank").exists()
+    (tmp_path / "away").rename(made / "bank")
+    assert said()["bank"] == WELL
+    monkeypatch.setattr(checkup, "LEAST_FREE", 2**60)
+    assert "organ-coordinator forget" in said()["disk"]
+
+
+def test_an_organ_whose_store_failed_is_forgotten_by_a_second_command(
+    tmp_path: Path, call: Call
+) -> None:
+    members = Members(tmp_path)
+    (organ, other), home = members.exchange("spring"), members.coordinator.folder
+    members.coordinator.catalogue.close()
+    before = len(list((home / "bank").iterdir()))
+    (home / "bank").rename(tmp_path / "away")
+    code, _, said = call("forget", home, organ, app=commands.app)
+    assert (code, "is away" in said) == (1, True)
+    (tmp_path / "away").rename(home / "bank")
+    assert call("forget", home, organ, app=commands.app)[0] == 0
+    rows = json.loads(call("organs", home, "--json", app=commands.app)[1])
+    assert [row["organ"] for row in rows] == [other]
+    assert len(list((home / "bank").iterdir())) == before - 1

@@ -66,7 +66,8 @@ def test_what_ends_is_started_again_ever_more_slowly(tmp_path: Path) -> None:
         eventually(lambda: mark.is_file() and len(mark.read_text()) >= 4)
         assert supervisor.status(tmp_path)["long"]["starts"] == 1
         assert supervisor.served_by(tmp_path) == os.getpid()
-    assert said[:3] == ["short started", "long started", "short ended with 3 and is started again"]
+    ended = "short ended with 3 and is started again; see logs/short.log"
+    assert said[:3] == ["short started", "long started", ended]
     assert (tmp_path / "logs" / "short.log").read_text().startswith("said\nsaid\n")
     assert (tmp_path / "logs" / "short.log").stat().st_mode & 0o777 == 0o600
     assert supervisor.status(tmp_path) == {}

@@ -146,7 +146,8 @@ class Supervisor:
             told(f"{one.program.name} has stalled and is started again")
             end(one.process)
         else:
-            told(f"{one.program.name} ended with {code} and is started again")
+            log = f"logs/{one.program.name}.log"
+            told(f"{one.program.name} ended with {code} and is started again; see {log}")
         if time.monotonic() - one.started > STEADY_SECONDS:
             one.delay = FIRST_DELAY
         one.process = None

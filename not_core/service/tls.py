@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from not_core import atomic
 from not_core.errors import CertificateError
-from not_core.trust.keyfile import write_secret
+from not_core.trust.keyfile import read_secret, write_secret
 
 DAYS = 3650
 BACKDATE = timedelta(minutes=5)
@@ -32,10 +32,14 @@ def create(certificate: Path, key: Path, hosts: Sequence[str]) -> None:
 
     Args:
         certificate: File to write, in PEM; for everyone.
-        key: File to write, PKCS8 in PEM, mode 0600.
+        key: File to write, PKCS8 in PEM, mode 0600; a key that is there stays.
         hosts: Names or IP addresses by which the server is reached; the first names it.
+
+    Raises:
+        CertificateError: What is there is no such key.
+        KeyFileError: It is not this user's alone.
     """
-    secret = ec.generate_private_key(ec.SECP256R1())
+    secret = _kept(key) if key.exists() else ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
     start = datetime.now(UTC)
     made = (
@@ -63,6 +67,16 @@ def create(certificate: Path, key: Path, hosts: Sequence[str]) -> None:
         ),
     )
     atomic.write(certificate, made.public_bytes(serialization.Encoding.PEM))
+
+
+def _kept(key: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        found = serialization.load_pem_private_key(read_secret(key, "TLS key"), password=None)
+    except ValueError:
+        found = None
+    if not isinstance(found, ec.EllipticCurvePrivateKey):
+        raise CertificateError(f"{key} is no key of a TLS server; put back its newest copy")
+    return found
 
 
 def check_serves(pem: bytes, host: str) -> None:
