@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from not_core.protocol import SEGMENT_BYTES, Refusal, pack
 from not_core.service.bounds import MOST_ANSWER, MOST_OBJECTS
+from server import gateway as gateways
 from server.gateway import PATHS, PREFIX, Gateway, Limits, is_reply
 
 Ask = Callable[..., Awaitable[httpx.Response]]
@@ -206,3 +207,15 @@ def test_addresses_are_forgotten_when_they_are_quiet(
     moment = 11.0 if quiet else 1.0
     made._peer("new")
     assert len(made._peers) == (1 if quiet else 4098)
+
+
+def test_the_gateway_is_served_with_bounds_on_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "service.toml").write_text('host = "127.0.0.1"\n')
+    served: dict[str, object] = {}
+    monkeypatch.setattr("uvicorn.run", lambda app, **given: served.update(given))
+    monkeypatch.setattr(gateways, "allow_files", lambda: served.update(files=True))
+    gateways.serve(tmp_path)
+    assert served["http"] is gateways.Connection
+    assert served["files"]

@@ -1,7 +1,10 @@
 """What a message may make its receiver hold, however it is sent."""
 
 import gzip
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -83,3 +86,25 @@ def test_a_message_of_many_objects_does_not_come(objects: int, comes: bool) -> N
     tree = SimpleNamespace(object_id="root", children=leaves)
     assert (bounds.few(lambda: ("message", tree))() is not None) == comes
     assert bounds.few(lambda: None)() is None
+
+
+def test_a_sites_node_runs_with_these_bounds(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from flwr.supernode import cli, start_client_internal as node
+from flwr.supercore.protobuf import client
+from not_core.service import bounds, flower
+cli.flower_supernode = lambda: None
+node._pull_and_store_message = lambda receive: receive()
+flower.supernode(Path(sys.argv[1]), 1.0, [])
+assert client.httpx.Client is bounds.Client
+leaves = [type("Tree", (), {"object_id": "x", "children": []})] * bounds.MOST_OBJECTS
+tree = type("Tree", (), {"object_id": "root", "children": leaves})
+assert node._pull_and_store_message(receive=lambda: ("message", tree)) is None
+assert node._pull_and_store_message(receive=lambda: ("message", leaves[0])) is not None
+"""
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", code, str(tmp_path / "beat")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.runtime import RuntimeHttpClient
 
-from not_core.protocol import DELIVER, REVOKE, SEGMENT_BYTES, Refusal, pack
+from not_core.protocol import CHUNK_BYTES, DELIVER, REVOKE, SEGMENT_BYTES, Refusal, pack
 from not_core.service.supervisor import LOOPBACK
 from server.catalogue import Happened
 from server.home import Coordinator
@@ -30,9 +30,9 @@ from simulations.bare_sites import names
 from simulations.served import until
 from tests.played import Line, begin, made, played, started
 
-SITES, DONORS = 6, 2
-SILENT, NONSENSE, HUGE, POISON = 2, 3, 4, 5
-"""Three spoil what they answer to a delivery; one, what others say."""
+SITES, DONORS = 7, 2
+SILENT, NONSENSE, HUGE, BOMB, POISON = 2, 3, 4, 5, 6
+"""Four spoil what they answer to a delivery; one, what others say."""
 
 
 def test_a_spoilt_reply_is_its_senders_affair(tmp_path: Path) -> None:
@@ -60,6 +60,16 @@ def test_a_spoilt_reply_is_its_senders_affair(tmp_path: Path) -> None:
         line.announce(Message(pack(Refusal(code="policy"), body), reply_to=request))()
         return True
 
+    def bomb(line: Line, request: Message) -> bool:
+        """One piece that is sent once, and named eight times."""
+        if request.metadata.message_type != DELIVER:
+            return False
+        said = pack(Refusal(code="policy"))
+        body = bytes(8 * CHUNK_BYTES)
+        said.array_records["content"]["body"] = Array("uint8", (len(body),), "organ.bytes", body)
+        line.announce(Message(said, reply_to=request))()
+        return True
+
     def poison(line: Line, request: Message) -> bool:
         """Say what is below objects that others will send, as far as they can be known."""
         if request.metadata.message_type != REVOKE or poisoned:
@@ -79,7 +89,7 @@ def test_a_spoilt_reply_is_its_senders_affair(tmp_path: Path) -> None:
     def failures() -> set[tuple[str, str]]:
         return {(one.site, one.code) for one in events(coordinator) if one.code}
 
-    evil = {SILENT: silent, NONSENSE: nonsense, HUGE: huge, POISON: poison}
+    evil = {SILENT: silent, NONSENSE: nonsense, HUGE: huge, BOMB: bomb, POISON: poison}
     with (
         made(tmp_path, SITES) as coordinator,
         started(coordinator),
@@ -89,7 +99,7 @@ def test_a_spoilt_reply_is_its_senders_affair(tmp_path: Path) -> None:
         until(lambda: len(coordinator.catalogue.receipts("bench")) == 4, 100, "four receipts")
         assert announced, "the reply that never comes was begun"
         assert poisoned, "what others might have said was named first"
-        spoilt = {(names(SITES)[number], "format") for number in (NONSENSE, HUGE)}
+        spoilt = {(names(SITES)[number], "format") for number in (NONSENSE, HUGE, BOMB)}
         until(lambda: spoilt <= failures(), 60, "what was spoilt is named")
         silent_one = names(SITES)[SILENT]
         assert not [one for one in failures() if one[0] == silent_one], "which is still awaited"

@@ -37,6 +37,8 @@ PROBE_SECONDS = 1.0
 """Longest that a look at a lock takes."""
 PR_SET_DUMPABLE = 4
 """Of Linux's ``sys/prctl.h``."""
+PARENT = "ORGAN_EXCHANGE_PARENT"
+"""Environment variable that tells a program who started it: it may be gone before one can ask."""
 LOG_BYTES = 16 * 1024 * 1024
 """What a longer log holds is set aside, as ``NAME.log.1``."""
 
@@ -167,7 +169,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL if one.program.secret is None else subprocess.PIPE,
                 stdout=out,
                 stderr=out,
-                env={**os.environ, **one.program.environment},
+                env={**os.environ, **one.program.environment, PARENT: str(os.getpid())},
                 start_new_session=True,
             )
         if one.process.stdin is not None:
@@ -197,7 +199,8 @@ def _set_aside(log: Path) -> None:
     """Keep a long log's text beside it, where there is room; what writes to it goes on."""
     if log.is_file() and log.stat().st_size > LOG_BYTES:
         with suppress(OSError):
-            shutil.copy(log, log.with_suffix(".log.1"))
+            shutil.copy(log, log.with_suffix(".log.new"))
+            log.with_suffix(".log.new").replace(log.with_suffix(".log.1"))
         os.truncate(log, 0)
 
 
@@ -235,11 +238,15 @@ def _holder(home: Path) -> tuple[int, str] | None:
     if not path.is_file():
         return None
     with path.open("r", encoding="ascii") as file:
+        before = ""
         while not _locked(file, fcntl.LOCK_SH):
-            if written := file.read():
+            file.seek(0)
+            # Read twice: whoever has just begun has not yet written over who was killed.
+            if (written := file.read()) and written == before:
                 number, _, numbering = written.partition(" ")
                 return int(number), numbering
-            time.sleep(PROBE_SECONDS / 20)  # it has just begun
+            before = written
+            time.sleep(PROBE_SECONDS / 20)
     return None
 
 
@@ -322,8 +329,8 @@ def python(module: str, *arguments: str) -> tuple[str, ...]:
 
 
 def end_with_parent() -> None:
-    """End this process when its parent is gone, however the parent ended."""
-    parent = os.getppid()
+    """End this process when its parent is gone, however the parent ended, and be it by now."""
+    parent = int(os.environ.pop(PARENT, "") or os.getppid())
 
     def watch() -> None:
         while os.getppid() == parent:

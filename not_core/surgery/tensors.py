@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HEADER_BYTES = 16 * 1024 * 1024
 """Longest safetensors header that is parsed; a hundred thousand tensors take less."""
 
-PIECE_BYTES = 64 * 1024 * 1024
+PIECE_BYTES = 4 * 1024 * 1024
 """Of a tensor that is only hashed, so much is in memory at once."""
 
 # Code in a file's header -> torch's name, bytes of an item.
@@ -199,25 +199,34 @@ class SafetensorsFiles:
         return tensor
 
     def digest(self, name: str) -> str:
-        """SHA-256 of one tensor's bytes; a large one is read in pieces, and never there as a whole.
+        """SHA-256 of one tensor's bytes, which are never there as a whole.
 
         Raises:
             CheckpointError: The file is damaged or lacks it.
         """
         path, stored = self.where[name]
-        form = self.form(name)
-        rows = form.shape[0] if form.shape else 1
-        step = max(1, rows * PIECE_BYTES // max(1, form.bytes))
-        if step >= rows:
-            return tensor_digest(self.read(name))
+        self.form(name)  # which has the file's header checked
+        start, size = self._place(path, stored)
         found = hashlib.sha256()
-        part = self._file(path, "pread").get_slice(stored)
-        try:
-            for start in range(0, rows, step):
-                found.update(_bytes(part[start : min(start + step, rows)]))
-        except Exception as error:  # see form
-            raise _damaged(path, error) from None
+        with path.open("rb") as file:
+            file.seek(start)
+            while size:
+                piece = file.read(min(size, PIECE_BYTES))
+                if not piece:
+                    raise CheckpointError(f"{path.name} was cut off; get an undamaged copy")
+                found.update(piece)
+                size -= len(piece)
         return found.hexdigest()
+
+    def _place(self, path: Path, stored: str) -> tuple[int, int]:
+        """Where a tensor's bytes begin in a file, and how many they are."""
+        if (path, "header") not in self._open:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                self._open[path, "header"] = (8 + length, json.loads(file.read(length)))
+        data, header = self._open[path, "header"]
+        start, stop = header[stored]["data_offsets"]
+        return data + start, stop - start
 
     def files(self) -> tuple[Path, ...]:
         """The files, sorted."""
