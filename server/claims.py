@@ -88,11 +88,11 @@ def common_base(enrolments: Iterable[Enrolment]) -> str | None:
         ExchangeError: As many sites have another: whom to leave out is the operator's choice.
     """
     bases = Counter(one.base_weights for one in enrolments).most_common(2)
-    if len(bases) == 2 and bases[0][1] == bases[1][1] > 1:
+    if len(bases) == 2 and bases[0][1] == bases[1][1]:
         (one, number), (other, _) = bases
         raise ExchangeError(
-            f"{number} sites have the model {one[:12]} and as many {other[:12]}; say who takes "
-            "part with --site"
+            f"as many sites ({number}) have the model {one[:12]} as have {other[:12]}; compare the "
+            "sites' models, or say who takes part with --site"
         )
     return bases[0][0] if bases else None
 
