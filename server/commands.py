@@ -24,15 +24,11 @@ app = new_app(
 )
 
 Home = Annotated[Path, typer.Argument(help="The coordinator's home folder.")]
-Listen = Annotated[str, typer.Option(help="Address that it listens on.")]
-SitesPort = Annotated[int, typer.Option(min=1, max=65535, help="Port for sites.")]
-FlowerPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of Flower, on loopback.")]
-MonitorPort = Annotated[
-    int, typer.Option(min=1, max=65535, help="Port of /healthz and /metrics, on loopback.")
-]
-PagePort = Annotated[
-    int, typer.Option(min=0, max=65535, help="Port of the page that 'start' serves; 0: none.")
-]
+LISTEN = typer.Option(help="Address that it listens on.")
+SITES_PORT = typer.Option(min=1, max=65535, help="Port for sites.")
+FLOWER_PORT = typer.Option(min=1, max=65535, help="Port of Flower, on loopback.")
+MONITOR_PORT = typer.Option(min=1, max=65535, help="Port of /healthz and /metrics, on loopback.")
+PAGE_PORT = typer.Option(min=0, max=65535, help="Port of the page that 'start' serves; 0: none.")
 
 
 @app.command()
@@ -44,10 +40,10 @@ def init(
     host: Annotated[
         str | None, typer.Option(help="Name or address by which sites will reach it.")
     ] = None,
-    listen: Listen = "0.0.0.0",  # noqa: S104
-    port: SitesPort = 9092,
-    flower_port: FlowerPort = 9091,
-    monitor_port: MonitorPort = 9094,
+    listen: Annotated[str, LISTEN] = "0.0.0.0",  # noqa: S104
+    port: Annotated[int, SITES_PORT] = 9092,
+    flower_port: Annotated[int, FLOWER_PORT] = 9091,
+    monitor_port: Annotated[int, MONITOR_PORT] = 9094,
     catalogue: Annotated[
         str, typer.Option(metavar="URL", help="A database; SQLite in the home if none is named.")
     ] = "",
@@ -57,7 +53,7 @@ def init(
     bank: Annotated[
         str, typer.Option(metavar="PLACE", help="Folder or URL for sealed organs.")
     ] = "bank",
-    page_port: PagePort = 0,
+    page_port: Annotated[int, PAGE_PORT] = 0,
     as_json: Json = False,
 ) -> None:
     """Make a home that admits the sites of one federation.
@@ -102,11 +98,11 @@ def serve_at(
     host: Annotated[
         str | None, typer.Option(help="Name or address by which sites will reach it.")
     ] = None,
-    listen: Listen | None = None,
-    port: SitesPort | None = None,
-    flower_port: FlowerPort | None = None,
-    monitor_port: MonitorPort | None = None,
-    page_port: PagePort | None = None,
+    listen: Annotated[str | None, LISTEN] = None,
+    port: Annotated[int | None, SITES_PORT] = None,
+    flower_port: Annotated[int | None, FLOWER_PORT] = None,
+    monitor_port: Annotated[int | None, MONITOR_PORT] = None,
+    page_port: Annotated[int | None, PAGE_PORT] = None,
     as_json: Json = False,
 ) -> None:
     """Give an address to a home that was made without --host, or change what is named of it.

@@ -446,7 +446,7 @@ def test_digests_are_kept_while_files_stay_as_they_are(
     assert len(list((tmp_path / "cache" / "digests").iterdir())) == 1
     with monkeypatch.context() as patch:
         patch.setattr(
-            "not_core.surgery.digests.read_ahead", lambda *_: pytest.fail("read it again")
+            "not_core.surgery.digests.read_digest", lambda *_: pytest.fail("read it again")
         )
         assert open_checkpoint(folder).weights_digest == fresh
     stored = load_file(folder / "model.safetensors")

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from played import admission, made, started
+
 from server import service
 from server.home import Coordinator
 from simulations.bare_sites import names
-from tests.played import admission, made, started
 
 NAMES = names(2)
 

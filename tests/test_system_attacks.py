@@ -20,6 +20,7 @@ from flwr.supercore.interceptors import (
 )
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.runtime import RuntimeHttpClient
+from played import Line, begin, made, played, started
 
 from not_core.protocol import CHUNK_BYTES, DELIVER, REVOKE, SEGMENT_BYTES, Refusal, pack
 from not_core.service.supervisor import LOOPBACK
@@ -28,7 +29,6 @@ from server.home import Coordinator
 from server.service import load
 from simulations.bare_sites import names
 from simulations.served import until
-from tests.played import Line, begin, made, played, started
 
 SITES, DONORS = 7, 2
 SILENT, NONSENSE, HUGE, BOMB, POISON = 2, 3, 4, 5, 6

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from flwr.app import Message
+from played import Line, admission, begin, made, played, started
 
 from not_core.errors import ServiceError
 from not_core.protocol import TRANSPLANT
@@ -17,7 +18,6 @@ from server.home import Coordinator
 from simulations.bare_sites import names
 from simulations.bench_coordinator import settings
 from simulations.served import until
-from tests.played import Line, admission, begin, made, played, started
 
 COUNT = 3
 

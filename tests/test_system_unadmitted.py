@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from flwr.supernode.fleet_http_connection import http_request_response
+from played import made, started
 
 from client import commands
 from client import home as site_home
@@ -20,7 +21,6 @@ from not_core.trust.profile import read_request
 from server import service
 from server.home import Coordinator
 from simulations.bare_sites import FEDERATION
-from tests.played import made, started
 
 
 def connected(coordinator: Coordinator) -> Path:
