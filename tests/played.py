@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +147,12 @@ def played(
                 if request is None:
                     time.sleep(0.2)
                     continue
-                if number in instead and instead[number](line, request):
-                    continue
+                if number in instead:
+                    answered = True
+                    with suppress(Exception):  # of what nobody wants the rest is not taken
+                        answered = instead[number](line, request)
+                    if answered:
+                        continue
                 packet = unpack(request.content)
                 value, body = sites.answer(number + 1, request.metadata.message_type, packet)
                 line.announce(Message(pack(value, body), reply_to=request))()
