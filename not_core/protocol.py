@@ -347,5 +347,6 @@ def _array(data: bytes) -> Array:
 
 
 def _bytes(array: Array) -> bytes:
-    data, step = array.data, SALT_BYTES + _PIECE
-    return b"".join(data[start + SALT_BYTES : start + step] for start in range(0, len(data), step))
+    data = array.data
+    starts = range(0, len(data), CHUNK_BYTES)
+    return b"".join(data[start + SALT_BYTES : start + CHUNK_BYTES] for start in starts)

@@ -78,18 +78,23 @@ def init(
     else:
         from server import service
 
-        given = {
-            "host": host,
-            "listen": listen,
-            "port": port,
-            "flower_port": flower_port,
-            "monitor_port": monitor_port,
-            "page_port": page_port,
-        }
+        given = _given(host, listen, port, flower_port, monitor_port, page_port)
         asked = service.asked(home, given)
         homes.create(home, root, settings, lambda work: service.create(work, asked))
         made |= {"address": f"{host}:{port}", "certificate": str(home / "tls.pem")}
     report(made, as_json)
+
+
+def _given(
+    host: str | None,
+    listen: str | None,
+    port: int | None,
+    flower_port: int | None,
+    monitor_port: int | None,
+    page_port: int | None,
+) -> dict[str, Any]:
+    """Where it is to listen, by names of ``service.toml``; what was not said is left out."""
+    return {name: value for name, value in locals().items() if value is not None}
 
 
 @app.command("serve-at")
@@ -117,15 +122,7 @@ def serve_at(
     from server.home import settings_of
 
     settings_of(home)
-    options = {
-        "host": host,
-        "listen": listen,
-        "port": port,
-        "flower_port": flower_port,
-        "monitor_port": monitor_port,
-        "page_port": page_port,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
+    given = _given(host, listen, port, flower_port, monitor_port, page_port)
     served = (home / service.SETTINGS).is_file()
     if host is None and not served:
         raise typer.BadParameter("this home has no address yet; give --host")
