@@ -174,7 +174,8 @@ def is_reply(body: bytes) -> bool:
     """Whether what a node pushes is one answer of its own, of bounded size.
 
     Flower knows which node asks, and believes it whom a message is from and to: a node could speak
-    to another site as the coordinator does, and store what nobody asked for.
+    to another site as the coordinator does, and store what nobody asked for. It takes one answer to
+    a question, but any object for its content, again and again: so the content is what is named.
     """
     try:
         request = PushMessagesRequest.FromString(body)
@@ -185,7 +186,10 @@ def is_reply(body: bytes) -> bool:
     said = request.messages_list[0].metadata
     if said.src_node_id != request.node.node_id or not said.reply_to_message_id:
         return False
-    waiting, found = list(request.message_object_trees), 0
+    [content] = request.message_object_trees
+    if content.object_id != said.message_id:
+        return False
+    waiting, found = [content], 0
     while waiting and found <= MOST_OBJECTS:
         found += 1
         waiting.extend(waiting.pop().children)

@@ -156,7 +156,7 @@ def shown(result: dict[str, Any]) -> str:
         for one in result["processes"]
     )
     return (
-        f"{result['exchanges']} exchanges among three sites in {result['seconds']:,} s, by servers "
+        f"{result['exchanges']} exchanges between two sites in {result['seconds']:,} s, by servers "
         f"that were started {result['runs']} times. One took {result['seconds_second_quarter']} s "
         f"(median) in the second quarter, {result['seconds_last_quarter']} s in the last.\n\n"
         + table([*(name.replace("_", " ") for name in names), "flat"], rows)

@@ -18,6 +18,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
+from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.fleet_http_connection import http_request_response
 
 from client import service as site_service
@@ -109,6 +110,14 @@ class Line:
         """Announce a reply whose objects are these; those that are wanted, and a session."""
         wanted: tuple[set[str], str] = self._send(reply, tree, 0.1)
         return wanted
+
+    def stores(self, reply: Message, tree: Any) -> bool:
+        """Whether the coordinator takes a reply with these objects; Flower reads a 403 so."""
+        try:
+            self.send(reply, tree)
+        except RunNotRunningException:
+            return False
+        return True
 
     def announce(self, reply: Message, root: Any = None) -> Callable[[], None]:
         """Announce a reply, or another object in its place; what then sends its objects."""

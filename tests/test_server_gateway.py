@@ -89,14 +89,19 @@ def test_the_calls_of_a_site_pass_and_no_others() -> None:
 
 
 def pushed(
-    content: RecordDict, source: int = 7, reply_to: str = "asked", number: int = 1
+    content: RecordDict,
+    source: int = 7,
+    reply_to: str = "asked",
+    number: int = 1,
+    below: str = "content",
 ) -> PushMessagesRequest:
     """What Flower's node 7 pushes."""
-    message = Message(metadata=Metadata(src_node_id=source, reply_to_message_id=reply_to))
+    metadata = Metadata(src_node_id=source, reply_to_message_id=reply_to, message_id="content")
+    tree = ObjectTree(object_id=below, children=[get_object_tree(content)])
     return PushMessagesRequest(
         node=Node(node_id=7),
-        messages_list=[message] * number,
-        message_object_trees=[ObjectTree(children=[get_object_tree(content)])] * number,
+        messages_list=[Message(metadata=metadata)] * number,
+        message_object_trees=[tree] * number,
     )
 
 
@@ -108,6 +113,7 @@ def test_a_node_pushes_one_answer_of_its_own_and_nothing_else() -> None:
         pushed(segment, source=1),  # as the coordinator
         pushed(segment, reply_to=""),  # unasked
         pushed(segment, number=2),
+        pushed(segment, below="more"),  # Flower would store it beside what it has
         pushed(pack(value, b"".join(bytes([one]) * 5 * 2**20 for one in range(MOST_OBJECTS)))),
         PushMessagesRequest(node=Node(node_id=7)),
     ]

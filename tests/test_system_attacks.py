@@ -38,13 +38,16 @@ SILENT, NONSENSE, HUGE, BOMB, POISON = 2, 3, 4, 5, 6
 def test_a_spoilt_reply_is_its_senders_affair(tmp_path: Path) -> None:
     """While one reply never comes whole, the donors' organs go from hand to hand."""
     announced: list[Line] = []
+    stored_again: list[bool] = []
     poisoned: list[Line] = []
 
     def silent(line: Line, request: Message) -> bool:
         if request.metadata.message_type != DELIVER:
             return False
-        line.announce(Message(pack(Refusal(code="policy")), reply_to=request))
+        reply = Message(pack(Refusal(code="policy")), reply_to=request)
+        line.announce(reply)
         announced.append(line)
+        stored_again.append(line.stores(reply, ObjectTree(object_id=secrets.token_hex(32))))
         return True
 
     def nonsense(line: Line, request: Message) -> bool:
@@ -96,8 +99,9 @@ def test_a_spoilt_reply_is_its_senders_affair(tmp_path: Path) -> None:
         played(coordinator, SITES, DONORS, evil),
     ):
         begin(coordinator, SITES)
-        until(lambda: len(coordinator.catalogue.receipts("bench")) == 4, 100, "four receipts")
+        until(lambda: len(coordinator.catalogue.receipts("bench")) == 4, 300, "four receipts")
         assert announced, "the reply that never comes was begun"
+        assert stored_again == [False], "one reply has one content, however often it is announced"
         assert poisoned, "what others might have said was named first"
         spoilt = {(names(SITES)[number], "format") for number in (NONSENSE, HUGE, BOMB)}
         until(lambda: spoilt <= failures(), 60, "what was spoilt is named")
