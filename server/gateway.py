@@ -17,6 +17,7 @@ from tempfile import SpooledTemporaryFile
 from typing import IO
 
 import httpx
+import uvicorn
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from google.protobuf.message import DecodeError
 from starlette.applications import Starlette
@@ -26,7 +27,7 @@ from starlette.routing import Route
 
 from not_core.service import journal
 from not_core.service.bounds import MOST_ANSWER, MOST_OBJECTS
-from not_core.service.connections import Bounded, allow_files
+from not_core.service.connections import Bounded, Door, allow_files, origin
 from not_core.service.supervisor import end_with_parent
 
 PREFIX = "/v1/fleet/"
@@ -58,7 +59,7 @@ KEPT_BACK = ("flwr-task-token", "flwr-superexec-")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one address may ask of the gateway.
+    """What one origin may ask of the gateway.
 
     Attributes:
         rate: Requests a second, over time.
@@ -72,7 +73,7 @@ class Limits:
 
 
 class Connection(Bounded):
-    """One to the gateway; several sites may come from one address."""
+    """One to the gateway; several sites may come from one origin."""
 
     most, most_of_one, patience = 512, 128, UPSTREAM_SECONDS
 
@@ -90,7 +91,7 @@ class Gateway:
     Args:
         upstream: Where Flower listens, such as ``https://127.0.0.1:9091``.
         certificate: PEM file of Flower's certificate.
-        limits: On each address.
+        limits: On each origin.
     """
 
     def __init__(self, upstream: str, certificate: Path, limits: Limits | None = None) -> None:
@@ -125,8 +126,7 @@ class Gateway:
         call = request.path_params["call"]
         if call not in PATHS:
             return Response(status_code=404)
-        address = request.client.host if request.client else ""
-        peer = self._peer(address)
+        peer = self._peer(origin(request.client))
         if peer.allowance < 1 or peer.under_way >= self._limits.at_once:
             return Response(status_code=429, headers={"retry-after": "1"})
         peer.allowance -= 1
@@ -155,7 +155,7 @@ class Gateway:
             answer.content, status_code=answer.status_code, headers=_passed(answer.headers)
         )
 
-    def _peer(self, address: str) -> _Peer:
+    def _peer(self, whose: str) -> _Peer:
         now = time.monotonic()
         if len(self._peers) > 4096:  # whoever has been quiet is as good as new
             self._peers = {
@@ -163,7 +163,7 @@ class Gateway:
                 for key, one in self._peers.items()
                 if one.under_way or now - one.seen < self._limits.burst / self._limits.rate
             }
-        peer = self._peers.setdefault(address, _Peer(self._limits.burst, now))
+        peer = self._peers.setdefault(whose, _Peer(self._limits.burst, now))
         gained = (now - peer.seen) * self._limits.rate
         peer.allowance = min(float(self._limits.burst), peer.allowance + gained)
         peer.seen = now
@@ -225,17 +225,15 @@ async def _pieces(body: IO[bytes]) -> AsyncIterator[bytes]:
 
 def serve(home: Path) -> None:
     """Serve the gateway of a coordinator's home until told to stop."""
-    import uvicorn
-
     from server.service import load
 
     allow_files()
     service = load(home)
     gateway = Gateway(f"https://{service.flower}", home / "flower" / "loopback.pem")
-    uvicorn.run(
+    Connection.door = Door(service.listen, service.port)
+    config = uvicorn.Config(
         gateway.app(),
-        host=service.listen,
-        port=service.port,
+        loop="asyncio",
         ssl_certfile=str(home / "tls.pem"),
         ssl_keyfile=str(home / "tls.key"),
         http=Connection,
@@ -246,6 +244,7 @@ def serve(home: Path) -> None:
         timeout_graceful_shutdown=5,
         log_config=None,
     )
+    uvicorn.Server(config).run(sockets=[Connection.door])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import contextlib
 import socket
+import ssl
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from not_core.service import connections, tls
-from not_core.service.connections import Bounded
+from not_core.service.connections import Bounded, Door, origin
 from server.gateway import PREFIX, Gateway
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other addresses on loopback")
@@ -81,6 +83,62 @@ def test_one_address_has_no_more_than_its_part(port: int) -> None:
         time.sleep(0.2)
         assert is_shut(crowd[-1])
         assert not is_shut(crowd[0])
+
+
+def test_who_never_begins_tls_gives_way_to_who_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST_AT_THE_DOOR", 4)
+    tls.create(tmp_path / "tls.pem", tmp_path / "tls.key", ["127.0.0.1"])
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "tls.pem"))
+
+    async def answer(request: Request) -> Response:
+        return Response("here")
+
+    config = uvicorn.Config(
+        Starlette(routes=[Route("/", answer)]),
+        http=Few,
+        ws="none",
+        loop="asyncio",
+        ssl_certfile=tmp_path / "tls.pem",
+        ssl_keyfile=tmp_path / "tls.key",
+        log_config=None,
+    )
+    with Door("127.0.0.1", 0) as door, ExitStack() as stack:
+        monkeypatch.setattr(Few, "door", door)
+        serving = uvicorn.Server(config)
+        thread = threading.Thread(target=serving.run, kwargs={"sockets": [door]})
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(setattr, serving, "should_exit", True)
+        while not serving.started:
+            time.sleep(0.02)
+        port = door.getsockname()[1]
+        alone = stack.enter_context(connect(port, "127.0.0.2"))
+        crowd = [stack.enter_context(connect(port, "127.0.0.3")) for _ in range(3)]
+        time.sleep(0.2)
+        for _ in range(2):  # each is a connection by then, and stands at the door no more
+            with httpx.Client(
+                verify=trusted, transport=httpx.HTTPTransport(trusted, local_address="127.0.0.4")
+            ) as client:
+                assert client.get(f"https://127.0.0.1:{port}/").status_code == 200
+        assert [is_shut(one) for one in crowd] == [True, False, False]
+        assert not is_shut(alone)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1:2", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("testclient", "", False),
+    ],
+)
+def test_who_has_a_network_of_addresses_counts_once(one: str, other: str, same: bool) -> None:
+    assert (origin((one, 1)) == origin((other, 2, 0, 0))) is same
 
 
 def test_a_request_that_is_broken_off_leaves_no_trace(

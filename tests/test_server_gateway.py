@@ -1,11 +1,13 @@
 """What sites can reach of the coordinator, and how much of it."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 from flwr.app import RecordDict
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
@@ -220,8 +222,20 @@ def test_the_gateway_is_served_with_bounds_on_connections(
 ) -> None:
     (tmp_path / "service.toml").write_text('host = "127.0.0.1"\n')
     served: dict[str, object] = {}
-    monkeypatch.setattr("uvicorn.run", lambda app, **given: served.update(given))
+
+    def run(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        served.update(http=self.config.http, loop=self.config.loop, door=sockets)
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr(gateways.Connection, "door", None)  # and as it was, afterwards
+    monkeypatch.setattr(gateways, "Door", lambda host, port: (host, port))
     monkeypatch.setattr(gateways, "allow_files", lambda: served.update(files=True))
     gateways.serve(tmp_path)
-    assert served["http"] is gateways.Connection
-    assert served["files"]
+    connection = gateways.Connection
+    assert served == {
+        "http": connection,
+        "loop": "asyncio",
+        "door": [connection.door],
+        "files": True,
+    }
+    assert connection.door == ("0.0.0.0", 9092)  # noqa: S104

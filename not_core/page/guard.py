@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from not_core.errors import NotError
 from not_core.page.limits import Limits
 from not_core.page.sessions import Role, Sessions, Standing
+from not_core.service.connections import origin
 
 SIGN_IN, SIGN_OUT = "/sign-in", "/sign-out"
 STATIC = "/static/"
@@ -107,11 +108,11 @@ class Guard:
             await (refused or self._app)(scope, receive, sent)
 
     def _asker(self, request: Request) -> str:
-        """Who is held to limits: a session, or the address of whoever has none."""
+        """Who is held to limits: a session, or the origin of whoever has none."""
         token = request.cookies.get(self._cookie, "")
         if self._sessions.get(token) is not None:
             return token
-        return request.client.host if request.client else ""
+        return origin(request.client)
 
     def _busy(self, request: Request) -> Response | None:
         path, asker = request.scope["path"], self._asker(request)

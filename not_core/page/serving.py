@@ -1,6 +1,5 @@
 """How a page is served: within bounds on who connects and says nothing, or too much."""
 
-import socket
 from collections.abc import Callable
 from types import FrameType
 
@@ -9,7 +8,7 @@ import uvicorn
 from not_core.errors import ServiceError
 from not_core.page.application import Page, Place
 from not_core.page.live import ending
-from not_core.service.connections import Bounded
+from not_core.service.connections import Bounded, Door
 
 HEADER_BYTES = 32 * 1024
 STOP_SECONDS = 2
@@ -34,6 +33,7 @@ def config_of(page: Page, place: Place) -> uvicorn.Config:
     """How uvicorn is to serve a page."""
     return uvicorn.Config(
         page.app,
+        loop="asyncio",
         http=Connection,
         h11_max_incomplete_event_size=HEADER_BYTES,
         ssl_certfile=place.certificate,
@@ -58,15 +58,14 @@ def serve(page: Page, place: Place, told: Callable[[str], None] = lambda address
     Raises:
         ServiceError: The port is taken, or may not be listened on.
     """
-    family = socket.AF_INET6 if ":" in place.listen else socket.AF_INET
-    with socket.socket(family) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((place.listen, place.port))
-        except OSError as error:
-            raise ServiceError(
-                f"port {place.port} of {place.listen} cannot be listened on ({error.strerror}); "
-                "end what uses it, or choose another by --port"
-            ) from None
+    try:
+        door = Door(place.listen, place.port)
+    except OSError as error:
+        raise ServiceError(
+            f"port {place.port} of {place.listen} cannot be listened on ({error.strerror}); "
+            "end what uses it, or choose another by --port"
+        ) from None
+    with door:
+        Connection.door = door
         told(place.url)
-        Server(config_of(page, place)).run(sockets=[listening])
+        Server(config_of(page, place)).run(sockets=[door])

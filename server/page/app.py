@@ -18,6 +18,7 @@ from not_core.page.guard import SIGN_IN
 from not_core.page.serving import serve
 from not_core.page.sessions import Attempts
 from not_core.service import journal
+from not_core.service.connections import origin
 from not_core.service.supervisor import LOOPBACK, end_with_parent
 from server import keeper, operators
 from server.catalogue import UNFINISHED
@@ -41,7 +42,7 @@ HOST = "page.host"
 """File of the name by which the page is asked for on loopback."""
 
 MOST_FAILURES = 100
-"""To sign in, from one address in ten minutes."""
+"""To sign in, from one origin in ten minutes."""
 DEFAULTS = {
     "exchange": "",
     "sites": "2",
@@ -104,7 +105,7 @@ def page_of(coordinator: Coordinator, place: Place) -> Page:
 
 
 def _add_signing_in(page: Page, home: Path) -> None:
-    # Guesses at a name, and at all names: by a tunnel, everybody comes from one address.
+    # Guesses at a name, and at all names: by a tunnel, everybody comes from one origin.
     attempts, all_attempts = Attempts(), Attempts(MOST_FAILURES)
 
     def show(request: Request, status: int = 200, wrong: str = "", name: str = "") -> HTMLResponse:
@@ -127,16 +128,16 @@ def _add_signing_in(page: Page, home: Path) -> None:
     @page.app.post(SIGN_IN, include_in_schema=False)
     def signed_in(request: Request, fields: Form) -> Response:
         name, password = fields.get("name", ""), fields.get("password", "")
-        address = request.client.host if request.client else ""
-        if not (attempts.allowed(f"{address} {name}") and all_attempts.allowed(address)):
+        whence = origin(request.client)
+        if not (attempts.allowed(f"{whence} {name}") and all_attempts.allowed(whence)):
             return show(request, 429, "Too many attempts; try again in ten minutes.", name)
         try:
             right = operators.check(home, name, password)
         except OperatorError as error:
             return show(request, 429, f"{str(error).capitalize()}.", name)
         if not right:
-            attempts.failed(f"{address} {name}")
-            all_attempts.failed(address)
+            attempts.failed(f"{whence} {name}")
+            all_attempts.failed(whence)
             return show(request, 401, "That name and password do not belong together.", name)
         return page.sign_in(name, fields.get("next", "/"))
 
