@@ -22,6 +22,8 @@ from server.log import Log
 RUNNING, COMPLETED = "running", "completed"
 CANCELLING, CANCELLED = "cancelling", "cancelled"
 UNFINISHED = (RUNNING, CANCELLING)
+SCHEDULED = "scheduled"
+"""What is said of one that is ``running`` and waits for its time."""
 """States of an exchange that has not ended."""
 SITES = {"sites": 0, "invited": ""}
 """What of an exchange may change from one time that it is asked for to the next."""
@@ -47,6 +49,10 @@ class Begun:
     run: int
     runs: int
     since: float
+
+    def waits(self, now: float) -> bool:
+        """Whether its first run is yet to begin, at a time that was asked for."""
+        return self.state == RUNNING and not self.run and self.since > now
 
 
 @dataclass(frozen=True, slots=True)

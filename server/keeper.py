@@ -64,8 +64,7 @@ def look(coordinator: Coordinator, control: Control, now: float) -> None:
     Raises:
         ServiceError: Flower does not run.
     """
-    unfinished = coordinator.catalogue.unfinished()
-    due = [one for one in unfinished if one.run or one.state == CANCELLING or now >= one.since]
+    due = [one for one in coordinator.catalogue.unfinished() if not one.waits(now)]
     if not due:
         return
     runs, online = control.runs(), cache(control.online)

@@ -6,7 +6,7 @@ from typing import Any
 from not_core.errors import ExchangeError
 from not_core.page.figures import ago, instant, moment
 from not_core.protocol import Receipt
-from server.catalogue import COMPLETED, RUNNING, Begun, Happened
+from server.catalogue import COMPLETED, RUNNING, SCHEDULED, Begun, Happened
 from server.counts import Counted
 from server.holdings import holdings
 from server.home import Coordinator
@@ -120,10 +120,10 @@ def _exchanges(coordinator: Coordinator, served: bool, now: float) -> Iterator[d
 def _state(one: Begun, organs: int, served: bool, now: float) -> str:
     if one.state == COMPLETED and not organs:
         return "completed, but nothing came"
+    if one.waits(now):
+        return f"{SCHEDULED} {moment(one.since)} UTC"
     if one.state != RUNNING:
         return one.state
-    if not one.run and one.since > now:
-        return f"scheduled {moment(one.since)} UTC"
     if not served:
         return "waits for 'organ-coordinator start'"
     return one.state if one.run else "waits for two sites"

@@ -385,6 +385,18 @@ def test_an_operator_begins_an_exchange_and_cancels_it(
     assert operator.post("/exchanges", data=FINISH).status_code == 303
 
 
+def test_one_that_waits_for_its_time_is_not_said_to_run(
+    operator: TestClient, members: Members
+) -> None:
+    catalogue = members.coordinator.catalogue
+    catalogue.begin("later", {**FINISH, "exchange": "later"}, at=4102444800.0)
+    shown = operator.get("/exchanges/later").text
+    assert '<span class="state wait">scheduled</span>; begins 2100-01-01 00:00 UTC' in shown
+    assert operator.get("/api/exchanges/later").json()["row"]["state"] == "scheduled"
+    assert operator.post("/exchanges/later/cancel").status_code == 303
+    assert ">cancelling</span>" in operator.get("/exchanges/later").text
+
+
 def test_a_stream_has_a_piece_for_each_change_and_an_end(members: Members) -> None:
     states = iter([("one", False), ("one", False), ("two\nlines", False), ("three", True)])
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from not_core.protocol import Receipt
 from not_core.trust.offer import Offer
-from server.catalogue import RUNNING, UNFINISHED, Happened
+from server.catalogue import RUNNING, SCHEDULED, UNFINISHED, Happened
 from server.page.evidence import Link
 from server.page.paging import Part
 
@@ -80,8 +80,8 @@ class ExchangeRow:
 
     Attributes:
         name: Its name.
-        state: ``running``, ``cancelling``, or how it ended; ``recorded`` for one that was carried
-            out by a simulation.
+        state: ``scheduled``, ``running``, ``cancelling``, or how it ended; ``recorded`` for one
+            that was carried out by a simulation.
         terms: What donors train, in words; empty where nobody here asked for it.
         runs: How often it was started.
         since: When the latest run began; 0 where none has.
@@ -116,12 +116,12 @@ class ExchangeRow:
     @property
     def runs_now(self) -> bool:
         """Whether it may still change."""
-        return self.state in UNFINISHED
+        return self.cancellable or self.state in UNFINISHED
 
     @property
     def cancellable(self) -> bool:
         """Whether it can be cancelled."""
-        return self.state == RUNNING
+        return self.state in (RUNNING, SCHEDULED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

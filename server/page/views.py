@@ -1,5 +1,6 @@
 """What the coordinator's page shows, read from its home; each look is at what there is by now."""
 
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from not_core.trust.offer import Offer, peek_offer
 from not_core.trust.profile import Profile
 from server import claims
 from server.app import settings
-from server.catalogue import Begun
+from server.catalogue import SCHEDULED, Begun
 from server.counts import Counted, Tried
 from server.holdings import holdings
 from server.home import Coordinator
@@ -231,7 +232,7 @@ def _exchange(
     made = min(sites, asked) + there.organs + there.stored + there.receipts + there.witnesses
     return ExchangeRow(
         name=name,
-        state=begun.state if begun else "recorded",
+        state=_state(begun) if begun else "recorded",
         terms=_terms(begun) if begun else "",
         runs=begun.runs if begun else 0,
         since=begun.since if begun else 0.0,
@@ -246,6 +247,10 @@ def _exchange(
         witnesses=there.witnesses,
         done=min(1.0, made / steps) if sites else 0.0,
     )
+
+
+def _state(begun: Begun) -> str:
+    return SCHEDULED if begun.waits(time.time()) else begun.state
 
 
 def _vouched(trust: Trust, enrolment: Enrolment | None, admission: bytes) -> Link:
