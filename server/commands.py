@@ -16,6 +16,8 @@ from not_core.commands.program import (
     run,
     say,
 )
+from server import keeping
+from server.keeping import Home
 
 app = new_app(
     "Coordinate exchanges: pass sealed organs on and keep signed offers and receipts.\n\n"
@@ -23,7 +25,6 @@ app = new_app(
     "The coordinator holds no key that opens what it stores; it signs its log."
 )
 
-Home = Annotated[Path, typer.Argument(help="The coordinator's home folder.")]
 LISTEN = typer.Option(help="Address that it listens on.")
 SITES_PORT = typer.Option(min=1, max=65535, help="Port for sites.")
 FLOWER_PORT = typer.Option(min=1, max=65535, help="Port of Flower, on loopback.")
@@ -191,18 +192,16 @@ def status(
 
     from not_core.service import supervisor
     from server import status as found
-    from server.home import load
+    from server.home import opened
 
-    coordinator, running = load(home), supervisor.status(home)
-    try:
+    running = supervisor.status(home)
+    with opened(home) as coordinator:
         if exchange is None:
             pids = {name: row["pid"] for name, row in running.items()}
             facts: dict[str, Any] = {"processes": pids or "stopped"}
             facts |= found.overview(coordinator, bool(running), time.time())
         else:
             facts = found.of_exchange(coordinator, exchange, bool(running), time.time())
-    finally:
-        coordinator.catalogue.close()
     _tell(facts, as_json)
 
 
@@ -238,13 +237,10 @@ def admit(
     """
     from not_core import canonical
     from server import service
-    from server.home import load
+    from server.home import opened
 
-    coordinator = load(home)
-    try:
+    with opened(home) as coordinator:
         found = [service.admit(coordinator, canonical.read_bounded(one)) for one in admissions]
-    finally:
-        coordinator.catalogue.close()
     listing([{"site": site, "node": str(node)} for site, node in found], as_json)
 
 
@@ -292,7 +288,7 @@ def exchange(
     from server import keeper
     from server import status as found
     from server.catalogue import COMPLETED
-    from server.home import load
+    from server.home import opened
 
     config = {
         "exchange": name,
@@ -308,8 +304,7 @@ def exchange(
     begins = 0.0 if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     if at is not None and begins < datetime.now(UTC).timestamp():
         raise typer.BadParameter(f"{at} has passed; give a later time, or none to begin at once")
-    coordinator = load(home)
-    try:
+    with opened(home) as coordinator:
         keeper.ask(coordinator, config, begins)
         state = "begun" if at is None else f"scheduled {moment(begins)} UTC"
         facts: dict[str, Any] = {"exchange": name, "state": state}
@@ -317,8 +312,6 @@ def exchange(
             with goes_on("the exchange goes on; see 'organ-coordinator status', or cancel it"):
                 state = keeper.waited(coordinator, name)
             facts = found.of_exchange(coordinator, name, True, time.time())
-    finally:
-        coordinator.catalogue.close()
     _tell(facts, as_json)
     if wait and state != COMPLETED:
         raise typer.Exit(1)
@@ -334,13 +327,10 @@ def cancel(
 
     Example: organ-coordinator cancel ~/coordinator spring
     """
-    from server.home import load
+    from server.home import opened
 
-    catalogue = load(home).catalogue
-    try:
-        catalogue.cancel(name)
-    finally:
-        catalogue.close()
+    with opened(home) as coordinator:
+        coordinator.catalogue.cancel(name)
     report({"exchange": name, "state": "cancelling"}, as_json)
 
 
@@ -388,9 +378,10 @@ def operator_add(
     from not_core.commands.passphrase import new_passphrase
     from not_core.trust.certificates import check_name
     from server import operators
-    from server.home import load
+    from server.home import opened
 
-    load(home).catalogue.close()
+    with opened(home):
+        pass  # that it is one
     check_name(name, "operator's name")
     words = new_passphrase(password_file, unprotected=None, words="password")
     operators.add(home, name, role, words or b"")
@@ -438,12 +429,11 @@ def crl(
     Example: organ-coordinator crl ~/coordinator federation.crl
     """
     from not_core.trust import keys, revocation
-    from server.home import load
+    from server.home import opened
 
-    coordinator = load(home)
-    coordinator.catalogue.close()
-    found = revocation.load(revoked, coordinator.trust.root)
-    keys.install_list(home, found)
+    with opened(home) as coordinator:
+        found = revocation.load(revoked, coordinator.trust.root)
+        keys.install_list(home, found)
     report(
         {
             "revocation_list": found.number,
@@ -454,127 +444,7 @@ def crl(
     )
 
 
-@app.command()
-def organs(home: Home, as_json: Json = False) -> None:
-    """List the sealed organs of all exchanges, as their donors describe them.
-
-    'stored' says how many bytes of an organ are in the bank, and is 0 while it is on its way;
-    'accepted' how many sites accept it of those that tried it, the donor's own check aside.
-
-    Example: organ-coordinator organs ~/coordinator
-    """
-    from server.holdings import holdings
-    from server.home import load
-
-    coordinator = load(home)
-    try:
-        found = holdings(coordinator)
-    finally:
-        coordinator.catalogue.close()
-    listing([one.row for one in found], as_json)
-
-
-@app.command()
-def export(
-    home: Home,
-    organ: Annotated[str, typer.Argument(help="Digest of the organ, or its first digits.")],
-    exchange: Annotated[str, typer.Option(help="Name of the exchange whose offer it is.")],
-    out: Annotated[Path, typer.Option(help="File to write.")],
-    as_json: Json = False,
-) -> None:
-    """Write a sealed organ to a file, for 'organ-site receive' where no network reaches.
-
-    Example: organ-coordinator export ~/coordinator 3f5a90 --exchange spring --out x.organ
-    """
-    from server.holdings import export as exported
-    from server.home import load
-
-    coordinator = load(home)
-    try:
-        report({"organ": exported(coordinator, organ, exchange, out), "out": str(out)}, as_json)
-    finally:
-        coordinator.catalogue.close()
-
-
-@app.command()
-def forget(
-    home: Home,
-    organ: Annotated[str, typer.Argument(help="Digest of the organ, or its first digits.")],
-    as_json: Json = False,
-) -> None:
-    """Remove an organ from catalogue and bank; its receipts stay, and its donor can give it again.
-
-    Example: organ-coordinator forget ~/coordinator 3f5a90
-    """
-    from server.holdings import forget as forgotten
-    from server.home import load
-
-    coordinator = load(home)
-    try:
-        report({"forgotten": forgotten(coordinator, organ)}, as_json)
-    finally:
-        coordinator.catalogue.close()
-
-
-@app.command()
-def receipts(
-    home: Home,
-    exchange: Annotated[str, typer.Argument(help="Name of the exchange.")],
-    as_json: Json = False,
-) -> None:
-    """List the signed verdicts of an exchange.
-
-    Example: organ-coordinator receipts ~/coordinator demo
-    """
-    from not_core import canonical
-    from server.home import load
-    from server.status import receipt_row
-
-    coordinator = load(home)
-    found = coordinator.catalogue.receipts(exchange)
-    coordinator.catalogue.close()
-    if as_json:
-        listing([canonical.plain(canonical.encode(one), "receipt") for one in found], as_json)
-        return
-    listing([receipt_row(one) for one in found], as_json)
-
-
-@app.command()
-def log(home: Home, as_json: Json = False) -> None:
-    """Check the log against all its entries, and print them and who has signed it.
-
-    Example: organ-coordinator log ~/coordinator
-    """
-    from dataclasses import asdict
-
-    from rich.console import Console
-    from rich.table import Table
-
-    from not_core.page.figures import instant
-    from server.home import load
-    from server.witnesses import signed_head
-
-    coordinator = load(home)
-    try:
-        book = coordinator.catalogue.log
-        size, root = book.verify()
-        entries, witnesses = book.entries(size), book.witnesses()
-        name = signed_head(coordinator).head.log
-    finally:
-        coordinator.catalogue.close()
-    signed = {one.profile.site: one.size for one in witnesses}
-    if as_json:
-        rows = [{"number": one.number, **asdict(one.entry)} for one in reversed(entries)]
-        facts = {"log": name, "entries": size, "root": root, "signed": signed, "rows": rows}
-        Console().print_json(data=facts)
-        return
-    table = Table("number", "time (UTC)", "event", "site", "exchange", "digest", box=None)
-    for one in reversed(entries):
-        entry = one.entry
-        row = (entry.event, entry.site, entry.exchange, entry.digest[:16])
-        table.add_row(str(one.number), instant(entry.time), *row)
-    Console().print(table)
-    report({"log": name, "entries": size, "root": root, "signed": signed or "by nobody yet"}, False)
+keeping.add_to(app)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from not_core.service.monitor import WELL, gauge, number
 from not_core.service.supervisor import LOOPBACK
 from not_core.trust.federation import load_trust
 from server.bank import check, is_url, open_bank
-from server.home import Coordinator, load, settings_of
+from server.home import Coordinator, opened, settings_of
 from server.keeper import beat_of
 from server.service import Service
 
@@ -32,8 +32,8 @@ def monitored(home: Path, service: Service) -> Starlette:
     """
 
     def catalogue() -> str:
-        load(home).catalogue.close()
-        return WELL
+        with opened(home):
+            return WELL
 
     place = settings_of(home).bank
 
@@ -79,11 +79,8 @@ def monitored(home: Path, service: Service) -> Starlette:
         return WELL
 
     def figures() -> Iterator[Metric]:
-        coordinator = load(home)
-        try:
+        with opened(home) as coordinator:
             yield from _figures(coordinator)
-        finally:
-            coordinator.catalogue.close()
 
     checks = {
         "catalogue": catalogue,

@@ -9,7 +9,8 @@
 No other key lies here: nothing in this home can open what is stored in it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
@@ -160,6 +161,16 @@ def load(folder: Path) -> Coordinator:
     bank, trust = open_bank(settings.bank, folder), load_trust(folder)
     key = HeldSigner(read_signing_key(folder / LOG_KEY, "log's key"))
     return Coordinator(folder, trust, Catalogue(catalogue_of(folder)), bank, settings, key)
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Coordinator]:
+    """Load a coordinator's home, and let go of its catalogue afterwards; raises as ``load``."""
+    coordinator = load(folder)
+    try:
+        yield coordinator
+    finally:
+        coordinator.catalogue.close()
 
 
 def make_log_key(folder: Path) -> None:

@@ -32,12 +32,9 @@ def upgrade(folder: Path) -> None:
     finally:
         engine.dispose()
     home.make_log_key(folder)
-    coordinator = home.load(folder)
-    try:
+    with home.opened(folder) as coordinator:
         for whole in sorted((folder / BANK).glob("*.organ")):
             _split(coordinator, whole)
-    finally:
-        coordinator.catalogue.close()
 
 
 def _split(coordinator: Coordinator, whole: Path) -> None:

@@ -164,12 +164,9 @@ def _pass(scenario: exchange.Scenario, say: Callable[[str], None]) -> dict[str, 
         raise ExchangeError(f"the exchange has {state}")
     for name, home in deployment.sites.items():
         costs += _messages(name, home / COSTS)
-    coordinator = coordinator_home.load(deployment.coordinator)
-    try:
+    with coordinator_home.opened(deployment.coordinator) as coordinator:
         facts = coordinator.catalogue.last_run("large") or {}
         number = len(coordinator.catalogue.receipts("large"))
-    finally:
-        coordinator.catalogue.close()
     if facts.get("failures") or number != 2:
         raise ExchangeError(f"{number} receipts, failures: {facts.get('failures')}")
     return {

@@ -216,8 +216,7 @@ def run(scenario: Scenario, notify: Callable[[Event], None] = lambda event: None
         mode=scenario.mode,
         keep_messages=scenario.keep_messages,
     )
-    coordinator = coordinator_home.load(scenario.coordinator)
-    try:
+    with coordinator_home.opened(scenario.coordinator) as coordinator:
         play(
             coordinator_app(lambda context: (coordinator, settings), notify),
             site_app(find_home),
@@ -225,5 +224,3 @@ def run(scenario: Scenario, notify: Callable[[Event], None] = lambda event: None
             threads=scenario.threads,
             parallel=scenario.parallel,
         )
-    finally:
-        coordinator.catalogue.close()

@@ -38,14 +38,13 @@ def gather(
         resumed: Whether its last run took up an earlier one; bytes and seconds are the last run's.
         beside: The report of the same exchange without differential privacy.
     """
-    coordinator = coordinator_home.load(scenario.coordinator)
     exchange = scenario.federation.exchange
-    receipts = coordinator.catalogue.receipts(exchange)
+    with coordinator_home.opened(scenario.coordinator) as coordinator:
+        receipts = coordinator.catalogue.receipts(exchange)
+        run = coordinator.catalogue.last_run(exchange) or {}
+        organs = _organs(scenario, coordinator, exchange)
     base = open_checkpoint(scenario.model)
     names = [site.name for site in scenario.federation.sites]
-    run = coordinator.catalogue.last_run(exchange) or {}
-    organs = _organs(scenario, coordinator, exchange)
-    coordinator.catalogue.close()
     return {
         "format": FORMAT,
         "exchange": exchange,

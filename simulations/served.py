@@ -143,9 +143,8 @@ class Deployment:
             mode=self.scenario.mode,
         )
         config = config_of(asked) | changes
-        coordinator = coordinator_home.load(self.coordinator)
-        coordinator.catalogue.begin(name, config)
-        coordinator.catalogue.close()
+        with coordinator_home.opened(self.coordinator) as coordinator:
+            coordinator.catalogue.begin(name, config)
 
     def waited(self, name: str, seconds: float = float("inf")) -> str:
         """Wait for an exchange to end; how it did.
@@ -153,11 +152,8 @@ class Deployment:
         Raises:
             ExchangeError: It has not ended in that time.
         """
-        coordinator = coordinator_home.load(self.coordinator)
-        try:
+        with coordinator_home.opened(self.coordinator) as coordinator:
             return until(lambda: keeper.ended(coordinator, name), seconds, f"exchange {name}")
-        finally:
-            coordinator.catalogue.close()
 
 
 def until(reached: Callable[[], Reached], seconds: float, what: str) -> Reached:
