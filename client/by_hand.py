@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from client import donor, recipient
-from client.home import Site
+from client.home import Site, alone
 from client.policy import check_addressees, check_release
 from not_core import atomic, canonical
 from not_core.protocol import (
@@ -37,6 +37,7 @@ def offer(
         out: File to write.
 
     Raises:
+        HomeError: A task of the site is at work.
         ApprovalError: The operator has not approved the organ, or has rejected it.
         PolicyError: An addressee is not one of the policy's.
         NotError: It cannot be sealed.
@@ -47,7 +48,8 @@ def offer(
     check_addressees(site.policy, addressees)
     check_release(site.policy, site.log, organ)
     terms = sealing.Audience(addressees=addressees, exchange=exchange, lifetime_seconds=days * DAY)
-    signed, sealed = donor.seal(site, organ, terms)
+    with alone(site.folder):
+        signed, sealed = donor.seal(site, organ, terms)
     site.log.append(
         "released",
         what="sealed organ",
@@ -72,8 +74,14 @@ def receive(site: Site, path: Path, mode: Literal["replace", "insert"]) -> tuple
         The receipt, and the envelope that this site signed.
 
     Raises:
+        HomeError: A task of the site is at work.
         NotError: As if the coordinator had delivered it.
     """
+    with alone(site.folder):
+        return _received(site, path, mode)
+
+
+def _received(site: Site, path: Path, mode: Literal["replace", "insert"]) -> tuple[Receipt, bytes]:
     offered = sealing.verify_sealed(path, site.trust).offer
     size, digest = path.stat().st_size, canonical.sha256_file(path)
     with path.open("rb") as file:

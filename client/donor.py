@@ -286,10 +286,10 @@ def _make(site: Site, terms: Terms) -> Made:
         steps=trained.facts.steps,
         seconds=round(time.monotonic() - started, 1),
     )
+    site.log.append("trained", what="organ", digest=made.organ)
     atomic.write(note, json.dumps(asdict(made)).encode(), mode=0o600)
     audits.forget(work)
     trained.finished()
-    site.log.append("trained", what="organ", digest=made.organ)
     return made
 
 

@@ -11,6 +11,8 @@ ledger.db      what each unit of the records was in; its heads are in log.db
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
@@ -207,6 +209,24 @@ def informed(site: Site) -> Site:
     """
     trust = load_trust(site.identity.folder, grace=site.trust.grace)
     return replace(site, identity=replace(site.identity, trust=trust))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a site's home while no task of it is at work.
+
+    Raises:
+        HomeError: One is.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(atomic.locked(folder, wait=False))
+        except BlockingIOError:
+            raise HomeError(
+                f"a task of the site is at work in {folder}; wait until it is done (organ-site "
+                "status), or stop the site first"
+            ) from None
+        yield
 
 
 def _sweep(folder: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Literal
 
 from client import donor
 from client import policy as policies
-from client.home import Home
+from client.home import Home, alone
 from client.policy import Policy
-from not_core import atomic, canonical
+from not_core import canonical
 from not_core.errors import HomeError, NotError
 from not_core.manifest import TENSORS
 from not_core.protocol import Receipt
@@ -208,7 +208,8 @@ def forget(home: Home, exchange: str, *, made: bool = False) -> list[Removed]:
     """
     if not EXCHANGE.fullmatch(exchange):
         raise HomeError("no name of an exchange; see 'organ-site organs'")
-    return _alone(home, _forget(home, exchange, made))
+    with alone(home.folder):
+        return list(_forget(home, exchange, made))
 
 
 def own(home: Home) -> set[str]:
@@ -228,19 +229,8 @@ def forget_organ(home: Home, organ: str) -> list[Removed]:
     Raises:
         HomeError: It waits for the operator, or a task of the site is at work.
     """
-    return _alone(home, _forget_organ(home, organ))
-
-
-def _alone(home: Home, removing: Iterator[Removed]) -> list[Removed]:
-    """Remove while no task of the site is at work."""
-    try:
-        with atomic.locked(home.folder, wait=False):
-            return list(removing)
-    except BlockingIOError:
-        raise HomeError(
-            f"a task of the site is at work in {home.folder}; wait until it is done (organ-site "
-            "status), or stop the site first"
-        ) from None
+    with alone(home.folder):
+        return list(_forget_organ(home, organ))
 
 
 def _forget(home: Home, exchange: str, made: bool) -> Iterator[Removed]:
@@ -274,11 +264,11 @@ def _forget_organ(home: Home, organ: str) -> Iterator[Removed]:
 
 
 def _forget_made(home: Home, organ: str, exchange: str) -> Iterator[Removed]:
+    for note in donor.notes_of(home.folder, organ):  # which say that it is there whole
+        note.unlink()
     folder = home.folder / "organs" / "made" / organ
     if folder.is_dir():
         yield _remove(home, "organ", folder, exchange)
-    for note in donor.notes_of(home.folder, organ):
-        note.unlink()
 
 
 def _remove_empty(place: Path) -> None:
@@ -292,6 +282,10 @@ def _remove(home: Home, what: str, path: Path, exchange: str) -> Removed:
     size = sum(one.stat().st_size for one in files)
     found = Removed(what=what, organ=path.name[:64], bytes=size)
     home.log.append(FORGOTTEN, what=what, digest=found.organ, size=size, exchange=exchange)
+    if path.is_dir():  # nothing of that name may be there in part
+        gone = path.with_name(f".{path.name}.{FORGOTTEN}.partial")
+        shutil.rmtree(gone, ignore_errors=True)
+        path = path.rename(gone)
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     return found
 

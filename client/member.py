@@ -60,8 +60,8 @@ def take_in(home: Home, pem: bytes) -> RevocationList:
     folder = home.folder / IDENTITY
     known = load_trust(folder)
     found = revocation.parse(pem, known.root)
-    keys.install_list(folder, found)
     if found.number > known.revoked.number:
         digest = canonical.sha256(pem)
         home.log.append("installed", what=f"revocation list {found.number}", digest=digest)
+    keys.install_list(folder, found)
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import tomli_w
 
-from client.home import POLICY, Home
+from client.home import IDENTITY, POLICY, Home, policy_of
 from client.home import policy as parsed
 from client.policy import Policy
 from not_core import atomic, canonical
@@ -63,7 +63,13 @@ def change(home: Home, settings: Sequence[str]) -> list[tuple[str, str, str]]:
         HomeError: No such field, a value that it cannot have, or a file that is not valid; nothing
             has changed then.
     """
+    with atomic.locked(home.folder / IDENTITY):  # no task holds that for long
+        return _change(home, settings)
+
+
+def _change(home: Home, settings: Sequence[str]) -> list[tuple[str, str, str]]:
     path = home.folder / POLICY
+    before = policy_of(home.folder)
     text = path.read_text(encoding="utf-8")
     table = tomllib.loads(text)
     for setting in settings:
@@ -76,7 +82,7 @@ def change(home: Home, settings: Sequence[str]) -> list[tuple[str, str, str]]:
         if value:
             table[name] = _value(value)
         text = _edited(text, name, table)
-    before, after = home.policy, parsed(table)
+    after = parsed(table)
     if not _says(text, table):
         text = tomli_w.dumps(table)
     changed = [

@@ -65,7 +65,6 @@ def deliver(site: Site, request: DeliverRequest, body: bytes) -> tuple[Delivered
         part.unlink()
         raise OfferError("the delivered bytes are not those announced; deliver them again")
     if held == request.sealed_bytes:
-        part.rename(whole)  # instead of what came under an earlier offer
         site.log.append(
             "received",
             what="sealed organ",
@@ -73,6 +72,7 @@ def deliver(site: Site, request: DeliverRequest, body: bytes) -> tuple[Delivered
             size=held,
             exchange=request.exchange,
         )
+        part.rename(whole)  # instead of what came under an earlier offer
     return Delivered(organ=request.organ, held=held), b""
 
 
@@ -112,7 +112,7 @@ def _complete(site: Site, request: DeliverRequest, part: Path) -> bool:
 def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Trial, bytes]:
     """Try an organ in the site's model, measure, judge, and sign a receipt.
 
-    An accepted organ stays open in ``organs/opened``; any other is there only while it is tried.
+    It is open in ``organs/trying`` meanwhile; an accepted one stays so, in ``organs/opened``.
 
     Raises:
         PolicyError: Fewer held-out documents than may be reported on, or less privacy than the
@@ -139,8 +139,11 @@ def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Tri
         receipt = _measure(site, request, trusted, bench)
         keep = receipt.verdict == "accepted"
     finally:
-        if isinstance(trusted, OpenedOrgan) and not keep:
-            shutil.rmtree(trusted.path)
+        if isinstance(trusted, OpenedOrgan):
+            place = site.place("organs", "opened", request.organ)
+            if keep and place.is_dir():
+                shutil.rmtree(place)
+            trusted.path.rename(place) if keep else shutil.rmtree(trusted.path)
     envelope = statement.sign_statement(canonical.encode(receipt), RECEIPT_TYPE, site.identity)
     site.log.append(receipt.verdict, what="organ", digest=request.organ, exchange=request.exchange)
     atomic.write(kept, envelope, mode=0o600)
@@ -159,16 +162,16 @@ def _signed(site: Site, envelope: bytes, kept: Path) -> str:
 
 
 def _open(site: Site, exchange: str, digest: str) -> OpenedOrgan:
-    """Unseal a delivered organ anew: an opened folder of an earlier day proves nothing."""
+    """Unseal a delivered organ anew: what was opened on an earlier day proves nothing."""
     sealed = _delivered(site, exchange, digest)
     if not sealed.is_file():
         raise OrganError("asked to try an organ that was not delivered in this exchange")
     offer = sealing.verify_sealed(sealed, site.trust, exchange=exchange).offer
     if offer.organ_digest != digest:
         raise OfferError("the sealed organ is not the one announced for this exchange")
-    out = site.place("organs", "opened", digest)
-    if out.is_dir():
-        shutil.rmtree(out)
+    out = site.place("organs", "trying", digest)
+    for left in out.parent.glob("*"):  # of whoever died over it
+        shutil.rmtree(left)
     opened = sealing.open_unremembered(sealed, site.identity, out, exchange=exchange)
     site.log.append("opened", what="organ", digest=digest, exchange=exchange)
     return opened

@@ -204,8 +204,8 @@ def set_aside(home: Home) -> Path | None:
     if not heads.is_dir():
         return None
     aside = home.folder / f"{HEADS}.{int(time.time())}"
-    heads.rename(aside)
     home.log.append("set aside", what="coordinator's log")
+    heads.rename(aside)
     return aside
 
 

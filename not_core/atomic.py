@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and are on disk when they do."""
 
+import errno
 import fcntl
 import os
 import re
@@ -139,6 +140,28 @@ def file(out: Path, mode: int = 0o644) -> Iterator[Path]:
         _sync(out.parent)
     finally:
         work.unlink(missing_ok=True)
+
+
+def moved(part: Path, out: Path, mode: int = 0o644) -> None:
+    """Move a whole file to ``out``; who dies over it leaves it where it was, or there.
+
+    To another filesystem it is copied, to one name beside ``out`` that the next attempt takes.
+    """
+    part.chmod(mode)
+    _sync(part)
+    try:
+        part.replace(out)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        work = out.with_name(f".{out.name}.partial")
+        shutil.copyfile(part, work)
+        work.chmod(mode)
+        _sync(work)
+        work.replace(out)
+        _sync(out.parent)
+        part.unlink()
+    _sync(out.parent)
 
 
 def write(out: Path, data: bytes, mode: int = 0o644) -> None:

@@ -117,8 +117,8 @@ class FolderBank:
 
     def put(self, body: str, part: Path) -> None:
         """See ``Bank``."""
-        with self._reported(), atomic.file(self._place(body), mode=0o600) as work:
-            shutil.move(part, work)
+        with self._reported():
+            atomic.moved(part, self._place(body), mode=0o600)
 
     def size(self, body: str) -> int | None:
         """See ``Bank``."""

@@ -12,7 +12,13 @@ from sqlalchemy import URL, delete, func, select
 from sqlalchemy.orm import Session
 
 from not_core import canonical
-from not_core.errors import CatalogueError, ExchangeError, ExchangeQuotaError, SiteQuotaError
+from not_core.errors import (
+    CatalogueError,
+    ExchangeError,
+    ExchangeQuotaError,
+    OfferError,
+    SiteQuotaError,
+)
 from not_core.protocol import Donation, Enrolment, Receipt
 from not_core.trust.offer import Offer
 from server import database, log, tables
@@ -149,6 +155,7 @@ class Catalogue:
         """Keep room for an offered organ, once, before a byte of it is fetched.
 
         Raises:
+            OfferError: It is offered with another size than the body that is here has.
             SiteQuotaError: Its donor would have too many bytes here.
             ExchangeQuotaError: The exchange would have too many organs.
         """
@@ -169,25 +176,24 @@ class Catalogue:
                         donation=canonical.encode(donation),
                     )
                 )
-            if session.get(tables.Body, (offer.body_sha256, offer.donor)) is not None:
+            row = session.get(tables.Body, (offer.body_sha256, offer.donor))
+            kept = row.size if row is not None else 0
+            if row is not None and row.banked and kept != offer.body_bytes:
+                raise OfferError(
+                    f"a body that has {kept} bytes is offered with {offer.body_bytes}; its donor "
+                    "has to make the offer anew"
+                )
+            if row is not None and kept >= offer.body_bytes:
                 return
             sizes = select(func.sum(tables.Body.size)).filter_by(donor=offer.donor)
-            size = int(session.scalar(sizes) or 0) + offer.body_bytes
+            size = int(session.scalar(sizes) or 0) - kept + offer.body_bytes
             if size > quotas.site_bytes:
                 raise SiteQuotaError(
                     f"{offer.donor} would have {size} bytes here, at most {quotas.site_bytes} are "
                     "kept; raise most_site_bytes in coordinator.toml, or free some by "
                     "organ-coordinator forget"
                 )
-            session.add(
-                tables.Body(
-                    digest=offer.body_sha256,
-                    donor=offer.donor,
-                    organ=offer.organ_digest,
-                    size=offer.body_bytes,
-                    banked=False,
-                )
-            )
+            session.merge(_body(offer, banked=False))
 
     def banked(self, offer: Offer) -> bool:
         """Whether its donor has brought the body that it offers; another's does not count."""
@@ -217,7 +223,7 @@ class Catalogue:
             row = row or tables.Organ(exchange=exchange, digest=offer.organ_digest)
             row.donor, row.donation, row.header = offer.donor, canonical.encode(donation), header
             session.add(row)
-            session.get_one(tables.Body, (offer.body_sha256, offer.donor)).banked = True
+            session.merge(_body(offer, banked=True))  # forgotten meanwhile, it is there again
             signed = canonical.sha256(donation.offer.encode())
             log.append(session, "offered", site=offer.donor, exchange=exchange, digest=signed)
 
@@ -485,6 +491,16 @@ class Catalogue:
         with database.reading(self._engine) as session:
             names = select(tables.Site.exchange).union(select(tables.Organ.exchange))
             return sorted(session.scalars(names))
+
+
+def _body(offer: Offer, banked: bool) -> tables.Body:
+    return tables.Body(
+        digest=offer.body_sha256,
+        donor=offer.donor,
+        organ=offer.organ_digest,
+        size=offer.body_bytes,
+        banked=banked,
+    )
 
 
 def _organ(session: Session, exchange: str, digest: str) -> tables.Organ | None:

@@ -118,18 +118,29 @@ class Collection:
         self._home.catalogue.reserve(self._exchange, offer, donation, quotas)
         self._header(_Fetch(node, offer, donation, done, failed), b"")
 
-    def kept(self, kept: Kept) -> Sealed | None:
-        """An organ of an earlier run, as its donor offered it then; None if it never came whole.
+    def kept(self, kept: Kept, done: Callable[[Sealed], None], failed: Failed) -> None:
+        """Look whether an organ of an earlier run is there, as its donor offered it then.
 
-        Raises:
-            NotError: It can no longer be given to anybody.
+        Args:
+            kept: What the catalogue knows of it; of one that never came whole, nothing follows.
+            done: Told, if it is.
+            failed: Told why it can no longer be given to anybody.
         """
-        if kept.header is None:
-            return None
-        offer = claims.header(kept.header, kept.donation, self._home.trust, self._exchange)
+        header, donation = kept.header, kept.donation
+        if header is None:
+            return
+        try:
+            offer = claims.header(header, donation, self._home.trust, self._exchange)
+        except NotError as error:
+            failed(error.code)
+            return
         body = chunks(self._home.bank, offer.body_sha256)
-        claims.sealed(kept.header, body, kept.donation, offer)
-        return Sealed(offer=offer, donation=kept.donation, header=kept.header)
+
+        def looked(work: Future[None]) -> None:
+            work.result()
+            done(Sealed(offer=offer, donation=donation, header=header))
+
+        self._dispatch.aside(partial(claims.sealed, header, body, donation, offer), looked, failed)
 
     def _header(self, fetch: _Fetch, held: bytes) -> None:
         def then(data: bytes) -> None:

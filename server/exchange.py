@@ -9,12 +9,13 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, TypeVar
 
 from flwr.serverapp import Grid
 
 from not_core import atomic, canonical
-from not_core.errors import BankError, ExchangeError, FormatError, NotError, OfferError
+from not_core.errors import BankError, ExchangeError, FormatError, OfferError
 from not_core.protocol import (
     DELIVER,
     DONATE,
@@ -342,14 +343,14 @@ class Exchange:
         for kept in self._home.catalogue.organs(self._settings.exchange):
             if kept.donor != donor or kept.organ in self._sealed:
                 continue
-            try:
-                sealed = self._collection.kept(kept)
-            except NotError as error:
-                self._fail(donor, "bank", error.code)
-                continue
-            if sealed is not None:
-                self._offers[kept.organ] = sealed.offer
-                self._banked(sealed)
+
+            def banked(sealed: Sealed) -> None:
+                organ = sealed.offer.organ_digest
+                if organ not in self._sealed:  # by another look
+                    self._offers[organ] = sealed.offer
+                    self._banked(sealed)
+
+            self._collection.kept(kept, banked, partial(self._fail, donor, "bank"))
 
     def _banked(self, sealed: Sealed) -> None:
         """A sealed organ is in the bank: deliver it to its addressees; its donor tries it too.

@@ -26,11 +26,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from not_core.service import journal
-from not_core.service.bounds import MOST_ANSWER, MOST_OBJECTS
+from not_core.service.bounds import FLEET, MOST_ANSWER, MOST_CALL, MOST_OBJECTS
 from not_core.service.connections import Bounded, Door, allow_files, origin
 from not_core.service.supervisor import end_with_parent
 
-PREFIX = "/v1/fleet/"
+PREFIX = FLEET
 PATHS = frozenset(
     {
         "activate-node",
@@ -46,6 +46,9 @@ PATHS = frozenset(
     }
 )
 """Of Flower's fleet API, all but what registers and unregisters nodes: operators do that."""
+
+CARRIES = "push-object"
+"""The one call whose body is more than a few words; nobody knows yet who asks."""
 
 KEPT_BYTES = 64 * 1024
 """Of a request in memory; more of it lies in a temporary file until all has come."""
@@ -128,18 +131,19 @@ class Gateway:
             return Response(status_code=404)
         peer = self._peer(origin(request.client))
         if peer.allowance < 1 or peer.under_way >= self._limits.at_once:
-            return Response(status_code=429, headers={"retry-after": "1"})
+            return _later(1)
         peer.allowance -= 1
         peer.under_way += 1
         try:
             with SpooledTemporaryFile(KEPT_BYTES) as body:
-                if not await _read(request, body):
+                most = MOST_ANSWER if call == CARRIES else MOST_CALL
+                if not await _read(request, body, most):
                     return Response(status_code=413)
                 if call == "push-messages" and not is_reply(body.read()):
                     return Response(status_code=403)
                 return await self._ask(call, request, body)
         except (ClientDisconnect, TimeoutError):
-            return Response(status_code=408)
+            return _later(1)
         finally:
             peer.under_way -= 1
 
@@ -150,7 +154,7 @@ class Gateway:
             content = _pieces(body)
             answer = await self._client.post(PREFIX + call, content=content, headers=headers)
         except httpx.HTTPError:
-            return Response(status_code=503, headers={"retry-after": "2"})
+            return _later(2)
         return Response(
             answer.content, status_code=answer.status_code, headers=_passed(answer.headers)
         )
@@ -168,6 +172,11 @@ class Gateway:
         peer.allowance = min(float(self._limits.burst), peer.allowance + gained)
         peer.seen = now
         return peer
+
+
+def _later(seconds: int) -> Response:
+    """What Flower's node takes for a reason to ask again: of a 429, say, it ends."""
+    return Response(status_code=503, headers={"retry-after": str(seconds)})
 
 
 def is_reply(body: bytes) -> bool:
@@ -189,11 +198,13 @@ def is_reply(body: bytes) -> bool:
     [content] = request.message_object_trees
     if content.object_id != said.message_id:
         return False
-    waiting, found = [content], 0
-    while waiting and found <= MOST_OBJECTS:
-        found += 1
-        waiting.extend(waiting.pop().children)
-    return found <= MOST_OBJECTS
+    level, found = [content], 0
+    while level:
+        found += len(level)
+        if found > MOST_OBJECTS:
+            return False
+        level = [child for each in level for child in each.children]
+    return True
 
 
 def _passed(headers: Mapping[str, str]) -> dict[str, str]:
@@ -204,13 +215,13 @@ def _passed(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-async def _read(request: Request, body: IO[bytes]) -> bool:
-    """Take in a request's body and go back to its start; False where it is larger than may be."""
+async def _read(request: Request, body: IO[bytes], most: int) -> bool:
+    """Take in a request's body and go back to its start; False where it is larger than that."""
     size = 0
     async with asyncio.timeout(UPSTREAM_SECONDS):
         async for part in request.stream():
             size += len(part)
-            if size > MOST_ANSWER:
+            if size > most:
                 return False
             body.write(part)
     body.seek(0)
@@ -240,6 +251,7 @@ def serve(home: Path) -> None:
         ws="none",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=KEPT_SECONDS,
         timeout_graceful_shutdown=5,
         log_config=None,

@@ -65,3 +65,22 @@ def test_a_disk_that_fails_is_heard_of(tmp_path: Path, monkeypatch: pytest.Monke
         atomic.write(tmp_path / "a", b"x")
     assert list(tmp_path.iterdir()) == []
     SYNC(tmp_path)  # a filesystem that cannot do so for folders
+
+
+def test_a_file_that_is_moved_is_there_or_still_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, out = tmp_path / "part", tmp_path / "out"
+    part.write_bytes(b"whole")
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(atomic, "_sync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        atomic.moved(part, out)
+    assert [one.name for one in tmp_path.iterdir()] == ["part"]
+    monkeypatch.setattr(atomic, "_sync", SYNC)
+    atomic.moved(part, out, mode=0o600)
+    assert (out.read_bytes(), out.stat().st_mode & 0o777) == (b"whole", 0o600)
+    assert not part.exists()

@@ -1,5 +1,6 @@
 """The organ bank in a folder, behind fsspec's own stores, and in a real server that speaks S3."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -94,15 +95,26 @@ def test_a_body_whose_upload_breaks_off_does_not_appear(
         target.write_bytes(half) if isinstance(target, Path) else target.write(half)
         raise OSError("the line is cut")
 
-    name = "move" if isinstance(bank, FolderBank) else "copyfileobj"
+    def elsewhere(part: Path, out: Path) -> Path:
+        if part.parent != out.parent:
+            raise OSError(errno.EXDEV, "another filesystem")
+        return renamed(part, out)
+
+    renamed = Path.replace
+    monkeypatch.setattr(Path, "replace", elsewhere)
+    name = "copyfile" if isinstance(bank, FolderBank) else "copyfileobj"
     monkeypatch.setattr(banks.shutil, name, breaks)
     with pytest.raises(BankError):
         bank.put(body, path)
     assert bank.size(body) is None
     assert path.exists()
     monkeypatch.undo()
+    monkeypatch.setattr(Path, "replace", elsewhere)
     bank.put(body, path)
     assert bank.size(body) == LARGE
+    assert not path.exists()
+    if isinstance(bank, FolderBank):
+        assert len(list(tmp_path.rglob("*.body*"))) == 1, "nothing is left of the first attempt"
 
 
 KILLED = """

@@ -20,7 +20,13 @@ from sqlalchemy.orm import Session
 from trust_world import World, terms
 
 from not_core import canonical
-from not_core.errors import CatalogueError, ExchangeError, ExchangeQuotaError, SiteQuotaError
+from not_core.errors import (
+    CatalogueError,
+    ExchangeError,
+    ExchangeQuotaError,
+    OfferError,
+    SiteQuotaError,
+)
 from not_core.protocol import Donation, Enrolment, Receipt
 from not_core.trust import sealing
 from not_core.trust.offer import Offer, describe
@@ -249,6 +255,36 @@ def test_an_organ_is_counted_before_it_is_fetched_and_once_whatever_its_exchange
     assert catalogue.bodies(first.organ_digest) == []
     assert catalogue.organs("spring") == []
     assert catalogue.stored() == {}
+
+
+def test_a_body_is_counted_by_its_true_size_whatever_was_said_of_it_before(
+    catalogue: Catalogue, offer: Offer
+) -> None:
+    bound = Quotas(site_bytes=2000, exchange_organs=9)
+    true = another(offer, "1", "a")
+    small = replace(true, body_bytes=1)
+    catalogue.reserve("spring", small, DONATION, bound)  # and is never brought
+    with pytest.raises(SiteQuotaError, match="would have 3000 bytes"):
+        catalogue.reserve("autumn", replace(true, body_bytes=3000), DONATION, bound)
+    catalogue.reserve("autumn", true, DONATION, bound)
+    catalogue.reserve("spring", small, DONATION, bound)  # while the other is on its way
+    catalogue.reserve("spring", another(offer, "2", "b"), DONATION, bound)
+    with pytest.raises(SiteQuotaError, match="would have 3000 bytes"):
+        catalogue.reserve("spring", another(offer, "3", "c"), DONATION, bound)
+    catalogue.offered("autumn", true, DONATION, b"header")
+    with pytest.raises(OfferError, match="has 1000 bytes is offered with 1;"):
+        catalogue.reserve("winter", small, DONATION, bound)
+
+
+def test_what_is_forgotten_on_its_way_is_known_when_it_has_come(
+    catalogue: Catalogue, offer: Offer
+) -> None:
+    first = another(offer, "1", "a")
+    catalogue.reserve("spring", first, DONATION, ROOMY)
+    catalogue.forget(first.organ_digest)
+    catalogue.offered("spring", first, DONATION, b"header")
+    assert catalogue.bodies(first.organ_digest) == [first.body_sha256]
+    assert catalogue.stored() == {first.organ_digest: 1000}
 
 
 def test_a_catalogue_of_the_first_version_is_brought_up_to_date(

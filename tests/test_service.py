@@ -15,6 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
+from flwr.common.constant import SubStatus
+from flwr.supercore.constant import TaskType
+from flwr.supercore.object_store.object_store_factory import ObjectStoreFactory
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from not_core.errors import ServiceError
 from not_core.service import flower, supervisor
@@ -234,6 +238,43 @@ def test_flower_of_another_version_or_shape_starts_nothing(monkeypatch: pytest.M
         flower.replaced("json", dumps=json.dumps)
 
 
+def test_a_piece_of_a_reply_is_waited_for_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moment = 0.0
+    monkeypatch.setattr("not_core.service.flower.time.monotonic", lambda: moment)
+    store = {"late": b"", "dead": b""}
+    patient = flower.Patient(store)
+    assert (patient.get("late"), patient.get("dead"), patient.get("none")) == (b"", b"", None)
+    moment = flower.HANDED_OVER_SECONDS
+    assert patient.get("dead") == b""
+    store["late"] = b"here"
+    moment += 1
+    assert patient.get("late") == b"here"
+    with pytest.raises(ServiceError, match="died over it"):
+        patient.get("dead")
+    assert patient.keys() == store.keys(), "all else is the store's"
+
+
+def test_the_task_of_a_reply_that_has_gone_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Flower's own book of tasks: one that died is not found out over another's work."""
+    state = InMemoryNodeState(ObjectStoreFactory().store())
+    task = state.create_task(task_type=TaskType.CLIENT_APP, run_id=1, fab_hash="x")
+    assert task is not None
+    token = state.claim_task(task)
+    assert token
+    state.activate_task(task)
+    threading.Timer(0.2, state.finish_task, (task, SubStatus.COMPLETED, "")).start()
+    flower.end_tasks(state)
+    assert [one.status.sub_status for one in state.get_tasks()] == [SubStatus.COMPLETED]
+    dead = state.create_task(task_type=TaskType.CLIENT_APP, run_id=1, fab_hash="x")
+    assert dead is not None
+    state.claim_task(dead)
+    monkeypatch.setattr(flower, "OVER_SECONDS", 0.1)
+    flower.end_tasks(state)
+    assert [one.status.sub_status for one in state.get_tasks(task_ids=[dead])] == [SubStatus.FAILED]
+
+
 @pytest.mark.parametrize(
     ("module", "names"),
     [
@@ -254,7 +295,7 @@ def test_flower_of_another_version_or_shape_starts_nothing(monkeypatch: pytest.M
         ),
         (
             "flwr.supernode.start_client_internal",
-            ("time", "TaskType", "_pull_and_store_message"),
+            ("time", "TaskType", "_pull_and_store_message", "_push_messages"),
         ),
         ("flwr.supercore.protobuf.client", ("httpx",)),
         ("flwr.superlink.cli.flower_superlink", ("get_uvicorn_log_config",)),

@@ -28,9 +28,12 @@ FEW_BYTES = 40_000
 
 @pytest.fixture
 def deployment(
-    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Deployment:
-    scenario = federation_of_three(tmp_path, models["llama"], monkeypatch)("served")
+    place = tmp_path_factory.mktemp("net")  # by a test's name, sockets' paths would be too long
+    scenario = federation_of_three(place, models["llama"], monkeypatch)("served")
     simulation.prepare(scenario)
     return Deployment(scenario)
 

@@ -6,6 +6,7 @@ is redirected to; and arrays that name one of their pieces as often as they like
 
 import json
 from collections.abc import Callable
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,17 @@ MOST_OBJECTS = 16
 MOST_ANSWER = 8 * 2**20
 """Bytes of one answer over HTTP, and so of one object; Flower cuts arrays into pieces of 5 MiB."""
 
-MOST_MESSAGE = SEGMENT_BYTES + 2**20
+MOST_CALL = 64 * 1024
+"""Bytes of what is said of messages and nodes: of a few bytes each, parsing makes objects."""
+
+FLEET = "/v1/fleet/"
+"""Where Flower has its calls for sites."""
+_CARRY = ("pull-object", "get-fab")
+
+MOST_SAID = 2**20
+"""Bytes of an object that is no piece of an array."""
+
+MOST_MESSAGE = SEGMENT_BYTES + MOST_SAID
 """Bytes of a whole message: a segment, and what is said of it."""
 
 Receive = Callable[[], tuple[Any, Any] | None]
@@ -27,7 +38,7 @@ Receive = Callable[[], tuple[Any, Any] | None]
 
 
 class Client(httpx.Client):
-    """Follows nobody elsewhere, and takes no answer that is compressed or above ``MOST_ANSWER``."""
+    """Follows nobody elsewhere, and takes no answer that is compressed or larger than any is."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**{**given, "follow_redirects": False})
@@ -42,11 +53,13 @@ class Client(httpx.Client):
         response = super().send(request, stream=True, **more)
         if stream:
             return response
-        body = bytearray()
+        path, body = request.url.path, bytearray()
+        light = path.startswith(FLEET) and not path.endswith(_CARRY)
+        most = MOST_CALL if light else MOST_ANSWER
         try:
             for piece in response.iter_raw():
                 body += piece
-                if len(body) > MOST_ANSWER or "content-encoding" in response.headers:
+                if len(body) > most or "content-encoding" in response.headers:
                     raise httpx.DecodingError("an answer that is too large, or compressed")
         finally:
             response.close()
@@ -66,15 +79,20 @@ def few(receive: Receive) -> Receive:
 
     def receiving() -> tuple[Any, Any] | None:
         found = receive()
-        if found is None or sum(1 for _ in iterate_object_tree(found[1])) > MOST_OBJECTS:
+        if found is None:
             return None
-        return found
+        one_more = islice(iterate_object_tree(found[1]), MOST_OBJECTS, None)
+        return found if next(one_more, None) is None else None
 
     return receiving
 
 
-def bound_arrays() -> None:
-    """From now on no array is put together that is larger than a message, in this process."""
+def bound_objects() -> None:
+    """From now on, in this process, no array is made that is larger than a message.
+
+    Nor of anything else more than ``MOST_SAID``: a few bytes of it can make objects of hundreds.
+    """
+    from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
     from flwr.app.message.array import Array
     from flwr.supercore.inflatable.inflatable_object import (
         get_object_body,
@@ -94,3 +112,14 @@ def bound_arrays() -> None:
         return whole(object_content, children)
 
     Array.inflate = classmethod(inflate)  # type: ignore[assignment,method-assign]
+    for kind in (Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict):
+        kind.inflate = staticmethod(_small(kind.inflate))  # type: ignore[method-assign]
+
+
+def _small(inflate: Callable[..., Any]) -> Callable[..., Any]:
+    def inflating(object_content: bytes, children: dict[str, Any] | None = None) -> Any:
+        if len(object_content) > MOST_SAID:
+            raise ValueError("words larger than any of this protocol")
+        return inflate(object_content, children)
+
+    return inflating

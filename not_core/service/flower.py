@@ -48,6 +48,10 @@ RUN = {
 POLL_SECONDS = 0.2
 """How often what starts tasks asks its neighbour on this machine for one."""
 
+HANDED_OVER_SECONDS, OVER_SECONDS = 30.0, 10.0
+"""How long a node waits for the next piece of a reply, from a task on this machine; and then for
+the task to end."""
+
 
 def command(program: str, *arguments: str) -> tuple[str, ...]:
     """What starts one of these programs: ``superlink``, ``supernode``, ``superexec``."""
@@ -135,15 +139,75 @@ def supernode(beat: Path, pause: float, arguments: Sequence[str]) -> None:
     # Whatever kind of task a run asks for, there is one here.
     kinds = SimpleNamespace(CLIENT_APP=TaskType.CLIENT_APP, AGENT_APP=TaskType.CLIENT_APP)
     node = replaced("flwr.supernode.start_client_internal", time=Clock, TaskType=kinds)
-    pull = node._pull_and_store_message
+    pull, push = node._pull_and_store_message, node._push_messages
 
     def bounded(*, receive: bounds.Receive, **given: Any) -> Any:
         return pull(receive=bounds.few(receive), **given)
 
-    replaced("flwr.supernode.start_client_internal", _pull_and_store_message=bounded)
+    def patient(*, state: Any, object_store: Any, **given: Any) -> None:
+        push(state=state, object_store=Patient(object_store), **given)
+        end_tasks(state)
+
+    replaced(
+        "flwr.supernode.start_client_internal",
+        _pull_and_store_message=bounded,
+        _push_messages=patient,
+    )
     replaced("flwr.supercore.protobuf.client", httpx=bounds.http())
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
+
+
+def end_tasks(state: Any) -> None:
+    """See that the task whose reply has gone is over: a node has one at a time.
+
+    One that died instead would be found out a minute later, and Flower would then say of whatever
+    the node works on that it has crashed; its true reply would pass for that to the next request.
+
+    Args:
+        state: A node's, of Flower.
+    """
+    from flwr.common.constant import Status, SubStatus
+
+    unfinished = (Status.PENDING, Status.STARTING, Status.RUNNING)
+    deadline = time.monotonic() + OVER_SECONDS
+    while left := state.get_tasks(statuses=unfinished):
+        if time.monotonic() > deadline:
+            for one in left:
+                state.finish_task(one.task_id, SubStatus.FAILED, "died over its reply")
+            return
+        time.sleep(0.02)
+
+
+class Patient:
+    """A node's objects, of which none is waited for for ever.
+
+    A task that has made a reply says so, and then hands over its objects. The node waits for each;
+    it drops the reply where one does not come, whose task has died, and goes on.
+
+    Args:
+        store: Flower's.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._since: dict[str, float] = {}
+
+    def get(self, identifier: str) -> bytes | None:
+        """An object's content, empty as long as it is to come; see Flower's.
+
+        Raises:
+            ServiceError: It has not come in ``HANDED_OVER_SECONDS``.
+        """
+        content: bytes | None = self._store.get(identifier)
+        if content == b"":
+            now = time.monotonic()
+            if now - self._since.setdefault(identifier, now) > HANDED_OVER_SECONDS:
+                raise ServiceError("the task that made this reply died over it; it is asked again")
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
 def superlink(arguments: Sequence[str]) -> None:
@@ -172,7 +236,7 @@ def task(kind: str, app: str, address: str, certificates: str | None, token: str
     """
     end_with_parent()
     _begin_journal()
-    bounds.bound_arrays()
+    bounds.bound_objects()
     module, _, attribute = app.partition(":")
     installed = getattr(importlib.import_module(module), attribute)
     given: dict[str, Any] = {

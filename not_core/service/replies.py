@@ -6,7 +6,6 @@ message ends the run. Here each is taken in apart, and a look returns what is wh
 """
 
 import itertools
-import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,6 +46,7 @@ class _Coming:
     due: float = 0.0
     pause: float = FIRST_PAUSE
     size: int = 0
+    """Bytes that are held until it is fetched, or asked for no longer."""
     work: Future[Message | None] | None = None
 
     @property
@@ -65,7 +65,6 @@ class Replies(HttpGrid):
         super().__init__(*given, **named)
         self._coming: list[_Coming] = []
         self._threads = ThreadPoolExecutor(THREADS)
-        self._held, self._lock = 0, threading.Lock()
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Replies that are whole, of those to these messages.
@@ -74,28 +73,28 @@ class Replies(HttpGrid):
         any of this protocol, has no content. What is no longer asked for is forgotten.
         """
         wanted = set(message_ids)
-        self._coming = [one for one in self._coming if one.asked in wanted]
         # Flower tells of each once, and then knows nothing of it any more.
         asked = wanted - {one.asked for one in self._coming}
+        coming = list(self._coming)
         if asked:
             request = PullAppMessagesRequest(message_ids=sorted(asked))
             found = self._runtime_client.PullMessages(request)
             pairs = zip(found.messages_list, found.message_object_trees, strict=True)
-            self._coming += itertools.starmap(_Coming, pairs)
+            coming += itertools.starmap(_Coming, pairs)
+        still: list[_Coming] = []
         whole: list[Message] = []
-        for one in self._coming:
-            if one.work is not None and one.work.done():
-                taken, one.work = one.work.result(), None
-                if taken is not None:
-                    self._hold(-one.size)
-                    whole.append(taken)
-                    continue
-                one.due = time.monotonic() + one.pause
-                one.pause = min(2 * one.pause, LONGEST_PAUSE)
-            if one.work is None and one.due <= time.monotonic():
-                one.work = self._threads.submit(self._taken, one)
+        for one in coming:
+            if one.work is not None and not one.work.done():
+                still.append(one)
+            elif one.asked not in wanted:
+                continue  # and the room that it took is free
+            elif one.work is not None and (taken := one.work.result()) is not None:
+                whole.append(taken)
+            else:
+                self._again(one)
+                still.append(one)
         done = {message.metadata.reply_to_message_id for message in whole}
-        self._coming = [one for one in self._coming if one.asked not in done]
+        self._coming = [one for one in still if one.asked not in done or one.work is not None]
         return whole
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -113,15 +112,19 @@ class Replies(HttpGrid):
         self._threads.shutdown(cancel_futures=True)
         super().close()
 
-    def _hold(self, size: int) -> None:
-        with self._lock:
-            self._held += size
+    def _again(self, one: _Coming) -> None:
+        """Look whether a reply is whole, now or once it is due."""
+        if one.work is not None:
+            one.work = None
+            one.due = time.monotonic() + one.pause
+            one.pause = min(2 * one.pause, LONGEST_PAUSE)
+        if one.due <= time.monotonic():
+            one.work = self._threads.submit(self._taken, one)
 
     def _taken(self, one: _Coming) -> Message | None:
         """A whole reply; None where it is not yet, or there is no room for it."""
-        if self._held >= MOST_HELD:
+        if sum(each.size for each in self._coming) >= MOST_HELD:
             return None
-        one.size = 0
         number, identifier = self.run.run_id, one.message.metadata.message_id
         pull = make_pull_object_fn_protobuf(self._runtime_client.PullObject, self.node, number)
         contents, size = {}, 0
@@ -138,7 +141,6 @@ class Replies(HttpGrid):
             code = ErrorCode.MESSAGE_UNAVAILABLE
             return self._in_place_of(one, error=Error(code, "a reply that never came whole"))
         one.size = size
-        self._hold(size)
         self._runtime_client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(
                 node=self.node, run_id=number, message_object_id=identifier
