@@ -24,8 +24,8 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from not_core.errors import ServiceError
 
-ENDED = "finished"
-COMPLETED = "completed"
+ENDED, WELL = "finished", "completed"
+"""Flower's words for a run that has ended, and for how."""
 ONLINE, UNREGISTERED = "online", "unregistered"
 APP = """\
 [project]

@@ -19,8 +19,8 @@ from not_core.service.supervisor import end_with_parent
 from not_core.trust.federation import load_trust
 from server import service
 from server.app import config_of, settings
-from server.catalogue import CANCELLED, CANCELLING, UNFINISHED, Begun
-from server.control import COMPLETED, ENDED, Control, Run
+from server.catalogue import CANCELLED, CANCELLING, COMPLETED, UNFINISHED, Begun
+from server.control import ENDED, WELL, Control, Run
 from server.home import Coordinator, load
 
 POLL_SECONDS = 2.0
@@ -102,7 +102,7 @@ def _look_after(
         if run.identifier != one.run:
             coordinator.catalogue.running(one.name, run.identifier, now)
             _log.warning("is under way", extra={"exchange": one.name, "run": one.runs + 1})
-    elif run is not None and run.outcome == COMPLETED:
+    elif run is not None and run.outcome == WELL:
         _end(coordinator, one.name, COMPLETED)
     elif one.runs >= MOST_RUNS:
         _end(coordinator, one.name, "failed")

@@ -21,7 +21,7 @@ from not_core.service.supervisor import LOOPBACK, free_port
 from server import home as coordinator_home
 from server import keeper, service
 from server.app import config_of
-from server.control import COMPLETED
+from server.catalogue import COMPLETED
 from server.exchange import Settings
 from simulations.exchange import Scenario
 

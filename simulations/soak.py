@@ -20,7 +20,8 @@ from not_core import atomic
 from not_core.errors import ExchangeError
 from not_core.manifest import Span
 from not_core.service import supervisor
-from server.control import COMPLETED
+from server import home as coordinator_home
+from server.catalogue import COMPLETED
 from simulations import exchange, noise
 from simulations.served import Deployment
 from simulations.tables import table, word
@@ -48,7 +49,8 @@ def soak(out: Path, exchanges: int, say: Callable[[str], None]) -> dict[str, Any
         Exchanges, seconds of one, and for each process its memory and open files.
 
     Raises:
-        ExchangeError: An exchange failed or took too long, or memory or open files grew.
+        ExchangeError: An exchange failed, took too long or was not whole, memory or open files
+            grew, or a process was started again.
     """
     place, rows = out / "files", out / "soak.jsonl"
     if not (place / "base").is_dir():
@@ -68,8 +70,8 @@ def soak(out: Path, exchanges: int, say: Callable[[str], None]) -> dict[str, Any
             started = time.monotonic()
             deployment.begin(f"soak-{number}", seed=number)
             state = deployment.waited(f"soak-{number}", EXCHANGE_SECONDS)
-            if state != COMPLETED:
-                raise ExchangeError(f"exchange {number} is {state}; see logs in {place}")
+            if state != COMPLETED or not _whole(deployment, f"soak-{number}"):
+                raise ExchangeError(f"exchange {number} is {state}, or not whole; see {place}")
             seconds = round(time.monotonic() - started, 1)
             row = {"run": run, "seconds": seconds, "processes": _look(deployment)}
             file.write(json.dumps(row) + "\n")
@@ -86,11 +88,19 @@ def soak(out: Path, exchanges: int, say: Callable[[str], None]) -> dict[str, Any
     return result
 
 
+def _whole(deployment: Deployment, name: str) -> bool:
+    """Whether each organ of an exchange was tried at each site, and nothing went wrong."""
+    with coordinator_home.opened(deployment.coordinator) as coordinator:
+        facts = coordinator.catalogue.last_run(name) or {}
+        receipts = coordinator.catalogue.receipts(name)
+    return facts.get("failures") == [] and len(receipts) == len(SITES) ** 2
+
+
 def _look(deployment: Deployment) -> list[dict[str, Any]]:
     """Memory and open files of every process, and of the server that it forks tasks from."""
     found = []
     for who, home in {"coordinator": deployment.coordinator, **deployment.sites}.items():
-        for what, pid in supervisor.pids(home).items():
+        for what, pid in {"start": supervisor.served_by(home), **supervisor.pids(home)}.items():
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
                 family = {what: process}
@@ -116,14 +126,9 @@ def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         (one["who"], one["what"]) for row in rows for one in row["processes"]
     ):
         theirs = [
-            [
-                one
-                for row in part
-                for one in row["processes"]
-                if (one["who"], one["what"]) == (who, what)
-            ]
-            for part in (rows[:1], early, late)
+            [one for row in part for one in _of(row, who, what)] for part in (rows[:1], early, late)
         ]
+        began = {(row["run"], one["pid"]) for row in rows for one in _of(row, who, what)}
         memory = [round(statistics.median(one["rss"] for one in part) / 1e6, 1) for part in theirs]
         files = [round(statistics.median(one["files"] for one in part)) for part in theirs]
         processes.append(
@@ -135,7 +140,10 @@ def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "last_quarter_mb": memory[2],
                 "second_quarter_files": files[1],
                 "last_quarter_files": files[2],
-                "flat": memory[2] <= MOST_GROWTH * memory[1] and files[2] <= files[1] + MORE_FILES,
+                "starts": len(began),
+                "flat": memory[2] <= MOST_GROWTH * memory[1]
+                and files[2] <= files[1] + MORE_FILES
+                and len(began) == len({run for run, _ in began}),
             }
         )
     return {
@@ -148,6 +156,10 @@ def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _of(row: dict[str, Any], who: str, what: str) -> list[dict[str, Any]]:
+    return [one for one in row["processes"] if (one["who"], one["what"]) == (who, what)]
+
+
 def shown(result: dict[str, Any]) -> str:
     """What was found, in Markdown."""
     names = [name for name in result["processes"][0] if name != "flat"]
@@ -158,6 +170,8 @@ def shown(result: dict[str, Any]) -> str:
     return (
         f"{result['exchanges']} exchanges between two sites in {result['seconds']:,} s, by servers "
         f"that were started {result['runs']} times. One took {result['seconds_second_quarter']} s "
-        f"(median) in the second quarter, {result['seconds_last_quarter']} s in the last.\n\n"
+        f"(median) in the second quarter, {result['seconds_last_quarter']} s in the last. Flat "
+        f"is what has at most {MOST_GROWTH:g} times the memory and {MORE_FILES} more open files in "
+        "the last quarter than in the second (medians), and was not started in between.\n\n"
         + table([*(name.replace("_", " ") for name in names), "flat"], rows)
     )

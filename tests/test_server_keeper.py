@@ -9,8 +9,8 @@ from pages import Members
 
 from not_core.errors import ExchangeError, ServiceError
 from server import keeper
-from server.catalogue import CANCELLED, RUNNING
-from server.control import COMPLETED, ENDED, Run
+from server.catalogue import CANCELLED, COMPLETED, RUNNING
+from server.control import ENDED, WELL, Run
 from server.home import Coordinator
 
 
@@ -77,7 +77,7 @@ def test_a_run_that_dies_is_started_again_until_one_completes(coordinator: Coord
     look()
     assert state(coordinator) == (RUNNING, 2)
     assert len(parts(coordinator)) == 2  # what has come so far is not fetched again
-    runs.end(2, COMPLETED)
+    runs.end(2, WELL)
     look()
     assert state(coordinator) == (COMPLETED, 2)
     assert parts(coordinator) == ["autumn.north.ab.part"]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import make_model, sentences, write_jsonl
 from exchanges import MARKS, by_hand
-from flwr.app import Message
+from flwr.app import Error, Message
 
 import server.claims as claims_module
 from client import donor, recipient
@@ -563,6 +563,60 @@ def test_bytes_tampered_with_on_the_way_in_are_refused_by_the_coordinator(
     assert {e["donor"] for e in facts["evaluations"]} == {"court"}
     assert len(list((scenario.coordinator / "bank").iterdir())) == 1
     assert not list((scenario.coordinator / "incoming").iterdir())
+
+
+def test_an_organ_of_many_segments_goes_on_where_it_was_cut_off(
+    make_scenario: Callable[[str], simulation.Scenario], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On its way in from the hospital, and on its way out to the clinic."""
+    monkeypatch.setattr("server.collection.SEGMENT_BYTES", 20_000)
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    hospital, clinic = 1, 2
+    came: dict[str, list[int]] = {"SegmentRequest": [], "DeliverRequest": []}
+    organ, lost = "", []
+
+    def run(cut: int | None, exchange: str = "trial") -> dict[str, list[int]]:
+        """Offsets of an exchange in which the answer to one request of each kind is lost."""
+        for offsets in came.values():
+            offsets.clear()
+
+        def on_request(message: Message) -> Message:
+            nonlocal organ
+            packet = protocol.unpack(message.content)
+            if packet.kind not in came:
+                return message
+            kind: Any = getattr(protocol, packet.kind)
+            value = protocol.read(packet, kind)
+            if packet.kind == "SegmentRequest" and message.metadata.dst_node_id == hospital:
+                organ = value.organ
+            elif message.metadata.dst_node_id != clinic or value.organ != organ:
+                return message
+            came[packet.kind].append(value.offset)
+            if len(came[packet.kind]) == cut:
+                lost.append(message)
+            return message
+
+        def on_reply(reply: Message) -> Message:
+            return Message(Error(5, "gone"), reply_to=lost.pop()) if lost else reply
+
+        by_hand(scenario, on_request=on_request, on_reply=on_reply, exchange=exchange)
+        return {kind: list(offsets) for kind, offsets in came.items()}
+
+    first = run(cut=6)["SegmentRequest"]
+    (part,) = (scenario.coordinator / "incoming").iterdir()
+    assert part.stat().st_size == 4 * 20_000, "the first had the header, the last was lost"
+    header, *rest = run(cut=None)["SegmentRequest"]
+    assert (header, rest[0]) == (0, first[-1])
+    assert rest == list(range(rest[0], rest[-1] + 1, 20_000)), "each once"
+
+    shutil.rmtree(scenario.home("clinic") / "organs")
+    cut_off = run(cut=3, exchange="again")["DeliverRequest"]
+    assert len(cut_off) == 3
+    header, *rest = run(cut=None, exchange="again")["DeliverRequest"]
+    assert header == 0
+    assert min(rest) > cut_off[-1], "what it has is not sent again"
+    assert gather(scenario)["failures"] == []
 
 
 def test_a_forged_receipt_is_refused(make_scenario: Callable[[str], simulation.Scenario]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from conftest import federation_of_three
 from exchanges import MARKS, by_hand
@@ -103,13 +104,36 @@ def test_nothing_readable_is_at_the_coordinator(
     homes = deployment.sites.values()
     organs = [path for home in homes for path in home.glob("organs/made/*/organ.safetensors")]
     needles = Needles(MARKS, organs)
-    outside = [deployment.coordinator, *(home / "logs" for home in homes)]
+    logs = [home / name for home in homes for name in ("logs", "site.log", "log.db", "run")]
+    outside = [deployment.coordinator, *(path for path in logs if path.exists())]
     found = search(outside, needles)
     assert (found.sentences, found.organ_blocks) == (0, 0)
     assert found.files > 20
     inside = search([deployment.scenario.homes.parent / "hospital.jsonl", *organs], needles)
     assert inside.sentences == len(MARKS)
     assert inside.organ_blocks > 0
+
+
+def test_flower_listens_to_its_own_machine_only(
+    exchanged: tuple[Deployment, simulation.Scenario],
+) -> None:
+    """Whatever a deployment listens on besides: its control and runtime ask nobody who they are."""
+    deployment, _ = exchanged
+    heard = {}
+    for home in (deployment.coordinator, *deployment.sites.values()):
+        serving = supervisor.served_by(home)
+        assert serving is not None
+        for process in (one := psutil.Process(serving), *one.children(recursive=True)):
+            for each in process.net_connections("tcp"):
+                if each.status == psutil.CONN_LISTEN:
+                    heard[each.laddr.port] = each.laddr.ip
+    served = deployment.service
+    assert {served.port, served.flower_port} <= heard.keys()
+    assert len(heard) >= 2 + len(deployment.sites), "of each site, its node"
+    assert set(heard.values()) == {"127.0.0.1"}
+    written = service.load(deployment.coordinator)
+    elsewhere = service.programs(deployment.coordinator, replace(written, listen="192.0.2.1"))
+    assert not [one.name for one in elsewhere if "192.0.2.1" in one.command]
 
 
 def test_the_gateway_passes_on_nothing_but_a_sites_calls(
