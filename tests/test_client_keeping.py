@@ -1,18 +1,21 @@
 """What a site's operator sees and changes of its policy, and sees and removes of its organs."""
 
 import json
+import threading
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import tomli_w
 from pages import receipt
 from test_client_site import Members
 from trust_world import manifest, organ_folder
 
-from client import commands, donor, inventory, recipient
+from client import commands, donor, inventory, policy_file, recipient
 from client import home as site_home
+from client.home import IDENTITY
 from client.policy import Policy, check_release
 from client.policy_file import listed
 from not_core import atomic, canonical
@@ -355,6 +358,37 @@ def test_an_organ_that_was_never_offered_is_forgotten(members: Members, site: Si
     assert site("reject", home, members.made.organ[:9])[0] == 0
     assert site("forget", home, "--organ", members.made.organ[:9])[0] == 0
     assert not list(home.glob("organs/made/*"))
+
+
+def test_a_forget_that_is_killed_leaves_no_half_organ(
+    kept: Kept, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path) -> None:
+        (path / "manifest.json").unlink()
+        raise KeyboardInterrupt
+
+    home = site_home.read_home(kept.home)
+    monkeypatch.setattr(inventory, "_remove_folder", killed)
+    with pytest.raises(KeyboardInterrupt):
+        inventory.forget_organ(home, kept.own)
+    assert not (kept.home / "organs" / "made" / kept.own).exists()
+    assert list(donor.notes_of(kept.home, kept.own)) == []
+    assert site("organs", kept.home)[0] == 0
+
+
+def test_two_changes_of_a_policy_follow_each_other(members: Members) -> None:
+    home = site_home.read_home(members.north.folder)
+    other = threading.Thread(target=policy_file.change, args=(home, ["least_gain=0.5"]))
+    with atomic.locked(home.folder / IDENTITY):
+        other.start()
+        other.join(0.3)
+        assert other.is_alive(), "it waits"
+        path = home.folder / "policy.toml"
+        table = tomllib.loads(path.read_text()) | {"most_trials": 7}
+        path.write_text(tomli_w.dumps(table))
+    other.join(10)
+    policy = site_home.policy_of(home.folder)
+    assert (policy.least_gain, policy.most_trials) == (0.5, 7)
 
 
 def test_what_is_no_home_is_not_stopped(tmp_path: Path, site: Site) -> None:

@@ -20,7 +20,7 @@ from exchanges import MARKS, by_hand
 from flwr.app import Error, Message
 
 import server.claims as claims_module
-from client import donor, recipient
+from client import donor, policy_file, recipient
 from client import home as site_home
 from client.app import WORDS
 from client.records import own_split
@@ -563,6 +563,25 @@ def test_bytes_tampered_with_on_the_way_in_are_refused_by_the_coordinator(
     assert {e["donor"] for e in facts["evaluations"]} == {"court"}
     assert len(list((scenario.coordinator / "bank").iterdir())) == 1
     assert not list((scenario.coordinator / "incoming").iterdir())
+
+
+def test_an_accepted_organ_outlives_another_trial_of_it(
+    make_scenario: Callable[[str], simulation.Scenario],
+) -> None:
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    by_hand(scenario)
+    clinic = scenario.home("clinic")
+    (accepted,) = (clinic / "organs" / "opened").iterdir()
+    files = {path.name: path.read_bytes() for path in accepted.iterdir()}
+    policy_file.change(site_home.read_home(clinic), ["least_gain=0.99"])
+    by_hand(scenario, exchange="again")
+    with coordinator_home.opened(scenario.coordinator) as coordinator:
+        again = coordinator.catalogue.receipts("again")
+    (said,) = (one for one in again if (one.organ, one.recipient) == (accepted.name, "clinic"))
+    assert said.verdict == "rejected"
+    assert {path.name: path.read_bytes() for path in accepted.iterdir()} == files
+    assert list((clinic / "organs" / "trying").iterdir()) == []
 
 
 def test_an_organ_of_many_segments_goes_on_where_it_was_cut_off(
