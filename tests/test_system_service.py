@@ -249,6 +249,28 @@ def test_a_hostile_coordinator_runs_no_code_at_a_site_and_is_told_nothing(
     assert [answer for _, answer, _ in replies].count("SignedEnrolment") == 3
 
 
+def test_what_a_hostile_coordinator_changes_is_believed_by_nobody(
+    exchanged: tuple[Deployment, simulation.Scenario],
+) -> None:
+    """A swapped key, an organ of an earlier exchange, one that lacks its end: between processes."""
+    deployment, _ = exchanged
+    environment = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]])}
+    with replaced(deployment, "server.service.APP = 'tampering_server:app'", environment):
+        deployment.begin("tampered")
+        assert deployment.waited("tampered", 300) == "completed"
+    with coordinator_home.opened(deployment.coordinator) as coordinator:
+        facts = coordinator.catalogue.last_run("tampered")
+        receipts = coordinator.catalogue.receipts("tampered")
+    assert facts is not None
+    failed = {(one["site"], one["step"]): one["code"] for one in facts["failures"]}
+    assert failed == {
+        ("hospital", "donate"): "certificate",
+        ("clinic", "transplant"): "audience",
+        ("hospital", "transplant"): "truncated",
+    }
+    assert [(one.donor, one.recipient) for one in receipts] == [("court", "court")]
+
+
 def test_a_monitor_says_that_all_is_well(
     exchanged: tuple[Deployment, simulation.Scenario],
 ) -> None:
