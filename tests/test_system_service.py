@@ -249,6 +249,25 @@ def test_a_hostile_coordinator_runs_no_code_at_a_site_and_is_told_nothing(
     assert [answer for _, answer, _ in replies].count("SignedEnrolment") == 3
 
 
+def test_a_monitor_says_that_all_is_well(
+    exchanged: tuple[Deployment, simulation.Scenario],
+) -> None:
+    deployment, _ = exchanged
+    with httpx.Client(base_url=f"http://127.0.0.1:{deployment.service.monitor_port}") as client:
+        health = client.get("/healthz")
+        assert (health.status_code, set(health.json().values())) == (200, {"ok"})
+        found = figures(client)
+    assert found["organ_sites",] == 3
+    assert found["organ_organs",] == 2
+    assert found["organ_exchanges", "completed"] >= 1
+    verdicts = [value for name, value in found.items() if name[0] == "organ_receipts"]
+    assert sum(verdicts) == 6
+    for program in ("superlink", "superexec", "keeper", "gateway"):
+        assert found["organ_process_starts", program] >= 1
+        assert found["organ_process_resident_bytes", program] > 20e6
+        assert found["organ_process_open_files", program] >= 3
+
+
 def test_what_a_hostile_coordinator_changes_is_believed_by_nobody(
     exchanged: tuple[Deployment, simulation.Scenario],
 ) -> None:
@@ -269,25 +288,6 @@ def test_what_a_hostile_coordinator_changes_is_believed_by_nobody(
         ("hospital", "transplant"): "truncated",
     }
     assert [(one.donor, one.recipient) for one in receipts] == [("court", "court")]
-
-
-def test_a_monitor_says_that_all_is_well(
-    exchanged: tuple[Deployment, simulation.Scenario],
-) -> None:
-    deployment, _ = exchanged
-    with httpx.Client(base_url=f"http://127.0.0.1:{deployment.service.monitor_port}") as client:
-        health = client.get("/healthz")
-        assert (health.status_code, set(health.json().values())) == (200, {"ok"})
-        found = figures(client)
-    assert found["organ_sites",] == 3
-    assert found["organ_organs",] == 2
-    assert found["organ_exchanges", "completed"] >= 1
-    verdicts = [value for name, value in found.items() if name[0] == "organ_receipts"]
-    assert sum(verdicts) == 6
-    for program in ("superlink", "superexec", "keeper", "gateway"):
-        assert found["organ_process_starts", program] >= 1
-        assert found["organ_process_resident_bytes", program] > 20e6
-        assert found["organ_process_open_files", program] >= 3
 
 
 def test_an_exchange_is_cancelled_and_sites_are_heard_of(
