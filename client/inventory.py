@@ -285,14 +285,10 @@ def _remove(home: Home, what: str, path: Path, exchange: str) -> Removed:
     if path.is_dir():  # nothing of that name may be there in part
         gone = path.with_name(f".{path.name}.{FORGOTTEN}.partial")
         shutil.rmtree(gone, ignore_errors=True)
-        _remove_folder(path.rename(gone))
+        shutil.rmtree(path.rename(gone))
     else:
         path.unlink()
     return found
-
-
-def _remove_folder(path: Path) -> None:
-    shutil.rmtree(path)
 
 
 def _exchanges(folder: Path, place: str, organ: str) -> list[str]:

@@ -100,7 +100,9 @@ def _look(deployment: Deployment) -> list[dict[str, Any]]:
     """Memory and open files of every process, and of the server that it forks tasks from."""
     found = []
     for who, home in {"coordinator": deployment.coordinator, **deployment.sites}.items():
-        for what, pid in {"start": supervisor.served_by(home), **supervisor.pids(home)}.items():
+        start = supervisor.served_by(home)
+        pids = ({} if start is None else {"start": start}) | supervisor.pids(home)
+        for what, pid in pids.items():
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
                 family = {what: process}

@@ -93,8 +93,7 @@ class Replies(HttpGrid):
             else:
                 self._again(one)
                 still.append(one)
-        done = {message.metadata.reply_to_message_id for message in whole}
-        self._coming = [one for one in still if one.asked not in done or one.work is not None]
+        self._coming = still
         return whole
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
