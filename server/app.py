@@ -5,7 +5,7 @@ In a deployment the run's configuration names it: ``home`` (the coordinator's fo
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +40,7 @@ def configured(context: Context) -> tuple[Coordinator, Settings]:
         raise HomeError("the run names no home; add --run-config 'home=\"/path\"'")
     asked = settings(context.run_config)
     coordinator = load(Path(home))
-    return coordinator, replace(asked, **asdict(coordinator.settings.limits))
+    return coordinator, replace(asked, limits=coordinator.settings.limits)
 
 
 def settings(config: Mapping[str, object]) -> Settings:

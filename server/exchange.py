@@ -41,7 +41,7 @@ from server import claims
 from server.catalogue import Happened
 from server.collection import Collection, Sealed
 from server.dispatch import UNANSWERED, Dispatch
-from server.home import Coordinator
+from server.home import IN_PROCESS, Coordinator, Limits
 from server.witnesses import SignedHead, Witnesses, signed_head
 
 Value = TypeVar("Value")
@@ -60,13 +60,7 @@ class Settings:
         invited: Names of the sites that take part; all that come, if there are none.
         terms: What donors train.
         mode: How recipients put organs in.
-        join_seconds: How long to wait for sites; those that are there then take part.
-        enrol_seconds: How long to wait for their enrolments once two sites and a donor are there;
-            who enrols later takes part in a second pass.
-        step_seconds: Time limit of a donation or a trial.
-        wire_seconds: Time limit of any other message. When nothing has happened for so long, those
-            that have answered all sign the log, and no longer wait for the others.
-        patience_seconds: How long a site that is away, or died over a request, is asked again.
+        limits: How long it waits; by default, for sites of the same process.
         most_sealed_bytes: Largest sealed organ that is passed on.
         keep_messages: Keep every reply as it came, in ``messages/``; for whoever wants to see what
             a coordinator gets.
@@ -77,11 +71,7 @@ class Settings:
     terms: Terms
     invited: tuple[str, ...] = ()
     mode: Literal["replace", "insert"] = "replace"
-    join_seconds: float = 120
-    enrol_seconds: float = float("inf")
-    step_seconds: float = 6 * 3600
-    wire_seconds: float = 600
-    patience_seconds: float = 0
+    limits: Limits = IN_PROCESS
     most_sealed_bytes: int = 8 * 2**30
     keep_messages: bool = False
 
@@ -129,14 +119,14 @@ class Exchange:
         self._grid, self._home, self._settings, self._notify = grid, coordinator, settings, notify
         self._untold: list[Happened] = []
         self._dispatch = Dispatch(
-            grid, settings.exchange, self._seen, settings.patience_seconds, self._note
+            grid, settings.exchange, self._seen, settings.limits.patience_seconds, self._note
         )
         self._sites: dict[str, _Site] = {}
         self._collection = Collection(
-            self._dispatch, coordinator, settings.exchange, settings.wire_seconds
+            self._dispatch, coordinator, settings.exchange, settings.limits.wire_seconds
         )
         self._witnesses = Witnesses(
-            self._dispatch, coordinator, settings.exchange, settings.wire_seconds
+            self._dispatch, coordinator, settings.exchange, settings.limits.wire_seconds
         )
         self._offers: dict[str, Offer] = {}
         self._sealed: dict[str, Sealed] = {}
@@ -161,7 +151,7 @@ class Exchange:
             self._revoke(node)
         since = time.monotonic()
         self._dispatch.run(
-            lambda: self._enough and time.monotonic() - since > self._settings.enrol_seconds
+            lambda: self._enough and time.monotonic() - since > self._settings.limits.enrol_seconds
         )
         self._enrolling = False
         self._agree_on_base()
@@ -223,7 +213,7 @@ class Exchange:
         return [node for node in there if node in wanted]
 
     def _join(self) -> list[int]:
-        deadline = time.monotonic() + self._settings.join_seconds
+        deadline = time.monotonic() + self._settings.limits.join_seconds
         while True:
             nodes = self._nodes()
             if len(nodes) >= self._settings.sites or time.monotonic() > deadline:
@@ -247,7 +237,7 @@ class Exchange:
             REVOKE,
             RevokeRequest(exchange=self._settings.exchange),
             body=lambda: self._home.trust.revoked.pem,
-            seconds=self._settings.wire_seconds,
+            seconds=self._settings.limits.wire_seconds,
             then=then,
             failed=failed,
         )
@@ -274,7 +264,7 @@ class Exchange:
             node,
             ENROL,
             request,
-            seconds=self._settings.wire_seconds,
+            seconds=self._settings.limits.wire_seconds,
             then=then,
             failed=lambda code: self._fail(f"node-{node}", "enrol", code),
         )
@@ -330,7 +320,7 @@ class Exchange:
             donor.node,
             DONATE,
             request,
-            seconds=self._settings.step_seconds,
+            seconds=self._settings.limits.step_seconds,
             then=then,
             failed=lambda code: failed("donate", code),
         )
@@ -404,7 +394,7 @@ class Exchange:
                     sealed_sha256=donation.sealed_sha256,
                 ),
                 body=lambda: sealed.read(self._home.bank, offset),
-                seconds=self._settings.wire_seconds,
+                seconds=self._settings.limits.wire_seconds,
                 then=then,
                 failed=settled,
             )
@@ -451,14 +441,14 @@ class Exchange:
             site.node,
             TRANSPLANT,
             request,
-            seconds=self._settings.step_seconds,
+            seconds=self._settings.limits.step_seconds,
             then=then,
             failed=settled,
         )
 
     def _still(self) -> bool:
         """Whether whoever has not answered keeps the others waiting."""
-        return time.monotonic() - self._happened > self._settings.wire_seconds
+        return time.monotonic() - self._happened > self._settings.limits.wire_seconds
 
     def _witness(self) -> None:
         """Have sites sign what the log is now, if they have answered, and have not signed it."""

@@ -41,7 +41,8 @@ SETTINGS, LOG_KEY = "coordinator.toml", "log.key"
 CATALOGUE, BANK, INCOMING = "catalogue.db", "bank", "incoming"
 
 
-Seconds = Annotated[float, Field(gt=0, le=366 * 86_400)]
+MOST_SECONDS = 366 * 86_400.0
+Seconds = Annotated[float, Field(gt=0, le=MOST_SECONDS)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -53,15 +54,21 @@ class Limits:
         enrol_seconds: For more enrolments, once there are two and a donor; who is later takes part
             in a second pass.
         step_seconds: For a donation, or a trial.
-        wire_seconds: For the answer to any other message.
-        patience_seconds: While a site that is away, or died over a request, is asked again.
+        wire_seconds: For the answer to any other message. When nothing has happened for so long,
+            those that have answered all sign the log, and no longer wait for the others.
+        patience_seconds: While a site that is away, or died over a request, is asked again; 0 for
+            never.
     """
 
     join_seconds: Seconds = 120
     enrol_seconds: Seconds = 60
     step_seconds: Seconds = 6 * 3600
     wire_seconds: Seconds = 600
-    patience_seconds: Seconds = 300
+    patience_seconds: Annotated[float, Field(ge=0, le=MOST_SECONDS)] = 300
+
+
+IN_PROCESS = Limits(enrol_seconds=MOST_SECONDS, patience_seconds=0)
+"""Where a site that does not answer will not come back either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)

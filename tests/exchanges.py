@@ -1,6 +1,7 @@
 """A federation of three sites on a tiny model, and its exchange without Flower's engine."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Message
@@ -77,9 +78,12 @@ def by_hand(
         terms=scenario.terms,
         invited=invited,
         mode=scenario.mode,
-        enrol_seconds=enrol_seconds,
-        wire_seconds=wire_seconds,
-        step_seconds=wire_seconds,
+        limits=replace(
+            coordinator_home.IN_PROCESS,
+            enrol_seconds=enrol_seconds,
+            wire_seconds=wire_seconds,
+            step_seconds=wire_seconds,
+        ),
     )
     try:
         while Exchange(grid, coordinator, settings, notify).run():

@@ -42,7 +42,7 @@ def test_a_run_configures_the_exchange(tmp_path: Path) -> None:
     coordinator.catalogue.close()
     assert (settings.exchange, settings.sites) == ("trial", 2)
     assert settings.terms.span == Span(start=2, stop=5)
-    assert (settings.step_seconds, settings.enrol_seconds) == (6 * 3600, 60)
+    assert (settings.limits.step_seconds, settings.limits.enrol_seconds) == (6 * 3600, 60)
 
 
 def test_an_operator_says_how_long_a_run_waits(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_an_operator_says_how_long_a_run_waits(tmp_path: Path) -> None:
     run = {**CONFIG, "home": str(tmp_path / "home")}
     coordinator, settings = server.app.configured(context({}, run))
     coordinator.catalogue.close()
-    assert (settings.step_seconds, settings.join_seconds) == (172_800, 120)
+    assert (settings.limits.step_seconds, settings.limits.join_seconds) == (172_800, 120)
     for wrong in ("0", "inf", "'long'", "1e9"):
         file.write_text(kept.replace("step_seconds = 21600", f"step_seconds = {wrong}"))
         with pytest.raises(HomeError, match=r"limits\.step_seconds"):

@@ -110,7 +110,7 @@ def test_a_site_that_is_slow_to_enrol_holds_up_nobody_and_takes_part_afterwards(
         return min(tried.count("court"), tried.count("hospital")) >= 2
 
     awake = {"clinic": others_are_done}
-    by_hand(scenario, awake=awake, enrol_seconds=0, exchange="slow", notify=steps.append)
+    by_hand(scenario, awake=awake, enrol_seconds=1e-9, exchange="slow", notify=steps.append)
     assert ran(scenario, "slow")
     assert len(verdicts(scenario, "slow")) == 6
     first = [one for one in steps if one.step == "enrol"]
