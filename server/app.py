@@ -16,7 +16,7 @@ from not_core.errors import ExchangeError, FormatError, HomeError
 from not_core.manifest import Span
 from not_core.protocol import Terms
 from not_core.trust.certificates import check_name
-from server.exchange import Event, Exchange, Settings
+from server.exchange import Event, Exchange, Settings, run_in_passes
 from server.home import Coordinator, load
 
 MOST_SITES = 10_000
@@ -134,8 +134,7 @@ def coordinator_app(
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         coordinator, settings = configure(context)
-        while Exchange(grid, coordinator, settings, notify).run():
-            pass
+        run_in_passes(lambda: Exchange(grid, coordinator, settings, notify))
 
     return app
 

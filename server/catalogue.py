@@ -4,7 +4,7 @@ Everything here is public within the federation or signed by a site; nothing ope
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -295,10 +295,11 @@ class Catalogue:
             )
             return {(row.organ, row.site): row.code for row in rows}
 
-    def heard(self, site: str, time: float) -> None:
-        """Note that a site's node is there."""
+    def heard(self, sites: Iterable[str], time: float) -> None:
+        """Note that sites' nodes are there."""
         with database.writing(self._engine) as session:
-            session.merge(tables.Contact(site=site, time=time))
+            for site in sites:
+                session.merge(tables.Contact(site=site, time=time))
 
     def contacts(self) -> dict[str, float]:
         """When each site was last heard of: of its node, or in an exchange."""

@@ -69,6 +69,7 @@ class _Request:
     identifiers: list[str] = field(default_factory=list)
     """Of its messages that an answer may come to."""
     deadline: float = 0.0
+    accepted_at: float = 0.0
     again_until: float | None = None
     again_at: float = 0.0
     repeat_at: float = 0.0
@@ -82,8 +83,8 @@ class Dispatch:
         grid: Flower's.
         group: Name that ties the messages of one exchange together.
         seen: Told of every reply, errors included, before it is acted upon.
-        patience: Seconds for which a request is sent again after its node was first found away;
-            0 sends nothing twice.
+        patience: Seconds for which a request is sent again after its node was found away, counted
+            anew where the node has worked on it for longer than that; 0 sends nothing twice.
         looked: Called after each look for replies, when all that came have been acted upon.
     """
 
@@ -119,7 +120,7 @@ class Dispatch:
     ) -> None:
         """Send a request when its node has answered those before it.
 
-        ``then`` or ``failed`` is called once, from ``run``. The time limit begins when it is sent.
+        ``then`` or ``failed`` is called once, from ``run``. The time limit begins when it is first sent.
 
         Raises:
             NotError: ``body`` raises it, where it is sent at once.
@@ -211,7 +212,8 @@ class Dispatch:
             self._away(one)
             return
         now = time.monotonic()
-        one.deadline, one.repeat_seconds = now + one.seconds, FIRST_REPEAT_SECONDS
+        one.deadline = one.deadline or now + one.seconds
+        one.accepted_at, one.repeat_seconds = now, FIRST_REPEAT_SECONDS
         one.repeat_at = now + one.repeat_seconds
 
     def _push(self, one: _Request) -> bool:
@@ -252,6 +254,8 @@ class Dispatch:
             # Flower puts an exception's text here; whoever keeps messages wants to see it.
             self._seen(Packet("Error", str(reply.error.reason).encode(), b""))
             self._settle(one)
+            if time.monotonic() > one.accepted_at + self._patience:
+                one.again_until = None  # it was there again, and died anew
             self._away(one)
             return
         self._end(one)

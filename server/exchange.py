@@ -107,7 +107,7 @@ class _Site:
 
 
 class Exchange:
-    """The state of one exchange while it runs."""
+    """The state of one pass of an exchange while it runs."""
 
     def __init__(
         self,
@@ -131,17 +131,16 @@ class Exchange:
         self._offers: dict[str, Offer] = {}
         self._sealed: dict[str, Sealed] = {}
         self._failures: list[dict[str, str]] = []
-        self._late: set[str] = set()
+        self._late: set[int] = set()
         self._enrolling = True
         self._started = self._happened = time.monotonic()
         self._ended: dict[str, float] = {}
 
-    def run(self) -> bool:
+    def run(self) -> set[int]:
         """Run to the end; every failure of a site is recorded, none ends the exchange.
 
         Returns:
-            Whether sites came, or enrolled, too late to take part: another pass, by another
-            ``Exchange`` of the same settings, does what is missing.
+            Nodes that came, or enrolled, too late to take part; see ``run_in_passes``.
 
         Raises:
             ExchangeError: Fewer than two sites could enrol, or none of them donates.
@@ -185,7 +184,7 @@ class Exchange:
                 "seconds": self._seconds(),
             },
         )
-        return bool(self._late) or not set(asked).issuperset(self._nodes())
+        return self._late | (set(self._nodes()) - set(asked))
 
     @property
     def _donors(self) -> list[_Site]:
@@ -253,7 +252,7 @@ class Exchange:
                 self._fail(name, "enrol", "not-invited")
                 return
             if not self._enrolling:
-                self._late.add(name)
+                self._late.add(node)
                 return
             if name in self._sites:
                 self._fail(name, "enrol", "twice")
@@ -500,3 +499,20 @@ class Exchange:
         total = time.monotonic() - self._started
         marks = {step: self._ended.get(step, 0.0) for step in _STEPS}
         return {step: round(mark, 1) for step, mark in (marks | {"total": total}).items()}
+
+
+def run_in_passes(new_pass: Callable[[], Exchange]) -> None:
+    """Run an exchange, and again for what is missing while that may bring something.
+
+    A node that came too late has one more pass, and no third where it is late again: others do not
+    wait for ever.
+
+    Args:
+        new_pass: Makes the exchange, always of the same settings.
+
+    Raises:
+        ExchangeError: See ``Exchange.run``.
+    """
+    seen: set[int] = set()
+    while new := new_pass().run() - seen:
+        seen |= new

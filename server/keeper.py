@@ -142,9 +142,8 @@ def listen(coordinator: Coordinator, control: Control, now: float) -> None:
         ServiceError: Flower does not run.
     """
     online = control.online()
-    for site, (node, _) in coordinator.catalogue.nodes().items():
-        if node in online:
-            coordinator.catalogue.heard(site, now)
+    known = coordinator.catalogue.nodes().items()
+    coordinator.catalogue.heard((site for site, (node, _) in known if node in online), now)
 
 
 def waited(coordinator: Coordinator, name: str) -> str:

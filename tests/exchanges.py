@@ -10,7 +10,7 @@ from local_grid import LocalGrid
 from not_core.manifest import Span
 from not_core.protocol import Terms
 from server import home as coordinator_home
-from server.exchange import Event, Exchange, Settings
+from server.exchange import Event, Exchange, Settings, run_in_passes
 from simulations import exchange as simulation
 from simulations.sites import load_sites
 
@@ -86,8 +86,7 @@ def by_hand(
         ),
     )
     try:
-        while Exchange(grid, coordinator, settings, notify).run():
-            pass
+        run_in_passes(lambda: Exchange(grid, coordinator, settings, notify))
     finally:
         coordinator.catalogue.close()
     return grid

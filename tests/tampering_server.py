@@ -17,7 +17,7 @@ from not_core.protocol import DONATE, DonateRequest
 from server.app import configured
 from server.bank import Bank, chunks
 from server.collection import Sealed
-from server.exchange import Exchange
+from server.exchange import Exchange, run_in_passes
 
 EARLIER, LACKS = "trial", 16
 
@@ -90,5 +90,4 @@ def main(grid: Grid, context: Context) -> None:
     coordinator, settings = configured(context)
     node, _ = coordinator.catalogue.nodes()["hospital"]
     swapping: Any = Swapping(grid, node)
-    while Tampering(swapping, coordinator, settings).run():
-        pass
+    run_in_passes(lambda: Tampering(swapping, coordinator, settings))

@@ -109,6 +109,24 @@ def test_a_node_that_is_away_is_asked_again_for_a_while(
     assert grid.pushed == pushed if pushed else grid.pushed > 2
 
 
+def test_patience_is_anew_for_a_node_that_came_back_and_worked() -> None:
+    class Working(Grid):
+        """Dies at once; then works for longer than anybody waits for one that is away, and dies."""
+
+        def push_messages(self, messages: object) -> list[str]:
+            self.asked_at = time.monotonic()
+            return super().push_messages(messages)
+
+        def pull_messages(self, identifiers: list[str]) -> list[Any]:
+            works = self.pushed == 2 and time.monotonic() < self.asked_at + 0.3
+            return [] if works else super().pull_messages(identifiers)
+
+    dispatch.FIRST_REPEAT_SECONDS = 60.0
+    assert asked(Working(refused=0, died=2), patience=0.1)[0] == ["answered"]
+    late = Working(refused=0, died=10**9)
+    assert asked(late, patience=0.1, seconds=0.2)[0] in (["timeout"], ["unreachable"])
+
+
 def test_a_request_that_was_lost_is_repeated_and_the_first_answer_counts() -> None:
     class Losing(Grid):
         """Loses the first two without a word; then answers what it is asked, the lost ones too."""

@@ -159,7 +159,7 @@ def test_status_says_who_is_there_and_why_nothing_came(
     catalogue.happened("winter", Happened(now - 20, "north", "enrol", ""))
     catalogue.happened("winter", Happened(now - 10, "north", "donate", "approval"))
     catalogue.happened("winter", Happened(now - 9, f"node-{2**63 + 2}", "enrol", "strange"))
-    catalogue.heard("south", now - 3 * 86_400)
+    catalogue.heard(["south"], now - 3 * 86_400)
 
     def said(*words: str) -> Any:
         code, out, wrong = call("status", home, *words, "--json", app=commands.app)

@@ -118,6 +118,27 @@ def test_a_site_that_is_slow_to_enrol_holds_up_nobody_and_takes_part_afterwards(
     assert sorted(one.site for one in first[2:]) == ["clinic", "court", "hospital"]
 
 
+def test_a_site_that_is_late_again_and_again_has_no_third_pass(
+    scenario: simulation.Scenario,
+) -> None:
+    steps: list[Event] = []
+    rounds = 0
+
+    def others_are_done() -> bool:
+        """In the pass that is under way."""
+        nonlocal rounds
+        signed = [one.site for one in steps if one.step == "witness"]
+        done = min(signed.count("court"), signed.count("hospital")) > rounds
+        rounds += done
+        return done
+
+    awake = {"clinic": others_are_done}
+    by_hand(scenario, awake=awake, enrol_seconds=1e-9, exchange="later", notify=steps.append)
+    assert rounds == 2
+    assert [one.site for one in steps if one.step == "enrol"].count("court") == 2
+    assert len(verdicts(scenario, "later")) == 4
+
+
 def test_a_site_that_joins_later_is_sent_bodies_and_nobody_else_is(
     scenario: simulation.Scenario,
 ) -> None:
