@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from client import keeping, log, serving
-from client.serving import Home, unlocked
+from client.serving import COORDINATORS_CERTIFICATE, Home, unlocked
 from not_core.commands import private as options
 from not_core.commands.budget import Delta, Epsilon, show
 from not_core.commands.passphrase import (
@@ -36,8 +36,8 @@ app = new_app(
     "Run a site: a home folder with private records, keys, a policy and a log.\n\n"
     "    organ-site init HOME --site clinic --model MODEL --records records.jsonl ...\n\n"
     "    (the federation admits HOME/identity/request.json and returns clinic.profile)\n\n"
-    "    organ-site join HOME clinic.profile --root root.pem\n\n"
-    "    organ-site connect HOME organs.example.org:9092 --certificate tls.pem\n\n"
+    "    organ-site join HOME clinic.profile --root root.pem "
+    "--coordinator organs.example.org:9092 --certificate tls.pem\n\n"
     "    organ-site doctor HOME        what is missing, and what to do\n\n"
     "    organ-site start HOME\n\n"
 )
@@ -127,14 +127,24 @@ def join(
         Path,
         typer.Option(help="The federation's root.pem, federation.crl beside it; another channel."),
     ],
+    coordinator: Annotated[
+        str | None, typer.Option(help="A coordinator's address, HOST:PORT, to connect to.")
+    ] = None,
+    certificate: Annotated[Path | None, COORDINATORS_CERTIFICATE] = None,
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Accept the federation's answer to this site's request.
 
+    With --coordinator and --certificate, 'organ-site connect' as well.
+
     Example: organ-site join ~/clinic clinic.profile --root root.pem
+    --coordinator organs.example.org:9092 --certificate tls.pem
     """
-    from client.home import IDENTITY
+    if (coordinator is None) != (certificate is None):
+        raise typer.BadParameter("--coordinator and --certificate take each other")
+    from client import service
+    from client.home import IDENTITY, load
     from not_core.trust import federation, keys
     from not_core.trust.profile import read_profile
 
@@ -142,7 +152,11 @@ def join(
     answer = read_profile(profile)
     words = passphrase_of(keys.sealing_key_of(home / IDENTITY, answer), passphrase_file)
     who = keys.install(home / IDENTITY, answer, trust, passphrase=words)
-    report({"site": who.site, "federation": trust.name}, as_json)
+    facts = {"site": who.site, "federation": trust.name}
+    if coordinator is not None and certificate is not None:
+        admission = service.connect(load(home, passphrase=words), coordinator, certificate)
+        facts |= {"coordinator": coordinator, "hand over": str(admission)}
+    report(facts, as_json)
 
 
 @app.command()

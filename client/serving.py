@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from client.home import Site
 
 Home = Annotated[Path, typer.Argument(help="The site's home folder.")]
+COORDINATORS_CERTIFICATE = typer.Option(
+    "--certificate", help="The coordinator's tls.pem; by another way than the network."
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,9 +33,7 @@ def add_to(app: typer.Typer) -> None:
 def connect(
     home: Home,
     coordinator: Annotated[str, typer.Argument(help="The coordinator's address, HOST:PORT.")],
-    certificate: Annotated[
-        Path, typer.Option(help="The coordinator's tls.pem; by another way than the network.")
-    ],
+    certificate: Annotated[Path, COORDINATORS_CERTIFICATE],
     new_key: Annotated[
         bool, typer.Option("--new-key", help="Another key for the node: its old was taken back.")
     ] = False,

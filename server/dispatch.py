@@ -120,7 +120,8 @@ class Dispatch:
     ) -> None:
         """Send a request when its node has answered those before it.
 
-        ``then`` or ``failed`` is called once, from ``run``. The time limit begins when it is first sent.
+        ``then`` or ``failed`` is called once, from ``run``. The time limit begins when it is first
+        sent.
 
         Raises:
             NotError: ``body`` raises it, where it is sent at once.

@@ -13,6 +13,7 @@ import client.commands
 import server.commands
 import simulations.commands
 from not_core import commands
+from not_core.service import tls
 
 Organ = Callable[..., dict[str, object]]
 PROGRAMS = {
@@ -211,8 +212,14 @@ def test_a_site_and_a_coordinator_are_set_up(
     assert (code, json.loads(out)["admitted"]) == (0, False)
     request, profile = home / "identity" / "request.json", tmp_path / "lab.profile"
     assert call("federation", "admit", keys / "root", request, "--out", profile)[0] == 0
-    joined = call("join", home, profile, "--root", keys / "root" / "root.pem", app=site)
-    assert joined[0] == 0
+    joining = ("join", home, profile, "--root", keys / "root" / "root.pem")
+    reach = ("--coordinator", "organs.example.org:9092")
+    assert call(*joining, *reach, app=site)[0] == 2, "without its certificate"
+    assert call(*joining, app=site)[0] == 0
+    tls.create(tmp_path / "tls.pem", tmp_path / "tls.key", ["organs.example.org"])
+    code, out, _ = call(*joining, *reach, "--certificate", tmp_path / "tls.pem", "--json", app=site)
+    assert (code, json.loads(out)["hand over"]) == (0, str(home / "node" / "admission")), "again"
+    assert (home / "node" / "admission").is_file()
     code, out, _ = call("status", home, "--json", app=site)
     assert (json.loads(out)["pending"], json.loads(out)["admitted"]) == ([], True)
     assert json.loads(out)["policy"]["release_organs"] == "ask"

@@ -55,7 +55,7 @@ PROGRAMS: dict[str, typer.Typer] = {
 }
 OTHERS = {
     ".", "base64", "cat", "cd", "chmod", "cp", "export", "head", "model_signing", "printf", "ssh",
-    "touch",
+    "install", "python3", "runuser", "touch", "useradd",
 }  # fmt: skip
 RUN, FAILS, POLICY = "<!-- run -->", "<!-- fails -->", "<!-- policy -->"
 MEASURED = {

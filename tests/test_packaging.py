@@ -90,3 +90,21 @@ def test_a_container_is_built_from_what_its_file_copies_and_nothing_else() -> No
     let_in = (ROOT / ".containerignore").read_text().splitlines()
     assert "*" in let_in
     assert copied == {line.removeprefix("!") for line in let_in if line.startswith("!")}
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    units = sorted((ROOT / "docs" / "deployment").glob("organ-*.*"))
+    for unit in units:
+        text = unit.read_text().replace(
+            "/opt/organ-exchange/bin/", f"{Path(sys.executable).parent}/"
+        )
+        (tmp_path / unit.name).write_text(text)
+    said = subprocess.run(  # noqa: S603
+        ["systemd-analyze", "verify", *(tmp_path / unit.name for unit in units)],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (said.returncode, said.stdout + said.stderr) == (0, "")
+    assert len(units) == 4

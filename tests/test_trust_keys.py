@@ -228,3 +228,23 @@ def test_a_missing_file_is_named_for_what_it_is(tmp_path: Path) -> None:
     key.unlink()
     with pytest.raises(KeyFileError, match="expected a file made by 'organ identity init'"):
         private_keys.read_sealing_key(key, None)
+
+
+def test_a_secret_is_its_owners_alone_or_a_credential_of_systemds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a unit with ``User=`` it is root's, and its group's bits are the mask of a list."""
+    secret = tmp_path / "passphrase"
+    secret.write_bytes(b"quiet words\n")
+    secret.chmod(0o440)
+    with pytest.raises(KeyFileError, match="has mode 0440, expected 0600"):
+        passphrase.read(secret)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "elsewhere"))
+    with pytest.raises(KeyFileError, match="has mode 0440"):
+        passphrase.read(secret)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert passphrase.read(secret) == b"quiet words"
+    for open_to_others in (0o444, 0o460):
+        secret.chmod(open_to_others)
+        with pytest.raises(KeyFileError, match="expected 0600"):
+            passphrase.read(secret)

@@ -9,7 +9,8 @@ from not_core.errors import KeyFileError, TooLargeError
 
 SECRET_LIMIT = 64 * 1024
 """Largest key or passphrase file read, in bytes."""
-
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""Where systemd says that a unit's credentials are."""
 
 WRITE_IT = "write it there, mode 0600, or name another file"
 MISSING_KEY = (
@@ -25,6 +26,9 @@ def write_secret(path: Path, data: bytes) -> None:
 
 def read_secret(path: Path, what: str, missing: str = WRITE_IT) -> bytes:
     """Read a secret file after checking, on the open file, that it is its owner's alone.
+
+    One of systemd's credentials (in ``CREDENTIALS_DIRECTORY``) may be root's, and its group's to
+    read: there the group's bits are the mask of a list that names the service's user alone.
 
     Args:
         path: The file; a symbolic link is refused.
@@ -47,13 +51,14 @@ def read_secret(path: Path, what: str, missing: str = WRITE_IT) -> bytes:
         facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode):
             raise KeyFileError(f"{what} at {path} is not a regular file; restore it from a backup")
-        mode = stat.S_IMODE(facts.st_mode)
-        if mode & 0o077:
+        mode, folder = stat.S_IMODE(facts.st_mode), os.environ.get(CREDENTIALS)
+        credential = bool(folder) and path.parent == Path(str(folder))
+        if mode & (0o037 if credential else 0o077):
             raise KeyFileError(
                 f"{what} at {path} has mode {mode:04o}, expected 0600; run 'chmod 600' on it, and "
                 "make new keys if others may have read it"
             )
-        if facts.st_uid != os.geteuid():
+        if facts.st_uid != os.geteuid() and not (credential and facts.st_uid == 0):
             raise KeyFileError(f"{what} at {path} belongs to another user; run as its owner")
         data = file.read(SECRET_LIMIT + 1)
     if len(data) > SECRET_LIMIT:

@@ -8,7 +8,7 @@ from not_core.trust.keyfile import read_secret
 
 KEYRING, SERVICE = "keyring:", "organ-exchange"
 VARIABLE = "ORGAN_PASSPHRASE_FILE"
-"""Environment variable that names the file; systemd's credentials are such files."""
+"""Environment variable that names the file, such as one of systemd's credentials."""
 
 
 def given() -> bytes | None:
