@@ -2,9 +2,12 @@
 
 The hospital is asked for an organ with another key for the clinic. Of the court's, the clinic gets
 what was sealed for an earlier exchange, and the hospital what lacks its end; sizes and digests fit.
+In an exchange named ``edited`` both get what says that it is a later version than its donor said.
 """
 
+import base64
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +22,7 @@ from server.bank import Bank, chunks
 from server.collection import Sealed
 from server.exchange import Exchange, run_in_passes
 
-EARLIER, LACKS = "trial", 16
+EARLIER, EDITED, LACKS = "trial", "edited", 16
 
 
 class Swapping:
@@ -68,7 +71,9 @@ class Tampering(Exchange):
     def _changed(self, site: str, whole: Sealed) -> Sealed:
         body = b"".join(chunks(self._home.bank, whole.offer.body_sha256))
         header = whole.header
-        if site == "clinic":
+        if whole.offer.exchange == EDITED:
+            header = _edited(header)
+        elif site == "clinic":
             earlier = {one.organ: one.header for one in self._home.catalogue.organs(EARLIER)}
             header = earlier[whole.offer.organ_digest] or b""
         else:
@@ -80,6 +85,16 @@ class Tampering(Exchange):
             sealed_sha256=hashlib.sha256(data).hexdigest(),
         )
         return Cut(offer=whole.offer, donation=donation, header=header)
+
+
+def _edited(header: bytes) -> bytes:
+    """A sealed organ's header, its offer changed under the signature of the one that was."""
+    found = re.search(rb'payload\W+([A-Za-z0-9+/]+=*)', header)
+    assert found is not None
+    offer = base64.b64decode(found[1])
+    changed = offer.replace(b'"version":1', b'"version":9')
+    assert changed != offer
+    return header.replace(found[1], base64.b64encode(changed))
 
 
 app = ServerApp()

@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import bursting
 import httpx
 import psutil
 import pytest
@@ -22,11 +24,13 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from metrics import figures
 
+import client.commands
+import server.commands
 from client import home as site_home
 from client import service as site_service
 from not_core import canonical
 from not_core.errors import CertificateError, RevokedError, ServiceError
-from not_core.protocol import Enrolment, SignedEnrolment
+from not_core.protocol import Enrolment, Receipt, SignedEnrolment
 from not_core.service import supervisor, tls
 from not_core.service.flower import command
 from not_core.trust import authority, keys, revocation
@@ -41,6 +45,10 @@ from simulations.search import Needles, search
 from simulations.served import Deployment, until
 
 
+CARRIED = "clinic-without-network"
+"""Copy of the clinic's home, beside the homes, from before it was served."""
+
+
 @pytest.fixture(scope="module")
 def exchanged(
     models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
@@ -52,6 +60,7 @@ def exchanged(
         simulated, served = make("simulated"), make("served")
         for one in (simulated, served):
             simulation.prepare(one)
+    shutil.copytree(served.home("clinic"), place / CARRIED)
     by_hand(simulated)
     deployment = Deployment(served)
     with deployment.serving():
@@ -61,9 +70,11 @@ def exchanged(
 
 
 @contextmanager
-def replaced(deployment: Deployment, statement: str, environment: dict[str, str]) -> Iterator[None]:
-    """Another coordinator in the place of ours: the same but for one statement."""
-    home = deployment.coordinator
+def replaced(
+    deployment: Deployment, home: Path, statement: str, environment: dict[str, str]
+) -> Iterator[None]:
+    """Another coordinator or site in the place of ours: the same but for one statement."""
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]])
     deployment.stop(home)
     try:
         deployment.start(home, statement, environment)
@@ -212,11 +223,8 @@ def test_a_hostile_coordinator_runs_no_code_at_a_site_and_is_told_nothing(
     """It brings a bundle with other code under our names, and asks for what no site answers."""
     deployment, _ = exchanged
     home = deployment.coordinator
-    environment = {
-        "ORGAN_HOSTILE_MARK": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]]),
-    }
-    with replaced(deployment, "server.service.APP = 'hostile_server:app'", environment):
+    environment = {"ORGAN_HOSTILE_MARK": str(tmp_path)}
+    with replaced(deployment, home, "server.service.APP = 'hostile_server:app'", environment):
         pyproject = (
             '[project]\nname = "evil"\nversion = "1"\ndescription = "x"\nlicense = "MIT"\n'
             '[tool.flwr.app]\npublisher = "evil"\n[tool.flwr.app.components]\n'
@@ -271,23 +279,83 @@ def test_a_monitor_says_that_all_is_well(
 def test_what_a_hostile_coordinator_changes_is_believed_by_nobody(
     exchanged: tuple[Deployment, simulation.Scenario],
 ) -> None:
-    """A swapped key, an organ of an earlier exchange, one that lacks its end: between processes."""
+    """A swapped key, an organ of an earlier exchange, one that lacks its end, an edited offer."""
     deployment, _ = exchanged
-    environment = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path[1:]])}
-    with replaced(deployment, "server.service.APP = 'tampering_server:app'", environment):
-        deployment.begin("tampered")
-        assert deployment.waited("tampered", 300) == "completed"
-    with coordinator_home.opened(deployment.coordinator) as coordinator:
-        facts = coordinator.catalogue.last_run("tampered")
-        receipts = coordinator.catalogue.receipts("tampered")
-    assert facts is not None
-    failed = {(one["site"], one["step"]): one["code"] for one in facts["failures"]}
-    assert failed == {
-        ("hospital", "donate"): "certificate",
+    home, statement = deployment.coordinator, "server.service.APP = 'tampering_server:app'"
+    with replaced(deployment, home, statement, {}):
+        for name in ("tampered", "edited"):
+            deployment.begin(name)
+            assert deployment.waited(name, 300) == "completed"
+    donated = ("hospital", "donate")
+    assert failed(deployment, "tampered") == {
+        donated: "certificate",
         ("clinic", "transplant"): "audience",
         ("hospital", "transplant"): "truncated",
     }
-    assert [(one.donor, one.recipient) for one in receipts] == [("court", "court")]
+    assert failed(deployment, "edited") == {
+        donated: "certificate",
+        ("clinic", "transplant"): "signature",
+        ("hospital", "transplant"): "signature",
+    }
+    with coordinator_home.opened(home) as coordinator:
+        for name in ("tampered", "edited"):
+            receipts = coordinator.catalogue.receipts(name)
+            assert [(one.donor, one.recipient) for one in receipts] == [("court", "court")]
+
+
+def failed(deployment: Deployment, name: str) -> dict[tuple[str, str], str]:
+    """Codes of what failed in the last run of an exchange, by site and step."""
+    with coordinator_home.opened(deployment.coordinator) as coordinator:
+        facts = coordinator.catalogue.last_run(name)
+    assert facts is not None
+    return {(one["site"], one["step"]): one["code"] for one in facts["failures"]}
+
+
+def test_what_an_error_says_at_a_site_stays_there(
+    exchanged: tuple[Deployment, simulation.Scenario], tmp_path: Path
+) -> None:
+    """An error in its work, and one in what Flower does with the answer."""
+    deployment, _ = exchanged
+    hospital, told = deployment.sites["hospital"], tmp_path / "told"
+    with replaced(deployment, hospital, "client.service.APP = 'bursting:app'", {"BURST": str(told)}):
+        deployment.begin("bursting")
+        assert deployment.waited("bursting", 300) == "completed"
+    assert told.exists()
+    assert failed(deployment, "bursting") == {("hospital", "donate"): "internal"}
+    planted = Needles([bursting.SECRET], [])
+    others = [home for name, home in deployment.sites.items() if name != "hospital"]
+    assert search([deployment.coordinator, *others], planted).sentences == 0
+    assert search([hospital / "site.log"], planted).sentences == 0
+
+
+def test_carried_by_hand_an_organ_comes_to_what_flower_brought_it_to(
+    exchanged: tuple[Deployment, simulation.Scenario],
+    call: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+) -> None:
+    deployment, _ = exchanged
+    clinic = deployment.scenario.homes.parent / CARRIED
+    with coordinator_home.opened(deployment.coordinator) as coordinator:
+        verdicts = {
+            one.organ: one.verdict
+            for one in coordinator.catalogue.receipts("trial")
+            if one.recipient == "clinic"
+        }
+    assert len(verdicts) == 2
+    for organ, verdict in verdicts.items():
+        path, home = tmp_path / f"{organ}.organ", deployment.coordinator
+        words = ("export", home, organ, "--exchange", "trial", "--out", path)
+        assert call(*words, app=server.commands.app)[0] == 0
+        code, out, err = call("receive", clinic, path, "--json", app=client.commands.app)
+        assert code == 0, err
+        assert json.loads(out)["verdict"] == verdict
+        (through,) = deployment.sites["clinic"].glob(f"receipts/trial/{organ}-*.json")
+        (brought,) = clinic.glob(f"receipts/*/{organ}-*.json")
+        told = [
+            canonical.decode(Receipt, claimed_payload(one.read_bytes()), "receipt")
+            for one in (through, brought)
+        ]
+        assert told[0] == told[1]
 
 
 def test_an_exchange_is_cancelled_and_sites_are_heard_of(
