@@ -72,12 +72,9 @@ def by_hand(
     grid.gone = {node for node, home in homes.items() if home.name in gone}
     grid.awake = {node: awake[home.name] for node, home in homes.items() if home.name in awake}
     coordinator = coordinator_home.load(scenario.coordinator)
+    sites = len(invited or homes)
     settings = Settings(
-        exchange=exchange,
-        sites=len(invited or homes),
-        terms=scenario.terms,
-        invited=invited,
-        mode=scenario.mode,
+        asked=replace(scenario.asked, exchange=exchange, sites=sites, invited=invited),
         limits=replace(
             coordinator_home.IN_PROCESS,
             enrol_seconds=enrol_seconds,

@@ -155,6 +155,12 @@ def carry_out(scenario: Scenario, number: int) -> threading.Thread:
     return thread
 
 
+def begin(page: Any) -> None:
+    for name, value in FORM.items():
+        page.locator(f"[name={name}]").fill(value)
+    page.get_by_role("button", name="Begin").click()
+
+
 def sign_in(tab: Tab, url: str) -> None:
     tab.page.goto(url)
     tab.page.get_by_label("Name").fill("ada")
@@ -176,9 +182,7 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
         tab.judge("sign-in")
         sign_in(tab, url)
         tab.judge("no exchange")
-        for name, value in FORM.items():
-            page.locator(f"[name={name}]").fill(value)
-        page.get_by_role("button", name="Begin").click()
+        begin(page)
         page.get_by_text("No organ has been offered yet").wait_for()
         thread = carry_out(scenario, 1)
         # By itself: nobody loads the page again.
@@ -194,9 +198,7 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
         page.goto(url)
         page.get_by_text("Begin an exchange").click()
         tab.judge("exchanges")
-        for name, value in FORM.items():
-            page.locator(f"[name={name}]").fill(value)
-        page.get_by_role("button", name="Begin").click()
+        begin(page)
         page.locator("[data-live]").wait_for()
         tab.judge("running")
         thread = carry_out(scenario, 2)
@@ -213,9 +215,7 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
             tab.judge("second page")
         page.goto(url)
         page.get_by_text("Begin an exchange").click()
-        for name, value in FORM.items():
-            page.locator(f"[name={name}]").fill(value)
-        page.get_by_role("button", name="Begin").click()
+        begin(page)
         page.locator("[data-live]").wait_for()
         page.locator("[aria-labelledby=events]").focus()
         coordinator.catalogue.happened("trial", Happened(time.time(), "clinic", "donate", "quota"))

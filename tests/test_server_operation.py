@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import uvicorn
 from pages import Members
+from pages import asked as asked_for
 from servers import in_thread
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
@@ -148,9 +149,8 @@ def test_status_says_who_is_there_and_why_nothing_came(
     coordinator, home = members.coordinator, members.coordinator.folder
     catalogue, now = coordinator.catalogue, time.time()
     members.exchange("spring")
-    terms = {"sites": 2, "invited": ""}
     for name, at in (("autumn", 4102444800.0), ("summer", 0.0), ("winter", 0.0)):
-        catalogue.begin(name, {"exchange": name, **terms}, at)
+        catalogue.begin(asked_for(exchange=name), at)
     catalogue.running("winter", 1, now - 50)
     catalogue.ended("winter", "completed")
     for node, site in enumerate(("north", "south", "west"), 2**63):
