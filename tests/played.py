@@ -47,11 +47,8 @@ def made(place: Path, sites: int) -> Iterator[Coordinator]:
     homes.create(home, place / FEDERATION)
     ports = {name: free_port() for name in ("port", "flower_port", "monitor_port")}
     service.create(home, service.Service(host=LOOPBACK, listen=LOOPBACK, **ports))
-    loaded = homes.load(home)
-    try:
+    with homes.opened(home) as loaded:
         yield loaded
-    finally:
-        loaded.catalogue.close()
 
 
 @contextmanager

@@ -144,11 +144,10 @@ def carry_out(scenario: Scenario, number: int) -> threading.Thread:
     """Do what 'organ-coordinator start' does for an exchange that was asked for."""
 
     def run() -> None:
-        coordinator = coordinator_home.load(scenario.coordinator)
-        coordinator.catalogue.running("trial", number, time.time())
-        by_hand(scenario)
-        coordinator.catalogue.ended("trial", "completed")
-        coordinator.catalogue.close()
+        with coordinator_home.opened(scenario.coordinator) as coordinator:
+            coordinator.catalogue.running("trial", number, time.time())
+            by_hand(scenario)
+            coordinator.catalogue.ended("trial", "completed")
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -174,9 +173,11 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
 ) -> None:
     cheap_passwords(monkeypatch)
     monkeypatch.setattr(live, "EVERY_SECONDS", 0.2)
-    coordinator = coordinator_home.load(scenario.coordinator)
-    operated(coordinator)
-    with served(lambda place: coordinator_page.page_of(coordinator, place)) as url:
+    with (
+        coordinator_home.opened(scenario.coordinator) as coordinator,
+        served(lambda place: coordinator_page.page_of(coordinator, place)) as url,
+    ):
+        operated(coordinator)
         page = tab.page
         page.goto(url)
         tab.judge("sign-in")
@@ -272,7 +273,6 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
         tab.judge("sites")
         page.get_by_role("button", name="Sign out").click()
         page.get_by_role("heading", name="Sign in").wait_for()
-    coordinator.catalogue.close()
 
 
 def approve(chromium: Any, url: str) -> None:
