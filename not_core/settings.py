@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from not_core.errors import HomeError
+from not_core.errors import HomeError, NotError
 
 T = TypeVar("T")
 
@@ -32,15 +32,16 @@ def read(path: Path, cls: type[T], make: str) -> T:
     return parsed(table, cls, str(path))
 
 
-def parsed(table: dict[str, Any], cls: type[T], what: str) -> T:
+def parsed(table: dict[str, Any], cls: type[T], what: str, wrong: type[NotError] = HomeError) -> T:
     """Settings from plain data.
 
     Raises:
-        HomeError: A value is missing or not valid.
+        NotError: A value is missing or not valid; of the class ``wrong``.
     """
     try:
         return TypeAdapter(cls).validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
+        first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "top level"
-        raise HomeError(f"{what}: {where}: {first['msg']}; correct it") from None
+        found = "" if first["type"] == "missing" else f", not {first['input']!r:.60}"
+        raise wrong(f"{what}: {where}: {first['msg']}{found}; correct it") from None

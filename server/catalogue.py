@@ -5,7 +5,7 @@ Everything here is public within the federation or signed by a site; nothing ope
 
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import URL, delete, func, select
@@ -22,17 +22,16 @@ from not_core.errors import (
 from not_core.protocol import Donation, Enrolment, Receipt
 from not_core.trust.offer import Offer
 from server import database, log, tables
+from server.asked import Asked, read
 from server.counts import Counts
 from server.log import Log
 
 RUNNING, COMPLETED = "running", "completed"
 CANCELLING, CANCELLED = "cancelling", "cancelled"
 UNFINISHED = (RUNNING, CANCELLING)
+"""States of an exchange that has not ended."""
 SCHEDULED = "scheduled"
 """What is said of one that is ``running`` and waits for its time."""
-"""States of an exchange that has not ended."""
-SITES = {"sites": 0, "invited": ""}
-"""What of an exchange may change from one time that it is asked for to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Begun:
 
     Attributes:
         name: Its name.
-        config: What it is, as its runs are told.
+        asked: What it is.
         state: ``running``, ``cancelling``, or how it ended.
         run: Flower's number of its latest run; 0 where there is none.
         runs: How many there were.
@@ -50,7 +49,7 @@ class Begun:
     """
 
     name: str
-    config: dict[str, Any]
+    asked: Asked
     state: str
     run: int
     runs: int
@@ -419,33 +418,35 @@ class Catalogue:
             log.append(session, "expelled", site=site, digest=canonical.sha256(row.admission))
             session.delete(row)
 
-    def begin(self, name: str, config: dict[str, Any], at: float = 0.0) -> None:
+    def begin(self, asked: Asked, at: float = 0.0) -> None:
         """Ask for an exchange, or for one that has ended to go on, with as many sites as there are.
 
         Args:
-            name: Its name.
-            config: What it is; sites may be others than before.
+            asked: What it is; sites may be others than before.
             at: When it is to begin, in seconds since the epoch.
 
         Raises:
             ExchangeError: One of that name is something else, is being cancelled, or is under way
                 with other sites or at another time.
         """
+        name = asked.exchange
         with database.writing(self._engine) as session:
-            row = session.get(tables.Exchange, name) or tables.Exchange(name=name, config=config)
-            if row.config | SITES != config | SITES:
+            row = session.get(tables.Exchange, name)
+            row = row or tables.Exchange(name=name, config=asked.words)
+            before = read(row.config)
+            if replace(before, sites=asked.sites, invited=asked.invited) != asked:
                 raise ExchangeError(
                     f"exchange {name} was begun with other terms; choose another name"
                 )
             if row.state == CANCELLING:
                 raise ExchangeError(f"exchange {name} is being cancelled; try again when it is")
             under_way = row.state == RUNNING and row.runs
-            if under_way and (row.config != config or at):
+            if under_way and (before != asked or at):
                 raise ExchangeError(
                     f"exchange {name} is under way, with the sites that were asked for; "
                     "cancel it first, or wait for its end"
                 )
-            row.config = config
+            row.config = asked.words
             if not under_way:  # new, or ended, or waits for its time
                 row.state, row.run, row.runs, row.since = RUNNING, "0", 0, at
             session.add(row)
@@ -479,7 +480,7 @@ class Catalogue:
         with database.reading(self._engine) as session:
             rows = session.scalars(select(tables.Exchange).order_by(tables.Exchange.name))
             return [
-                Begun(row.name, dict(row.config), row.state, int(row.run), row.runs, row.since)
+                Begun(row.name, read(row.config), row.state, int(row.run), row.runs, row.since)
                 for row in rows
             ]
 

@@ -290,22 +290,14 @@ def exchange(
     from server.catalogue import COMPLETED
     from server.home import opened
 
-    config = {
-        "exchange": name,
-        "sites": sites,
-        "invited": ",".join(site or []),
-        "span": span,
-        "tokens": tokens,
-        "rank": rank,
-        "learning-rate": learning_rate,
-        "seed": seed,
-        "mode": mode,
-    }
+    words: dict[str, object] = {"exchange": name, "sites": sites or 0, "span": span, "mode": mode}
+    words |= {"tokens": tokens, "rank": rank, "learning-rate": learning_rate, "seed": seed}
+    words |= {"invited": ",".join(site or [])}
     begins = 0.0 if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     if at is not None and begins < datetime.now(UTC).timestamp():
         raise typer.BadParameter(f"{at} has passed; give a later time, or none to begin at once")
     with opened(home) as coordinator:
-        keeper.ask(coordinator, config, begins)
+        keeper.ask(coordinator, words, begins)
         state = "begun" if at is None else f"scheduled {moment(begins)} UTC"
         facts: dict[str, Any] = {"exchange": name, "state": state}
         if wait:

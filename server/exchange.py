@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from flwr.serverapp import Grid
 
@@ -32,12 +32,12 @@ from not_core.protocol import (
     Revoked,
     RevokeRequest,
     SignedEnrolment,
-    Terms,
     TransplantRequest,
     Trial,
 )
 from not_core.trust.offer import Offer
 from server import claims
+from server.asked import Asked
 from server.catalogue import Happened
 from server.collection import Collection, Sealed
 from server.dispatch import UNANSWERED, Dispatch
@@ -52,25 +52,17 @@ _STEPS = ("enrol", "donate", "deliver", "transplant", "witness")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What an exchange is.
+    """How an exchange is run.
 
     Attributes:
-        exchange: Its name; a name is resumed, not begun again.
-        sites: Sites to wait for.
-        invited: Names of the sites that take part; all that come, if there are none.
-        terms: What donors train.
-        mode: How recipients put organs in.
+        asked: What it is.
         limits: How long it waits; by default, for sites of the same process.
         most_sealed_bytes: Largest sealed organ that is passed on.
         keep_messages: Keep every reply as it came, in ``messages/``; for whoever wants to see what
             a coordinator gets.
     """
 
-    exchange: str
-    sites: int
-    terms: Terms
-    invited: tuple[str, ...] = ()
-    mode: Literal["replace", "insert"] = "replace"
+    asked: Asked
     limits: Limits = IN_PROCESS
     most_sealed_bytes: int = 8 * 2**30
     keep_messages: bool = False
@@ -117,17 +109,12 @@ class Exchange:
         notify: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self._grid, self._home, self._settings, self._notify = grid, coordinator, settings, notify
+        self._asked, limits, exchange = settings.asked, settings.limits, settings.asked.exchange
         self._untold: list[Happened] = []
-        self._dispatch = Dispatch(
-            grid, settings.exchange, self._seen, settings.limits.patience_seconds, self._note
-        )
+        self._dispatch = Dispatch(grid, exchange, self._seen, limits.patience_seconds, self._note)
         self._sites: dict[str, _Site] = {}
-        self._collection = Collection(
-            self._dispatch, coordinator, settings.exchange, settings.limits.wire_seconds
-        )
-        self._witnesses = Witnesses(
-            self._dispatch, coordinator, settings.exchange, settings.limits.wire_seconds
-        )
+        shared = (self._dispatch, coordinator, exchange, limits.wire_seconds)
+        self._collection, self._witnesses = Collection(*shared), Witnesses(*shared)
         self._offers: dict[str, Offer] = {}
         self._sealed: dict[str, Sealed] = {}
         self._failures: list[dict[str, str]] = []
@@ -163,7 +150,7 @@ class Exchange:
             )
         for donor in donors:
             self._donate(donor)
-        for name in {one.donor for one in self._home.catalogue.organs(self._settings.exchange)}:
+        for name in {one.donor for one in self._home.catalogue.organs(self._asked.exchange)}:
             if name not in {donor.name for donor in donors}:
                 self._stand_in(name)
         self._dispatch.run(self._still)
@@ -173,7 +160,7 @@ class Exchange:
         self._dispatch.run()
         self._note()
         self._home.catalogue.ran(
-            self._settings.exchange,
+            self._asked.exchange,
             {
                 "failures": self._failures,
                 "bytes": {
@@ -205,17 +192,17 @@ class Exchange:
     def _nodes(self) -> list[int]:
         """Of the sites that take part, those that are there."""
         there = self._grid.get_node_ids()
-        if not self._settings.invited:
+        if not self._asked.invited:
             return list(there)
         admitted = self._home.catalogue.nodes()
-        wanted = {admitted[site][0] for site in self._settings.invited if site in admitted}
+        wanted = {admitted[site][0] for site in self._asked.invited if site in admitted}
         return [node for node in there if node in wanted]
 
     def _join(self) -> list[int]:
         deadline = time.monotonic() + self._settings.limits.join_seconds
         while True:
             nodes = self._nodes()
-            if len(nodes) >= self._settings.sites or time.monotonic() > deadline:
+            if len(nodes) >= self._asked.sites or time.monotonic() > deadline:
                 return nodes
             time.sleep(0.5)
 
@@ -234,7 +221,7 @@ class Exchange:
         self._dispatch.post(
             node,
             REVOKE,
-            RevokeRequest(exchange=self._settings.exchange),
+            RevokeRequest(exchange=self._asked.exchange),
             body=lambda: self._home.trust.revoked.pem,
             seconds=self._settings.limits.wire_seconds,
             then=then,
@@ -242,13 +229,13 @@ class Exchange:
         )
 
     def _enrol(self, node: int) -> None:
-        request = EnrolRequest(exchange=self._settings.exchange, nonce=secrets.token_hex(32))
+        request = EnrolRequest(exchange=self._asked.exchange, nonce=secrets.token_hex(32))
 
         def then(packet: Packet) -> None:
             signed = claims.reply(packet, SignedEnrolment)
             enrolment = claims.enrolment(signed.envelope.encode(), request, self._home.trust)
             name = enrolment.profile.site
-            if self._settings.invited and name not in self._settings.invited:
+            if self._asked.invited and name not in self._asked.invited:
                 self._fail(name, "enrol", "not-invited")
                 return
             if not self._enrolling:
@@ -278,14 +265,14 @@ class Exchange:
                 continue
             self._tell(Event(name, "enrol"))
         taken = [site.enrolment for site in self._sites.values()]
-        self._home.catalogue.enrolled(self._settings.exchange, *taken)
+        self._home.catalogue.enrolled(self._asked.exchange, *taken)
         self._note()
 
     def _donate(self, donor: _Site) -> None:
         others = [site.enrolment.profile for site in self._sites.values() if site is not donor]
         request = DonateRequest(
-            exchange=self._settings.exchange,
-            terms=self._settings.terms,
+            exchange=self._asked.exchange,
+            terms=self._asked.terms,
             addressees=tuple(sorted(others, key=lambda profile: profile.site)),
         )
 
@@ -296,7 +283,7 @@ class Exchange:
                 donation,
                 donor.enrolment.profile,
                 self._home.trust,
-                self._settings.exchange,
+                self._asked.exchange,
                 self._settings.most_sealed_bytes,
             )
             organ = offer.organ_digest
@@ -329,7 +316,7 @@ class Exchange:
 
         Whoever came later needs a new offer, which only the donor can make.
         """
-        for kept in self._home.catalogue.organs(self._settings.exchange):
+        for kept in self._home.catalogue.organs(self._asked.exchange):
             if kept.donor != donor or kept.organ in self._sealed:
                 continue
 
@@ -386,7 +373,7 @@ class Exchange:
                 site.node,
                 DELIVER,
                 DeliverRequest(
-                    exchange=self._settings.exchange,
+                    exchange=self._asked.exchange,
                     organ=organ,
                     offset=offset,
                     sealed_bytes=donation.sealed_bytes,
@@ -406,7 +393,7 @@ class Exchange:
             return
         site.trying = True
         request = TransplantRequest(
-            exchange=self._settings.exchange, organ=site.inbox.pop(0), mode=self._settings.mode
+            exchange=self._asked.exchange, organ=site.inbox.pop(0), mode=self._asked.mode
         )
 
         def settled(code: str | None) -> None:
@@ -481,14 +468,14 @@ class Exchange:
         row = Happened(time.time(), event.site, event.step, event.code, event.organ)
         self._untold.append(row)
         self._happened = time.monotonic()
-        facts = {"exchange": self._settings.exchange, "site": event.site, "code": event.code}
+        facts = {"exchange": self._asked.exchange, "site": event.site, "code": event.code}
         _log.info(event.step, extra=facts)
         self._notify(event)
 
     def _note(self) -> None:
         """Write down what has happened, at once: each transaction waits for the disk."""
         if self._untold:
-            self._home.catalogue.happened(self._settings.exchange, *self._untold)
+            self._home.catalogue.happened(self._asked.exchange, *self._untold)
             self._untold.clear()
 
     def _mark(self, step: str) -> None:

@@ -18,7 +18,7 @@ from not_core.service import journal
 from not_core.service.supervisor import end_with_parent
 from not_core.trust.federation import load_trust
 from server import service
-from server.app import config_of, settings
+from server.asked import read
 from server.catalogue import CANCELLED, CANCELLING, COMPLETED, UNFINISHED, Begun
 from server.control import ENDED, WELL, Control, Run
 from server.home import Coordinator, load
@@ -33,28 +33,28 @@ LEAST_SITES = 2
 _log = logging.getLogger(__name__)
 
 
-def ask(coordinator: Coordinator, config: Mapping[str, object], at: float = 0.0) -> str:
+def ask(coordinator: Coordinator, words: Mapping[str, object], at: float = 0.0) -> str:
     """Ask for an exchange, or for one that has ended to go on; its name.
 
     Args:
         coordinator: Whose.
-        config: As ``app.settings`` reads it; ``sites`` may be left out where sites are named.
+        words: As ``asked.read`` reads them; ``sites`` may be left out where sites are named.
         at: When it is to begin, in seconds since the epoch.
 
     Raises:
         ExchangeError: Something that is asked for is not valid, or the name is taken.
     """
-    invited = str(config.get("invited", "")).replace(",", " ").split()
-    asked = settings({**config, "sites": config.get("sites") or len(set(invited))})
+    asked = read(words)
+    asked = replace(asked, sites=asked.sites or len(asked.invited))
     if asked.sites < LEAST_SITES:
         raise ExchangeError(f"an exchange of {asked.sites} sites, expected at least {LEAST_SITES}")
     if strangers := set(asked.invited) - set(coordinator.catalogue.nodes()):
         raise ExchangeError(
             f"no site {', '.join(sorted(strangers))} is admitted; see 'organ-coordinator status'"
         )
-    if asked.invited and asked.sites > len(set(asked.invited)):
+    if asked.invited and asked.sites > len(asked.invited):
         raise ExchangeError(f"{asked.sites} sites to wait for, more than are named")
-    coordinator.catalogue.begin(asked.exchange, config_of(asked), at)
+    coordinator.catalogue.begin(asked, at)
     return asked.exchange
 
 
@@ -110,15 +110,15 @@ def _look_after(
     elif now >= one.since + (AGAIN_SECONDS if one.run else 0.0):
         if len(online() & nodes_of(coordinator, one)) < LEAST_SITES:
             return  # a run would wait in vain, and count
-        begun = control.start({"home": str(coordinator.folder.resolve()), **one.config})
+        home = str(coordinator.folder.resolve())
+        begun = control.start({"home": home, "exchange": one.name})
         coordinator.catalogue.running(one.name, begun, now)
         _log.warning("starts", extra={"exchange": one.name, "run": one.runs + 1})
 
 
 def nodes_of(coordinator: Coordinator, one: Begun) -> set[int]:
     """Nodes of the sites that may take part in an exchange."""
-    invited = set(filter(None, str(one.config.get("invited", "")).split(",")))
-    known = coordinator.catalogue.nodes().items()
+    known, invited = coordinator.catalogue.nodes().items(), one.asked.invited
     return {node for site, (node, _) in known if not invited or site in invited}
 
 

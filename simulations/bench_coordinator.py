@@ -31,6 +31,7 @@ from not_core.protocol import (
     unpack,
 )
 from server import claims, database, dispatch, home
+from server.asked import Asked
 from server.catalogue import Catalogue
 from server.dispatch import Dispatch
 from server.exchange import Exchange, Settings
@@ -62,7 +63,7 @@ ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 def settings(sites: int) -> Settings:
     """What is measured: an exchange of so many sites."""
     terms = Terms(span=Span(start=1, stop=3), rank=None, tokens=64, learning_rate=1e-3, seed=0)
-    return Settings(exchange=NAME, sites=sites, terms=terms)
+    return Settings(asked=Asked.of(terms, exchange=NAME, sites=sites))
 
 
 def coordinate(folder: Path, sites: int, pipe: Pipe) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from not_core.trust import authority, keys
 from not_core.trust.federation import Trust, load_trust
 from not_core.trust.profile import read_request
 from server import home as coordinator_home
+from server.asked import Asked
 from server.exchange import Event, Settings
 from simulations import domains
 from simulations.marks import plant
@@ -69,6 +70,12 @@ class Scenario:
     def coordinator(self) -> Path:
         """Home folder of the coordinator."""
         return self.homes / "coordinator"
+
+    @property
+    def asked(self) -> Asked:
+        """What the coordinator is asked for."""
+        name, sites = self.federation.exchange, len(self.federation.sites)
+        return Asked.of(self.terms, exchange=name, sites=sites, mode=self.mode)
 
     @property
     def fingerprint(self) -> str:
@@ -209,13 +216,7 @@ def run(scenario: Scenario, notify: Callable[[Event], None] = lambda event: None
     def find_home(context: Context) -> Path:
         return Path(homes[int(str(context.node_config["partition-id"]))])
 
-    settings = Settings(
-        exchange=scenario.federation.exchange,
-        sites=len(homes),
-        terms=scenario.terms,
-        mode=scenario.mode,
-        keep_messages=scenario.keep_messages,
-    )
+    settings = Settings(asked=scenario.asked, keep_messages=scenario.keep_messages)
     with coordinator_home.opened(scenario.coordinator) as coordinator:
         play(
             coordinator_app(lambda context: (coordinator, settings), notify),

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +21,7 @@ from not_core.service import supervisor
 from not_core.service.supervisor import LOOPBACK, free_port
 from server import home as coordinator_home
 from server import keeper, service
-from server.app import config_of
 from server.catalogue import COMPLETED
-from server.exchange import Settings
 from simulations.exchange import Scenario
 
 Reached = TypeVar("Reached")
@@ -82,8 +81,7 @@ class Deployment:
             stack.callback(self.stop)
             self.start(self.coordinator)
             self.wait_for_gateway()
-            coordinator = coordinator_home.load(self.coordinator)
-            stack.callback(coordinator.catalogue.close)
+            coordinator = stack.enter_context(coordinator_home.opened(self.coordinator))
             for home in self.sites.values():
                 service.admit(coordinator, (home / "node" / "admission").read_bytes())
                 self.start(home)
@@ -136,15 +134,8 @@ class Deployment:
 
     def begin(self, name: str, **changes: Any) -> None:
         """Ask for an exchange by the scenario's terms, or others."""
-        asked = Settings(
-            exchange=name,
-            sites=len(self.sites),
-            terms=self.scenario.terms,
-            mode=self.scenario.mode,
-        )
-        config = config_of(asked) | changes
         with coordinator_home.opened(self.coordinator) as coordinator:
-            coordinator.catalogue.begin(name, config)
+            coordinator.catalogue.begin(replace(self.scenario.asked, exchange=name, **changes))
 
     def waited(self, name: str, seconds: float = float("inf")) -> str:
         """Wait for an exchange to end; how it did.

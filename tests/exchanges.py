@@ -1,15 +1,17 @@
 """A federation of three sites on a tiny model, and its exchange without Flower's engine."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Message
 from local_grid import LocalGrid
 
 from not_core.manifest import Span
-from not_core.protocol import Terms
+from not_core.protocol import Receipt, Terms
 from server import home as coordinator_home
+from server.catalogue import Kept
 from server.exchange import Event, Exchange, Settings, run_in_passes
 from simulations import exchange as simulation
 from simulations.sites import load_sites
@@ -71,13 +73,9 @@ def by_hand(
     grid.dead = {node for node, home in homes.items() if home.name in dead}
     grid.gone = {node for node, home in homes.items() if home.name in gone}
     grid.awake = {node: awake[home.name] for node, home in homes.items() if home.name in awake}
-    coordinator = coordinator_home.load(scenario.coordinator)
+    sites = len(invited or homes)
     settings = Settings(
-        exchange=exchange,
-        sites=len(invited or homes),
-        terms=scenario.terms,
-        invited=invited,
-        mode=scenario.mode,
+        asked=replace(scenario.asked, exchange=exchange, sites=sites, invited=invited),
         limits=replace(
             coordinator_home.IN_PROCESS,
             enrol_seconds=enrol_seconds,
@@ -85,8 +83,34 @@ def by_hand(
             step_seconds=wire_seconds,
         ),
     )
-    try:
+    with coordinator_home.opened(scenario.coordinator) as coordinator:
         run_in_passes(lambda: Exchange(grid, coordinator, settings, notify))
-    finally:
-        coordinator.catalogue.close()
     return grid
+
+
+@dataclass
+class Left:
+    """What an exchange has left at its coordinator: organs by donor, receipts, the last run."""
+
+    organs: dict[str, Kept]
+    receipts: list[Receipt]
+    run: dict[str, Any]
+
+    @property
+    def verdicts(self) -> dict[tuple[str, str], str]:
+        """By donor and recipient."""
+        return {(one.donor, one.recipient): one.verdict for one in self.receipts}
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        """Of the last run, in which nothing has failed."""
+        assert self.run["failures"] == []
+        return dict(self.run["bytes"])
+
+
+def left(scenario: simulation.Scenario, exchange: str = "trial") -> Left:
+    """Look into a scenario's coordinator."""
+    with coordinator_home.opened(scenario.coordinator) as coordinator:
+        catalogue = coordinator.catalogue
+        organs = {one.donor: one for one in catalogue.organs(exchange)}
+        return Left(organs, catalogue.receipts(exchange), catalogue.last_run(exchange) or {})

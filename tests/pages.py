@@ -23,6 +23,7 @@ from not_core.trust.statement import sign_statement
 from not_core.trust.tree_head import COSIGNATURE_TYPE, Cosignature
 from server import home as coordinator_home
 from server import operators
+from server.asked import Asked, read
 from server.catalogue import Happened
 from server.home import Coordinator
 from server.witnesses import signed_head
@@ -32,7 +33,19 @@ ORIGIN = f"http://127.0.0.1:{PORT}"
 PLACE = Place(port=PORT)
 PASSWORD = "correct horse battery"
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(1)>' onload='x {{ 7 * 7 }}"""
+WORDS: dict[str, object] = {
+    **{"exchange": "spring", "sites": 2, "span": "1:3", "tokens": 100, "rank": 0},
+    **{"learning-rate": 0.001, "seed": 0},
+}
+"""An exchange, as an operator asks for it."""
+FORM = {key: str(one) for key, one in (WORDS | {"mode": "replace", "invited": ""}).items()}
+"""The same, as a browser does."""
 CHANGES = {("north", "north"): -0.16, ("north", "south"): -0.08, ("south", "north"): 0.05}
+
+
+def asked(**changes: object) -> Asked:
+    """An exchange that is asked for by such words."""
+    return read(WORDS | changes)
 
 
 def cheap_passwords(monkeypatch: Any) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from not_core.trust import keys
 from not_core.trust.statement import sign_statement
 from server import home as homes
 from server import service
-from server.app import config_of
 from server.home import Coordinator
 from simulations.bare_sites import FEDERATION, BareSites, found, names
 from simulations.bench_coordinator import settings
@@ -47,11 +47,8 @@ def made(place: Path, sites: int) -> Iterator[Coordinator]:
     homes.create(home, place / FEDERATION)
     ports = {name: free_port() for name in ("port", "flower_port", "monitor_port")}
     service.create(home, service.Service(host=LOOPBACK, listen=LOOPBACK, **ports))
-    loaded = homes.load(home)
-    try:
+    with homes.opened(home) as loaded:
         yield loaded
-    finally:
-        loaded.catalogue.close()
 
 
 @contextmanager
@@ -182,5 +179,4 @@ def played(
 
 def begin(coordinator: Coordinator, count: int, name: str = "bench") -> None:
     """Ask for an exchange of so many sites."""
-    config = config_of(settings(count)) | {"exchange": name}
-    coordinator.catalogue.begin(name, config, 0.0)
+    coordinator.catalogue.begin(replace(settings(count).asked, exchange=name))

@@ -5,23 +5,14 @@ from pathlib import Path
 
 import pytest
 from flwr.app import Context, RecordDict
+from pages import WORDS, Members, asked
 
 import client.app
 import server.app
 from not_core.errors import ExchangeError, HomeError
 from not_core.manifest import Span
-from not_core.trust import authority
 from server import home as coordinator_home
-
-CONFIG = {
-    "exchange": "trial",
-    "sites": 2,
-    "span": "2:5",
-    "tokens": 100,
-    "rank": 0,
-    "learning-rate": 0.001,
-    "seed": 3,
-}
+from server.asked import read
 
 
 def context(node: dict[str, str], run: dict[str, object]) -> Context:
@@ -34,63 +25,66 @@ def test_a_site_is_where_its_operator_says() -> None:
         client.app.configured_home(context({}, {"home": "/evil"}))
 
 
-def test_a_run_configures_the_exchange(tmp_path: Path) -> None:
-    authority.create_root(tmp_path / "root", "trial")
-    coordinator_home.create(tmp_path / "home", tmp_path / "root")
-    run = {**CONFIG, "home": str(tmp_path / "home")}
-    coordinator, settings = server.app.configured(context({}, run))
-    coordinator.catalogue.close()
-    assert (settings.exchange, settings.sites) == ("trial", 2)
-    assert settings.terms.span == Span(start=2, stop=5)
-    assert (settings.limits.step_seconds, settings.limits.enrol_seconds) == (6 * 3600, 60)
-
-
-def test_an_operator_says_how_long_a_run_waits(tmp_path: Path) -> None:
-    authority.create_root(tmp_path / "root", "trial")
-    coordinator_home.create(tmp_path / "home", tmp_path / "root")
-    file = tmp_path / "home" / coordinator_home.SETTINGS
+def test_a_run_is_of_an_exchange_as_it_was_asked_for(tmp_path: Path) -> None:
+    coordinator = Members(tmp_path).coordinator
+    coordinator.catalogue.begin(asked(span="2:5"))
+    file = coordinator.folder / coordinator_home.SETTINGS
     kept = file.read_text()
     file.write_text(kept.replace("step_seconds = 21600", "step_seconds = 172800"))
-    run = {**CONFIG, "home": str(tmp_path / "home")}
-    coordinator, settings = server.app.configured(context({}, run))
-    coordinator.catalogue.close()
-    assert (settings.limits.step_seconds, settings.limits.join_seconds) == (172_800, 120)
+    run = {"home": str(coordinator.folder), "exchange": "spring"}
+    found, settings = server.app.configured(context({}, run))
+    found.catalogue.close()
+    assert (settings.asked, settings.asked.terms.span) == (asked(span="2:5"), Span(start=2, stop=5))
+    limits = settings.limits
+    assert (limits.step_seconds, limits.join_seconds, limits.enrol_seconds) == (172_800, 120, 60)
     for wrong in ("0", "inf", "'long'", "1e9"):
         file.write_text(kept.replace("step_seconds = 21600", f"step_seconds = {wrong}"))
         with pytest.raises(HomeError, match=r"limits\.step_seconds"):
-            coordinator_home.settings_of(tmp_path / "home")
+            coordinator_home.settings_of(coordinator.folder)
     file.write_text(kept[: kept.index("[limits]")])  # of an earlier version
-    assert coordinator_home.settings_of(tmp_path / "home").limits.wire_seconds == 600
+    assert coordinator_home.settings_of(coordinator.folder).limits.wire_seconds == 600
+    with pytest.raises(ExchangeError, match="no exchange 'summer' was asked for"):
+        server.app.configured(context({}, run | {"exchange": "summer"}))
+    with pytest.raises(HomeError, match="names no home"):
+        server.app.configured(context({}, run | {"home": ""}))
+    coordinator.catalogue.close()
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"span": "abc"}, "span is not valid, expected START:STOP"),
-        ({"span": "5:2"}, "span is not valid"),
-        ({"tokens": "many"}, "tokens is not valid, expected a number from 1"),
-        ({"tokens": "9" * 5000}, "tokens is not valid"),
-        ({"sites": 10**24}, "sites is not valid, expected a number up to 10000"),
-        ({"learning-rate": "0,001"}, "learning-rate is not valid"),
-        ({"learning-rate": "nan"}, "learning-rate is not valid"),
-        ({"rank": -1}, "rank is not valid"),
-        ({"seed": ""}, "seed is not valid"),
-        ({"mode": "nonsense"}, "mode is not valid, expected replace or insert"),
-        ({"invited": "a b/c"}, "invited is not valid, expected names of sites"),
-        ({"exchange": "../up"}, "exchange is not valid, expected a name"),
+        ({"span": "abc"}, "span: .*expected START:STOP, the first below the second, not 'abc'"),
+        ({"span": "5:2"}, "span: .*START:STOP"),
+        ({"tokens": "many"}, "tokens: .*valid integer.*, not 'many'; correct it"),
+        ({"tokens": "9" * 5000}, "tokens: .*exceeded maximum size, not '9{59};"),
+        ({"tokens": 2**53}, "tokens: .*less than"),
+        ({"sites": 10**24}, "sites: .*less than or equal to 10000, not 10"),
+        ({"learning-rate": "0,001"}, "learning-rate: .*valid number.*, not '0,001'"),
+        ({"learning-rate": "nan"}, "learning-rate: .*less than 1, not 'nan'"),
+        ({"rank": -1}, "rank: .*, not -1"),
+        ({"seed": ""}, "seed: .*, not ''"),
+        ({"mode": "nonsense"}, "mode: .*'replace' or 'insert', not 'nonsense'"),
+        ({"invited": "a b/c"}, "invited.1: .*pattern.*, not 'b/c'"),
+        ({"exchange": "../up"}, "exchange: .*pattern.*, not '../up'"),
+        ({"token": 1}, "token: Unexpected"),
     ],
 )
-def test_a_bad_configuration_is_named(change: dict[str, object], words: str) -> None:
+def test_what_is_asked_for_badly_is_named(change: dict[str, object], words: str) -> None:
     with pytest.raises(ExchangeError, match=words):
-        server.app.settings(CONFIG | change)
+        asked(**change)
 
 
-def test_a_configuration_that_lacks_something_says_what() -> None:
-    for name in CONFIG.keys() - {"invited", "mode"}:
-        with pytest.raises(ExchangeError, match=f"{name} is missing"):
-            server.app.settings({key: one for key, one in CONFIG.items() if key != name})
-    with pytest.raises(HomeError, match="names no home"):
-        server.app.configured(context({}, {**CONFIG, "home": ""}))
+def test_whoever_asks_for_less_is_told_of_what() -> None:
+    for name in WORDS.keys() - {"sites"}:
+        with pytest.raises(ExchangeError, match=f"{name}: Field required; correct it"):
+            read({key: one for key, one in WORDS.items() if key != name})
+
+
+def test_words_and_numbers_say_the_same() -> None:
+    words = WORDS | {"rank": "8", "invited": "b, a b", "mode": "insert"}
+    found = read({key: str(one) for key, one in words.items()})
+    assert found == read(found.words)
+    assert found.words == WORDS | {"rank": 8, "invited": "a,b", "mode": "insert"}
 
 
 def test_the_bundle_declares_these_apps() -> None:
@@ -99,7 +93,7 @@ def test_the_bundle_declares_these_apps() -> None:
     table = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
     app = table["tool"]["flwr"]["app"]
     assert app["components"] == {"serverapp": "server.app:app", "clientapp": "client.app:app"}
-    assert set(CONFIG) | {"home"} == set(app["config"])
+    assert set(app["config"]) == {"home", "exchange"}
 
 
 def test_a_strangers_text_writes_no_line_of_the_sites_log(tmp_path: Path) -> None:

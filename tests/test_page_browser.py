@@ -144,15 +144,20 @@ def carry_out(scenario: Scenario, number: int) -> threading.Thread:
     """Do what 'organ-coordinator start' does for an exchange that was asked for."""
 
     def run() -> None:
-        coordinator = coordinator_home.load(scenario.coordinator)
-        coordinator.catalogue.running("trial", number, time.time())
-        by_hand(scenario)
-        coordinator.catalogue.ended("trial", "completed")
-        coordinator.catalogue.close()
+        with coordinator_home.opened(scenario.coordinator) as coordinator:
+            coordinator.catalogue.running("trial", number, time.time())
+            by_hand(scenario)
+            coordinator.catalogue.ended("trial", "completed")
 
     thread = threading.Thread(target=run)
     thread.start()
     return thread
+
+
+def begin(page: Any) -> None:
+    for name, value in FORM.items():
+        page.locator(f"[name={name}]").fill(value)
+    page.get_by_role("button", name="Begin").click()
 
 
 def sign_in(tab: Tab, url: str) -> None:
@@ -168,17 +173,17 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
 ) -> None:
     cheap_passwords(monkeypatch)
     monkeypatch.setattr(live, "EVERY_SECONDS", 0.2)
-    coordinator = coordinator_home.load(scenario.coordinator)
-    operated(coordinator)
-    with served(lambda place: coordinator_page.page_of(coordinator, place)) as url:
+    with (
+        coordinator_home.opened(scenario.coordinator) as coordinator,
+        served(lambda place: coordinator_page.page_of(coordinator, place)) as url,
+    ):
+        operated(coordinator)
         page = tab.page
         page.goto(url)
         tab.judge("sign-in")
         sign_in(tab, url)
         tab.judge("no exchange")
-        for name, value in FORM.items():
-            page.locator(f"[name={name}]").fill(value)
-        page.get_by_role("button", name="Begin").click()
+        begin(page)
         page.get_by_text("No organ has been offered yet").wait_for()
         thread = carry_out(scenario, 1)
         # By itself: nobody loads the page again.
@@ -194,9 +199,7 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
         page.goto(url)
         page.get_by_text("Begin an exchange").click()
         tab.judge("exchanges")
-        for name, value in FORM.items():
-            page.locator(f"[name={name}]").fill(value)
-        page.get_by_role("button", name="Begin").click()
+        begin(page)
         page.locator("[data-live]").wait_for()
         tab.judge("running")
         thread = carry_out(scenario, 2)
@@ -213,9 +216,7 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
             tab.judge("second page")
         page.goto(url)
         page.get_by_text("Begin an exchange").click()
-        for name, value in FORM.items():
-            page.locator(f"[name={name}]").fill(value)
-        page.get_by_role("button", name="Begin").click()
+        begin(page)
         page.locator("[data-live]").wait_for()
         page.locator("[aria-labelledby=events]").focus()
         coordinator.catalogue.happened("trial", Happened(time.time(), "clinic", "donate", "quota"))
@@ -272,7 +273,6 @@ def test_an_exchange_is_begun_seen_approved_and_searched(
         tab.judge("sites")
         page.get_by_role("button", name="Sign out").click()
         page.get_by_role("heading", name="Sign in").wait_for()
-    coordinator.catalogue.close()
 
 
 def approve(chromium: Any, url: str) -> None:

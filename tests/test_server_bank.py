@@ -184,10 +184,9 @@ def test_a_home_keeps_its_bank_where_it_is_told(
     for name, place in (("s3", server.url), ("elsewhere", str(tmp_path / "bodies"))):
         words = ("init", tmp_path / name, "--root", root, "--bank", place)
         assert call(*words, app=app)[0] == 0
-        coordinator = home.load(tmp_path / name)
         body, path = part(tmp_path, 100)
-        coordinator.bank.put(body, path)
-        coordinator.catalogue.close()
+        with home.opened(tmp_path / name) as coordinator:
+            coordinator.bank.put(body, path)
         assert not (tmp_path / name / "bank").exists()
     assert (server.folder / f"{body}.body").is_file()
     assert (tmp_path / "bodies" / f"{body}.body").is_file()

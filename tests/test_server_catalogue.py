@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from first_catalogue import Base as First
 from first_catalogue import Exchange, Node, Organ, Run, Site
 from first_catalogue import Receipt as FirstReceipt
+from pages import WORDS, asked
 from servers import PASSWORD, Postgres, postgres
 from sqlalchemy.orm import Session
 from trust_world import World, terms
@@ -196,8 +197,8 @@ def test_what_is_counted_of_organs_and_exchanges(catalogue: Catalogue, offer: Of
 def test_a_stamp_changes_with_what_is_shown_of_an_exchange(catalogue: Catalogue) -> None:
     stamps = [catalogue.counts.stamp("spring")]
     for change in (
-        lambda: catalogue.begin("spring", {"sites": 2}),
-        lambda: catalogue.begin("spring", {"sites": 3}),
+        lambda: catalogue.begin(asked()),
+        lambda: catalogue.begin(asked(sites=3)),
         lambda: catalogue.running("spring", 7, 5.0),
         lambda: catalogue.happened("spring", Happened(1.0, "north", "enrol", "")),
         lambda: catalogue.cancel("spring"),
@@ -210,14 +211,14 @@ def test_a_stamp_changes_with_what_is_shown_of_an_exchange(catalogue: Catalogue)
 
 
 def test_an_exchange_goes_on_with_more_sites_and_on_no_other_terms(catalogue: Catalogue) -> None:
-    catalogue.begin("spring", {"sites": 2, "tokens": 10})
+    catalogue.begin(asked())
     catalogue.running("spring", 2**64 - 1, 5.0)
     catalogue.ended("spring", "completed")
-    catalogue.begin("spring", {"sites": 3, "tokens": 10})
+    catalogue.begin(asked(sites=3))
     (one,) = catalogue.unfinished()
-    assert (one.config, one.state, one.run) == ({"sites": 3, "tokens": 10}, RUNNING, 0)
+    assert (one.asked, one.state, one.run) == (asked(sites=3), RUNNING, 0)
     with pytest.raises(ExchangeError, match="other terms"):
-        catalogue.begin("spring", {"sites": 3, "tokens": 11})
+        catalogue.begin(asked(sites=3, tokens=11))
     assert catalogue.begun() == [one]
 
 
@@ -313,10 +314,9 @@ def test_a_catalogue_of_the_first_version_is_brought_up_to_date(
         )
         session.add(Run(exchange="spring", facts={"failures": []}))
         session.add(Node(site="north", node="7", admission=b"word"))
+        words = WORDS | {"sites": "2"}  # its page's; it had no mode
         session.add(
-            Exchange(
-                name="spring", config={"sites": 2}, state="completed", run="5", runs=1, since=1
-            )
+            Exchange(name="spring", config=words, state="completed", run="5", runs=1, since=1)
         )
     with pytest.raises(CatalogueError, match=r"version none.*organ-coordinator start"):
         Catalogue(url)
@@ -326,7 +326,7 @@ def test_a_catalogue_of_the_first_version_is_brought_up_to_date(
     try:
         assert [(one.organ, one.header) for one in catalogue.organs("spring")] == [("1" * 64, None)]
         assert catalogue.nodes() == {"north": (7, b"word")}
-        assert [one.state for one in catalogue.begun()] == ["completed"]
+        assert [(one.state, one.asked) for one in catalogue.begun()] == [("completed", asked())]
         assert catalogue.last_run("spring") == {"failures": []}
         assert catalogue.counts.tried() == {"1" * 64: Tried(accepted=1, sites=1)}
         catalogue.reserve("spring", offer, DONATION, ROOMY)
@@ -368,14 +368,18 @@ def test_a_step_that_fails_leaves_the_catalogue_as_it_was(
     assert not after.has_table("alembic_version")
 
 
-WRITER = """
+WRITER = f"""
+from server.asked import read
+asked = read({WORDS | {"exchange": "shared"}})
+"""
+WRITER += """
 import sys
 from server import database
 from server.catalogue import Catalogue
 me = sys.argv[2]
 catalogue = Catalogue(database.address(sys.argv[1]))
 for number in range(8):
-    catalogue.begin("shared", {"sites": 3})
+    catalogue.begin(asked)
     catalogue.running("shared", number, float(number))
     catalogue.ended("shared", "completed")
     catalogue.ran(f"exchange-{me}", {"number": number})

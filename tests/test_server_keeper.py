@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from pages import Members
+from pages import WORDS, Members, asked
 
 from not_core.errors import ExchangeError, ServiceError
 from server import keeper
@@ -43,7 +43,7 @@ class Runs:
 @pytest.fixture
 def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
     found = Members(tmp_path).coordinator
-    found.catalogue.begin("spring", {"exchange": "spring", "sites": 2, "invited": ""})
+    found.catalogue.begin(asked())
     for node, site in enumerate(("clinic", "hospital"), 1):
         found.catalogue.admitted(site, node, b"word")
     for name in ("spring.north.ab.part", "autumn.north.ab.part"):
@@ -95,10 +95,7 @@ def test_one_that_dies_too_often_is_given_up(coordinator: Coordinator) -> None:
     assert parts(coordinator) == ["autumn.north.ab.part"]
 
 
-TERMS: dict[str, object] = {
-    **{"exchange": "winter", "span": "1:2", "tokens": 10, "rank": 0},
-    **{"learning-rate": 0.1, "seed": 0},
-}
+TERMS = WORDS | {"exchange": "winter", "sites": 0}
 
 
 def test_one_begins_when_it_was_asked_for(coordinator: Coordinator) -> None:
@@ -114,7 +111,7 @@ def test_one_is_among_the_sites_that_are_named(coordinator: Coordinator) -> None
         coordinator.catalogue.admitted(site, number, b"word")
     keeper.ask(coordinator, TERMS | {"invited": "south, north"})
     (one,) = [one for one in coordinator.catalogue.begun() if one.name == "winter"]
-    assert (one.config["sites"], one.config["invited"]) == (2, "north,south")
+    assert (one.asked.sites, one.asked.invited) == (2, ("north", "south"))
     coordinator.catalogue.admitted("west", 5, b"word")
     keeper.ask(coordinator, TERMS | {"invited": "west south north"})  # one more may come
     for wrong, words in (
@@ -122,7 +119,7 @@ def test_one_is_among_the_sites_that_are_named(coordinator: Coordinator) -> None
         ({"invited": "north"}, "1 sites"),
         ({"invited": "north east"}, "no site east"),
         ({"invited": "north south", "sites": 3}, "more than are named"),
-        ({"invited": "north sou/th"}, "invited is not valid"),
+        ({"invited": "north sou/th"}, "invited.1: .* not 'sou/th'; correct it"),
     ):
         with pytest.raises(ExchangeError, match=words):
             keeper.ask(coordinator, TERMS | wrong)
@@ -154,7 +151,7 @@ def test_what_is_under_way_is_not_changed_without_a_word(coordinator: Coordinato
     keeper.ask(coordinator, TERMS | {"sites": 2}, at=5000.0)
     keeper.ask(coordinator, TERMS | {"sites": 3}, at=2000.0)  # it waits: this is what is meant
     (one,) = [one for one in coordinator.catalogue.begun() if one.name == "winter"]
-    assert (one.since, one.config["sites"]) == (2000.0, 3)
+    assert (one.since, one.asked.sites) == (2000.0, 3)
     keeper.look(coordinator, Runs(), 2000.0)  # type: ignore[arg-type]
     keeper.ask(coordinator, TERMS | {"sites": 3})  # as it is
     with pytest.raises(ExchangeError, match="under way"):

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import uvicorn
 from pages import Members
+from pages import asked as asked_for
 from servers import in_thread
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
@@ -32,6 +33,13 @@ from server import home as homes
 from server.catalogue import Happened
 
 Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> Iterator[Members]:
+    found = Members(tmp_path)
+    yield found
+    found.coordinator.catalogue.close()
 
 
 @pytest.fixture(scope="module")
@@ -141,16 +149,14 @@ def test_health_is_not_fooled_by_who_took_a_port(made: Path, tmp_path: Path) -> 
 
 
 def test_status_says_who_is_there_and_why_nothing_came(
-    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+    members: Members, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "250")
-    members = Members(tmp_path)
     coordinator, home = members.coordinator, members.coordinator.folder
     catalogue, now = coordinator.catalogue, time.time()
     members.exchange("spring")
-    terms = {"sites": 2, "invited": ""}
     for name, at in (("autumn", 4102444800.0), ("summer", 0.0), ("winter", 0.0)):
-        catalogue.begin(name, {"exchange": name, **terms}, at)
+        catalogue.begin(asked_for(exchange=name), at)
     catalogue.running("winter", 1, now - 50)
     catalogue.ended("winter", "completed")
     for node, site in enumerate(("north", "south", "west"), 2**63):
@@ -209,7 +215,6 @@ def test_status_says_who_is_there_and_why_nothing_came(
     assert "organ-site approve" in human
     code, _, wrong = call("status", home, "nothing", app=commands.app)
     assert (code, "no exchange nothing" in wrong) == (1, True)
-    catalogue.close()
 
 
 def test_a_site_is_online_while_the_keeper_hears_of_it() -> None:
@@ -219,10 +224,8 @@ def test_a_site_is_online_while_the_keeper_hears_of_it() -> None:
 def test_a_monitor_reads_no_donation_to_count_them(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = homes.load(made)
-    with database.writing(loaded.catalogue._engine) as session:
+    with homes.opened(made) as loaded, database.writing(loaded.catalogue._engine) as session:
         session.connection().exec_driver_sql("UPDATE organs SET donation = 'not to be decoded'")
-    loaded.catalogue.close()
     text = TestClient(health.monitored(made, service.load(made))).get("/metrics").text
     figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     organs = {name: float(figures[f"organ_{name}"]) for name in ("organs", "stored_bytes")}
@@ -231,9 +234,7 @@ def test_a_monitor_reads_no_donation_to_count_them(
     assert sum(float(value) for name, value in figures.items() if "receipts" in name) == 6
 
 
-def test_a_home_without_an_address_is_given_one(tmp_path: Path, call: Call) -> None:
-    members = Members(tmp_path)
-    members.coordinator.catalogue.close()
+def test_a_home_without_an_address_is_given_one(members: Members, call: Call) -> None:
     home = members.coordinator.folder
     code, _, said = call("start", home, app=commands.app)
     assert (code, "organ-coordinator serve-at" in said) == (1, True)
@@ -241,7 +242,7 @@ def test_a_home_without_an_address_is_given_one(tmp_path: Path, call: Call) -> N
     code, out, _ = call(*words, "--json", app=commands.app)
     assert (code, json.loads(out)["address"]) == (0, "north.example:9999")
     assert service.load(home).host == "north.example"
-    nowhere = tmp_path / "nowhere"
+    nowhere = members.place / "nowhere"
     for command in ("start", "stop"):
         code, _, said = call(command, nowhere, app=commands.app)
         assert (code, "there is no home" in said or "no coordinator in" in said) == (1, True)
@@ -251,9 +252,7 @@ def files(home: Path, *names: str) -> dict[str, bytes]:
     return {name: (home / name).read_bytes() for name in names}
 
 
-def test_another_address_leaves_flower_and_what_sites_have(tmp_path: Path, call: Call) -> None:
-    members = Members(tmp_path)
-    members.coordinator.catalogue.close()
+def test_another_address_leaves_flower_and_what_sites_have(members: Members, call: Call) -> None:
     home = members.coordinator.folder
 
     def served_at(*words: object) -> str:
@@ -331,9 +330,8 @@ def test_a_home_has_no_port_twice(made: Path, tmp_path: Path, call: Call) -> Non
 
 @pytest.mark.parametrize("ends", ["completed", "failed", "cancelled"])
 def test_who_waits_for_an_exchange_is_told_how_it_ended(
-    tmp_path: Path, call: Call, ends: str
+    members: Members, call: Call, ends: str
 ) -> None:
-    members = Members(tmp_path)
     coordinator, home = members.coordinator, members.coordinator.folder
     for node, site in enumerate(("north", "south"), 1):
         coordinator.catalogue.admitted(site, node, b"word")
@@ -359,11 +357,9 @@ def test_who_waits_for_an_exchange_is_told_how_it_ended(
     assert len(facts["organs"]) == (2 if ends == "completed" else 0)
     came = ends == "completed"
     assert (len(facts["receipts"]), sum(facts["verdicts"].values())) == ((3, 3) if came else (0, 0))
-    coordinator.catalogue.close()
 
 
-def test_an_exchange_is_said_to_run_only_while_it_does(tmp_path: Path, call: Call) -> None:
-    members = Members(tmp_path)
+def test_an_exchange_is_said_to_run_only_while_it_does(members: Members, call: Call) -> None:
     coordinator, home = members.coordinator, members.coordinator.folder
     asked = ("--span", "1:2", "--tokens", 10, "--sites", 2, "--json")
     at = ("--at", "2100-01-01T00:00")
@@ -379,7 +375,6 @@ def test_an_exchange_is_said_to_run_only_while_it_does(tmp_path: Path, call: Cal
     with supervisor.held(home):
         (home / "run" / supervisor.STATUS).write_text('{"keeper": {"pid": 7}}')
         assert state() == "running"
-    coordinator.catalogue.close()
 
 
 def test_health_says_when_the_bank_is_away_and_nothing_makes_another(
@@ -393,17 +388,16 @@ def test_health_says_when_the_bank_is_away_and_nothing_makes_another(
     (made / "bank").rename(tmp_path / "away")
     assert said()["catalogue"] == WELL
     assert "mount it" in said()["bank"]
-    coordinator = homes.load(made)
     part = tmp_path / "part"
     part.write_bytes(b"sealed")
-    for use in (
-        lambda: coordinator.bank.put("0" * 64, part),
-        lambda: coordinator.bank.size("0" * 64),
-        lambda: coordinator.bank.remove("0" * 64),
-    ):
-        with pytest.raises(BankError, match="is away"):
-            use()
-    coordinator.catalogue.close()
+    with homes.opened(made) as coordinator:
+        for use in (
+            lambda: coordinator.bank.put("0" * 64, part),
+            lambda: coordinator.bank.size("0" * 64),
+            lambda: coordinator.bank.remove("0" * 64),
+        ):
+            with pytest.raises(BankError, match="is away"):
+                use()
     assert part.exists()
     assert not (made / "bank").exists()
     (tmp_path / "away").rename(made / "bank")
@@ -413,11 +407,9 @@ def test_health_says_when_the_bank_is_away_and_nothing_makes_another(
 
 
 def test_an_organ_whose_store_failed_is_forgotten_by_a_second_command(
-    tmp_path: Path, call: Call
+    tmp_path: Path, members: Members, call: Call
 ) -> None:
-    members = Members(tmp_path)
     (organ, other), home = members.exchange("spring"), members.coordinator.folder
-    members.coordinator.catalogue.close()
     before = len(list((home / "bank").iterdir()))
     (home / "bank").rename(tmp_path / "away")
     code, _, said = call("forget", home, organ, app=commands.app)

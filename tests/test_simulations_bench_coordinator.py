@@ -119,8 +119,9 @@ def test_what_such_sites_seal_others_can_open_and_they_refuse_as_sites_do(
     sites = BareSites(tmp_path, work(tmp_path, "work"), SITES, DONORS, SIZE)
     direct: Any = Direct(sites)
     grid = PipeGrid(direct, SITES, direct.steps)
-    asked = bench_coordinator.settings(SITES)
-    Exchange(grid, coordinator, asked).run()
+    settings = bench_coordinator.settings(SITES)
+    Exchange(grid, coordinator, settings).run()
+    asked = settings.asked
     (kept,) = coordinator.catalogue.organs(asked.exchange)
     copy = tmp_path / "copy.organ"
     holdings.export(coordinator, kept.organ, asked.exchange, copy)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import make_model, sentences, write_jsonl
-from exchanges import MARKS, by_hand
+from exchanges import MARKS, by_hand, left
 from flwr.app import Error, Message
 
 import server.claims as claims_module
@@ -372,10 +372,9 @@ def test_only_who_is_invited_is_asked(
 ) -> None:
     scenario = make_scenario("homes")
     simulation.prepare(scenario)
-    coordinator = coordinator_home.load(scenario.coordinator)
-    for number, site in enumerate(scenario.federation.sites, 1):
-        coordinator.catalogue.admitted(site.name, number, b"word")
-    coordinator.catalogue.close()
+    with coordinator_home.opened(scenario.coordinator) as coordinator:
+        for number, site in enumerate(scenario.federation.sites, 1):
+            coordinator.catalogue.admitted(site.name, number, b"word")
     asked: set[str] = set()
 
     def ask(message: Message) -> Message:
@@ -475,7 +474,7 @@ def test_a_public_profile_is_not_enough_to_enrol(
         return message
 
     by_hand(scenario, on_reply=replay)
-    failures = [(f["step"], f["code"]) for f in gather_failures(scenario)]
+    failures = [(f["step"], f["code"]) for f in left(scenario).run["failures"]]
     assert failures == [("enrol", "signature")]
 
 
@@ -576,8 +575,7 @@ def test_an_accepted_organ_outlives_another_trial_of_it(
     files = {path.name: path.read_bytes() for path in accepted.iterdir()}
     policy_file.change(site_home.read_home(clinic), ["least_gain=0.99"])
     by_hand(scenario, exchange="again")
-    with coordinator_home.opened(scenario.coordinator) as coordinator:
-        again = coordinator.catalogue.receipts("again")
+    again = left(scenario, "again").receipts
     (said,) = (one for one in again if (one.organ, one.recipient) == (accepted.name, "clinic"))
     assert said.verdict == "rejected"
     assert {path.name: path.read_bytes() for path in accepted.iterdir()} == files
@@ -740,19 +738,12 @@ def test_a_handlers_error_tells_the_coordinator_a_code_only(
         return message
 
     by_hand(scenario, on_reply=keep)
-    assert {f["code"] for f in gather_failures(scenario)} == {"internal"}
+    assert {f["code"] for f in left(scenario).run["failures"]} == {"internal"}
     assert not [reply for reply in replies if b"marked" in reply]
     log = (scenario.home("hospital") / "site.log").read_text()
     (line,) = map(json.loads, log.splitlines())
     assert (line["request"], line["says"]) == ("DonateRequest", "KeyError")
     assert "marked" not in log
-
-
-def gather_failures(scenario: simulation.Scenario) -> list[dict[str, str]]:
-    coordinator = coordinator_home.load(scenario.coordinator)
-    run = coordinator.catalogue.last_run("trial") or {}
-    coordinator.catalogue.close()
-    return list(run["failures"])
 
 
 @pytest.mark.parametrize(

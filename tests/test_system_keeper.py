@@ -12,11 +12,9 @@ from not_core.errors import ServiceError
 from not_core.protocol import TRANSPLANT
 from server import home as homes
 from server import keeper, service
-from server.app import config_of
 from server.catalogue import RUNNING, Begun
 from server.home import Coordinator
 from simulations.bare_sites import names
-from simulations.bench_coordinator import settings
 from simulations.served import until
 
 COUNT = 3
@@ -40,9 +38,8 @@ def test_the_keeper_beside_flower(tmp_path: Path) -> None:
 def a_run_that_was_not_noted_is_taken_on(coordinator: Coordinator) -> None:
     """As when the keeper dies between the two."""
     control = service.control_of(coordinator.folder)
-    config = {**config_of(settings(COUNT)), "exchange": "adopted"}
-    begun = control.start({"home": str(coordinator.folder.resolve()), **config})
-    keeper.ask(coordinator, config)
+    begin(coordinator, COUNT, "adopted")  # no run is begun: too few sites are there
+    begun = control.start({"home": str(coordinator.folder.resolve()), "exchange": "adopted"})
     until(lambda: exchange(coordinator, "adopted").run, 30, "a run")
     assert exchange(coordinator, "adopted").run == begun
     assert [run.identifier for run in control.runs()] == [begun]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import federation_of_three
-from exchanges import by_hand
+from exchanges import by_hand, left
 from flwr.app import Message
 from local_grid import LocalGrid
 
@@ -58,34 +58,6 @@ def forget_log(scenario: simulation.Scenario) -> None:
         assert witness.set_aside(site_home.read_home(scenario.home(name)))
 
 
-def kept(scenario: simulation.Scenario, exchange: str = "trial") -> dict[str, Kept]:
-    coordinator = coordinator_home.load(scenario.coordinator)
-    try:
-        return {one.donor: one for one in coordinator.catalogue.organs(exchange)}
-    finally:
-        coordinator.catalogue.close()
-
-
-def ran(scenario: simulation.Scenario, exchange: str = "trial") -> dict[str, int]:
-    """Bytes of the last run, in which nothing has failed."""
-    coordinator = coordinator_home.load(scenario.coordinator)
-    try:
-        facts = coordinator.catalogue.last_run(exchange) or {}
-    finally:
-        coordinator.catalogue.close()
-    assert facts["failures"] == []
-    return dict(facts["bytes"])
-
-
-def verdicts(scenario: simulation.Scenario, exchange: str = "trial") -> dict[tuple[str, str], str]:
-    coordinator = coordinator_home.load(scenario.coordinator)
-    try:
-        found = coordinator.catalogue.receipts(exchange)
-    finally:
-        coordinator.catalogue.close()
-    return {(one.donor, one.recipient): one.verdict for one in found}
-
-
 def delivered(grid: LocalGrid) -> dict[int, int]:
     """Bytes of sealed organs that each node was sent."""
     sent: dict[int, int] = {}
@@ -111,8 +83,8 @@ def test_a_site_that_is_slow_to_enrol_holds_up_nobody_and_takes_part_afterwards(
 
     awake = {"clinic": others_are_done}
     by_hand(scenario, awake=awake, enrol_seconds=1e-9, exchange="slow", notify=steps.append)
-    assert ran(scenario, "slow")
-    assert len(verdicts(scenario, "slow")) == 6
+    assert left(scenario, "slow").bytes
+    assert len(left(scenario, "slow").verdicts) == 6
     first = [one for one in steps if one.step == "enrol"]
     assert sorted(one.site for one in first[:2]) == ["court", "hospital"]
     assert sorted(one.site for one in first[2:]) == ["clinic", "court", "hospital"]
@@ -136,29 +108,29 @@ def test_a_site_that_is_late_again_and_again_has_no_third_pass(
     by_hand(scenario, awake=awake, enrol_seconds=1e-9, exchange="later", notify=steps.append)
     assert rounds == 2
     assert [one.site for one in steps if one.step == "enrol"].count("court") == 2
-    assert len(verdicts(scenario, "later")) == 4
+    assert len(left(scenario, "later").verdicts) == 4
 
 
 def test_a_site_that_joins_later_is_sent_bodies_and_nobody_else_is(
     scenario: simulation.Scenario,
 ) -> None:
-    before = kept(scenario)
-    assert len(verdicts(scenario)) == 4
+    before = left(scenario).organs
+    assert len(left(scenario).verdicts) == 4
     bodies = sum(map(body_bytes, before.values()))
     made = {path: path.stat().st_mtime_ns for path in scenario.homes.glob("sites/*/organs/made/*")}
     banked = {path: path.stat().st_mtime_ns for path in (scenario.coordinator / "bank").iterdir()}
     grid = by_hand(scenario)
-    sent = ran(scenario)
+    sent = left(scenario).bytes
     assert sent["uploaded"] < 2 * HEADER < bodies
     assert bodies < delivered(grid)[2] < bodies + 2 * HEADER
     assert delivered(grid)[1] < HEADER
     assert delivered(grid)[3] < HEADER
-    assert len(verdicts(scenario)) == 6
-    assert verdicts(scenario)["hospital", "clinic"] == "accepted"
+    assert len(left(scenario).verdicts) == 6
+    assert left(scenario).verdicts["hospital", "clinic"] == "accepted"
     for path, moment in (made | banked).items():
         assert path.stat().st_mtime_ns == moment
     assert len(list((scenario.coordinator / "bank").iterdir())) == 2
-    for donor, one in kept(scenario).items():
+    for donor, one in left(scenario).organs.items():
         assert one.organ == before[donor].organ
         assert one.donation.offer != before[donor].donation.offer
 
@@ -169,15 +141,15 @@ def test_another_exchange_on_the_same_terms_trains_nothing_and_moves_headers_onl
     made = {path: path.stat().st_mtime_ns for path in scenario.homes.glob("sites/*/organs/made/*")}
     by_hand(scenario)
     grid = by_hand(scenario, exchange="autumn")
-    assert ran(scenario, "autumn")["uploaded"] < 2 * HEADER
+    assert left(scenario, "autumn").bytes["uploaded"] < 2 * HEADER
     assert max(delivered(grid).values()) < 2 * HEADER
-    assert verdicts(scenario, "autumn") == verdicts(scenario)
-    assert len(verdicts(scenario, "autumn")) == 6
+    assert left(scenario, "autumn").verdicts == left(scenario).verdicts
+    assert len(left(scenario, "autumn").verdicts) == 6
     found = scenario.homes.glob("sites/*/organs/made/*")
     assert {path: path.stat().st_mtime_ns for path in found} == made
     assert len(list((scenario.coordinator / "bank").iterdir())) == 2
     autumn = scenario.home("clinic") / "organs" / "in" / "autumn"
-    for one in kept(scenario, "autumn").values():
+    for one in left(scenario, "autumn").organs.values():
         whole = autumn / f"{one.organ}.organ"
         assert canonical.sha256_file(whole) == one.donation.sealed_sha256
 
@@ -190,13 +162,13 @@ def test_whoever_was_addressed_gets_an_organ_whose_donor_is_gone(
         return None if clinic and message.metadata.message_type == protocol.DELIVER else message
 
     by_hand(scenario, on_request=silent, wire_seconds=2)
-    assert ("hospital", "clinic") not in verdicts(scenario)
+    assert ("hospital", "clinic") not in left(scenario).verdicts
     by_hand(scenario, dead=frozenset({"hospital"}))
-    assert verdicts(scenario)["hospital", "clinic"] == "accepted"
+    assert left(scenario).verdicts["hospital", "clinic"] == "accepted"
 
     # In another exchange nobody has offered it yet.
     by_hand(scenario, dead=frozenset({"hospital"}), exchange="autumn")
-    assert {donor for donor, _ in verdicts(scenario, "autumn")} == {"court"}
+    assert {donor for donor, _ in left(scenario, "autumn").verdicts} == {"court"}
 
 
 def test_who_was_not_addressed_gets_nothing_without_the_donor(
@@ -208,21 +180,21 @@ def test_who_was_not_addressed_gets_nothing_without_the_donor(
         for one in grid.requests
         if one.metadata.message_type == protocol.DELIVER and one.metadata.dst_node_id == 2
     ]
-    assert set(organs) == {kept(scenario)["court"].organ}
-    assert ("hospital", "clinic") not in verdicts(scenario)
+    assert set(organs) == {left(scenario).organs["court"].organ}
+    assert ("hospital", "clinic") not in left(scenario).verdicts
 
 
 def test_a_body_that_is_damaged_in_the_bank_is_fetched_again(
     scenario: simulation.Scenario,
 ) -> None:
-    one = kept(scenario)["hospital"]
+    one = left(scenario).organs["hospital"]
     body = peek_offer(one.donation.offer.encode()).body_sha256
     place = scenario.coordinator / "bank" / f"{body}.body"
     data = bytearray(place.read_bytes())
     data[len(data) // 2] ^= 1
     place.write_bytes(data)
     by_hand(scenario)
-    assert body_bytes(one) < ran(scenario)["uploaded"] < body_bytes(one) + 2 * HEADER
+    assert body_bytes(one) < left(scenario).bytes["uploaded"] < body_bytes(one) + 2 * HEADER
     assert canonical.sha256_file(place) == body
     place.unlink()
     by_hand(scenario)
@@ -235,7 +207,7 @@ def test_a_header_with_another_organs_body_is_refused_by_the_site(
     """A coordinator brings the hospital's new offer, and the court's body under it."""
     by_hand(scenario)
     clinic = site_home.load(scenario.home("clinic"))
-    organ, other = (kept(scenario)[name].organ for name in ("hospital", "court"))
+    organ, other = (left(scenario).organs[name].organ for name in ("hospital", "court"))
     folder = clinic.folder / "organs" / "in" / "trial"
     with (folder / f"{organ}.organ").open("rb") as file:
         read_header(file)
@@ -323,14 +295,12 @@ def test_a_donor_gains_nothing_by_anothers_body(scenario: simulation.Scenario) -
 
     by_hand(scenario, on_request=note, on_reply=serve)
     assert sum(one.length for one in asked) == len(forged["whole"]), "it is not told what is there"
-    coordinator = coordinator_home.load(scenario.coordinator)
-    failures = (coordinator.catalogue.last_run("trial") or {})["failures"]
-    coordinator.catalogue.close()
+    failures = left(scenario).run["failures"]
     assert {(one["site"], one["step"], one["code"]) for one in failures} == {
         ("clinic", "transplant", "unseal"),
     }
-    assert verdicts(scenario)["hospital", "clinic"] == "accepted"
-    assert ("court", "clinic") not in verdicts(scenario)
+    assert left(scenario).verdicts["hospital", "clinic"] == "accepted"
+    assert ("court", "clinic") not in left(scenario).verdicts
 
 
 @pytest.mark.parametrize(
@@ -351,15 +321,13 @@ def test_quotas_are_refused_by_their_codes(
     rows = [row for row in settings.read_text().splitlines() if not row.startswith(name)]
     settings.write_text("\n".join([line, *rows]))
     grid = by_hand(scenario, dead=frozenset({"clinic"}))
-    coordinator = coordinator_home.load(scenario.coordinator)
-    failures = (coordinator.catalogue.last_run("trial") or {})["failures"]
-    coordinator.catalogue.close()
+    failures = left(scenario).run["failures"]
     assert [(one["step"], one["code"]) for one in failures] == [
         ("enrol", "unreachable"),
         *[("donate", code)] * (2 - given),
     ]
-    assert len(kept(scenario)) == given
-    assert len({donor for donor, _ in verdicts(scenario)}) == given
+    assert len(left(scenario).organs) == given
+    assert len({donor for donor, _ in left(scenario).verdicts}) == given
     types = [one.metadata.message_type for one in grid.requests]
     assert types.count(protocol.SEGMENT) == 2 * given, "nothing of what is refused is fetched"
 
@@ -376,7 +344,7 @@ def test_organs_are_listed_and_forgotten(
     assert [row["donor"] for row in rows] == ["court", "hospital"]
     hospital = rows[1]
     assert hospital["exchanges"] == "autumn, trial"
-    assert hospital["stored"] == body_bytes(kept(scenario)["hospital"])
+    assert hospital["stored"] == body_bytes(left(scenario).organs["hospital"])
     assert (hospital["domain"], hospital["privacy"], hospital["span"]) == (
         "medicine",
         "none",
@@ -386,26 +354,25 @@ def test_organs_are_listed_and_forgotten(
     organ = hospital["organ"]
     assert call("forget", scenario.coordinator, "", app=app)[0] == 1
     assert call("forget", scenario.coordinator, organ[:12], app=app)[0] == 0
-    (left,) = json.loads(call("organs", scenario.coordinator, "--json", app=app)[1])
-    assert left["donor"] == "court"
+    (rest,) = json.loads(call("organs", scenario.coordinator, "--json", app=app)[1])
+    assert rest["donor"] == "court"
     assert len(list((scenario.coordinator / "bank").iterdir())) == 1
-    assert ("hospital", "court") in verdicts(scenario), "receipts stay"
+    assert ("hospital", "court") in left(scenario).verdicts, "receipts stay"
     by_hand(scenario)
-    assert len(kept(scenario)) == 2
+    assert len(left(scenario).organs) == 2
 
 
 def test_a_home_of_the_first_version_keeps_its_organs(scenario: simulation.Scenario) -> None:
     """Whole files in the bank, a catalogue without versions, no settings."""
     home = scenario.coordinator
-    coordinator = coordinator_home.load(home)
-    organs = coordinator.catalogue.organs("trial")
-    for one in organs:
-        assert one.header is not None
-        offer = peek_offer(one.donation.offer.encode())
-        body = b"".join(chunks(coordinator.bank, offer.body_sha256))
-        coordinator.bank.remove(offer.body_sha256)
-        (home / "bank" / f"{one.organ}.organ").write_bytes(one.header + body)
-    coordinator.catalogue.close()
+    with coordinator_home.opened(home) as coordinator:
+        organs = coordinator.catalogue.organs("trial")
+        for one in organs:
+            assert one.header is not None
+            offer = peek_offer(one.donation.offer.encode())
+            body = b"".join(chunks(coordinator.bank, offer.body_sha256))
+            coordinator.bank.remove(offer.body_sha256)
+            (home / "bank" / f"{one.organ}.organ").write_bytes(one.header + body)
     (home / coordinator_home.SETTINGS).unlink()
     (home / coordinator_home.LOG_KEY).unlink()
     database = sqlite3.connect(home / "catalogue.db")
@@ -429,10 +396,10 @@ def test_a_home_of_the_first_version_keeps_its_organs(scenario: simulation.Scena
 
     for _ in range(2):
         upgrade(home)
-    assert list(kept(scenario).values()) == organs
+    assert list(left(scenario).organs.values()) == organs
     assert [path.name for path in (home / "bank").glob("*.organ")] == ["0" * 64 + ".organ"]
     assert not list((home / "incoming").iterdir())
     forget_log(scenario)
     by_hand(scenario)
-    assert ran(scenario)["uploaded"] < 2 * HEADER
-    assert len(verdicts(scenario)) == 6
+    assert left(scenario).bytes["uploaded"] < 2 * HEADER
+    assert len(left(scenario).verdicts) == 6

@@ -98,9 +98,8 @@ def scenario(prepared: simulation.Scenario, tmp_path: Path) -> simulation.Scenar
 
 @pytest.fixture
 def coordinator(scenario: simulation.Scenario) -> Iterator[Coordinator]:
-    found = coordinator_home.load(scenario.coordinator)
-    yield found
-    found.catalogue.close()
+    with coordinator_home.opened(scenario.coordinator) as found:
+        yield found
 
 
 @pytest.fixture
@@ -168,18 +167,17 @@ def test_sites_that_are_shown_two_logs_find_out(
 ) -> None:
     append(coordinator, A)
     shutil.copytree(coordinator.folder, tmp_path / "second")
-    second = coordinator_home.load(tmp_path / "second")
-    append(coordinator, B)
-    append(second, C, D)
-    signs(coordinator, court)
-    signs(second, clinic)  # as long as the coordinator hides what the other has signed
-    (of_court,) = coordinator.catalogue.log.witnesses()
-    with written(second) as session:
-        row = {"site": "court", "size": of_court.size, "time": 0}
-        row |= {"profile": canonical.encode(of_court.profile), "envelope": of_court.envelope}
-        session.merge(tables.Witness(**row))
-    assert "court has signed what is not in this log" in refused(clinic, asked(second, clinic))
-    second.catalogue.close()
+    with coordinator_home.opened(tmp_path / "second") as second:
+        append(coordinator, B)
+        append(second, C, D)
+        signs(coordinator, court)
+        signs(second, clinic)  # as long as the coordinator hides what the other has signed
+        (of_court,) = coordinator.catalogue.log.witnesses()
+        with written(second) as session:
+            row = {"site": "court", "size": of_court.size, "time": 0}
+            row |= {"profile": canonical.encode(of_court.profile), "envelope": of_court.envelope}
+            session.merge(tables.Witness(**row))
+        assert "court has signed what is not in this log" in refused(clinic, asked(second, clinic))
 
 
 def test_a_cosignature_that_nobody_vouches_for_says_nothing(
@@ -212,9 +210,8 @@ def test_another_log_is_refused(coordinator: Coordinator, clinic: Site) -> None:
     signs(coordinator, clinic)
     (coordinator.folder / coordinator_home.LOG_KEY).unlink()
     coordinator_home.make_log_key(coordinator.folder)
-    other = coordinator_home.load(coordinator.folder)
-    assert "another log" in refused(clinic, asked(other, clinic))
-    other.catalogue.close()
+    with coordinator_home.opened(coordinator.folder) as other:
+        assert "another log" in refused(clinic, asked(other, clinic))
 
 
 def test_an_operator_believes_another_log_by_a_word(

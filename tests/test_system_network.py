@@ -9,11 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import federation_of_three
-from exchanges import MARKS
+from exchanges import MARKS, left
 from wire import SlowLink, listening
 
 from not_core.service import supervisor
-from server import home as coordinator_home
 from server import service
 from simulations import exchange as simulation
 from simulations.search import Needles, search
@@ -40,11 +39,7 @@ def deployment(
 
 def receipts(deployment: Deployment) -> Counter[str]:
     """How many receipts each recipient has sent."""
-    coordinator = coordinator_home.load(deployment.coordinator)
-    try:
-        return Counter(one.recipient for one in coordinator.catalogue.receipts("trial"))
-    finally:
-        coordinator.catalogue.close()
+    return Counter(one.recipient for one in left(deployment.scenario).receipts)
 
 
 def others_are_done(deployment: Deployment) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import federation_of_three
+from exchanges import left
 
 from client import home as site_home
 from client.home import IDENTITY
@@ -14,7 +15,6 @@ from client.signing_wire import SOCKET, VARIABLE
 from not_core.errors import KeyFileError
 from not_core.service import supervisor
 from not_core.trust import keys, passphrase
-from server import home as coordinator_home
 from simulations import exchange as simulation
 from simulations.served import Deployment, until
 
@@ -80,11 +80,7 @@ def test_an_exchange_ends_although_agents_are_killed_and_no_task_has_a_key(
             f"another agent of {name}",
         )
     assert served.waited("trial") == "completed"
-    coordinator = coordinator_home.load(served.coordinator)
-    facts = coordinator.catalogue.last_run("trial")
-    coordinator.catalogue.close()
-    assert facts is not None
-    assert facts["failures"] == []
+    assert left(served.scenario).run["failures"] == []
 
     monkeypatch.delenv(passphrase.VARIABLE)
     for name, home in served.sites.items():

@@ -43,18 +43,6 @@ HOST = "page.host"
 
 MOST_FAILURES = 100
 """To sign in, from one origin in ten minutes."""
-DEFAULTS = {
-    "exchange": "",
-    "sites": "2",
-    "span": "",
-    "tokens": "16384",
-    "rank": "0",
-    "learning-rate": "0.001",
-    "seed": "0",
-    "mode": "replace",
-    "invited": "",
-}
-"""Fields of the form that begins an exchange."""
 
 ExchangeName = Annotated[Name, InPath()]
 OrganDigest = Annotated[Digest, InPath()]
@@ -261,7 +249,7 @@ def _add_deciding(page: Page, coordinator: Coordinator, views: Views) -> None:
             status,
             rows=views.exchanges(),
             wrong=wrong,
-            fields=DEFAULTS | (fields or {}),
+            fields=fields or {},
         )
 
     @app.get("/", include_in_schema=False)
@@ -270,11 +258,11 @@ def _add_deciding(page: Page, coordinator: Coordinator, views: Views) -> None:
 
     @app.post("/exchanges", include_in_schema=False)
     def begin(request: Request, fields: Form) -> Response:
-        asked = {key: fields.get(key, "").strip() for key in DEFAULTS}
+        words = {key: one.strip() for key, one in fields.items() if one.strip()}
         try:
-            name = keeper.ask(coordinator, asked)
+            name = keeper.ask(coordinator, words)
         except ExchangeError as error:
-            return show(request, 400, f"{error}.", asked)
+            return show(request, 400, f"{error}.", words)
         return moved(f"/exchanges/{name}")
 
     @app.post("/exchanges/{exchange}/cancel", include_in_schema=False)

@@ -11,7 +11,7 @@ from not_core.trust.federation import Trust, load_trust, verify_profile
 from not_core.trust.offer import Offer, peek_offer
 from not_core.trust.profile import Profile
 from server import claims
-from server.app import settings
+from server.asked import Asked
 from server.catalogue import SCHEDULED, Begun
 from server.counts import Counted, Tried
 from server.holdings import holdings
@@ -226,14 +226,14 @@ def _exchange(
 ) -> ExchangeRow:
     there, sites = counted.get(name, Counted()), len(enrolments)
     donors = sum(one.donates for one in enrolments)
-    asked = int(begun.config["sites"]) if begun else sites
+    asked = begun.asked.sites if begun else sites
     expected = max(donors, there.organs)  # while donors train
     steps = asked + 2 * donors + expected * sites + sites
     made = min(sites, asked) + there.organs + there.stored + there.receipts + there.witnesses
     return ExchangeRow(
         name=name,
         state=_state(begun) if begun else "recorded",
-        terms=_terms(begun) if begun else "",
+        terms=_terms(begun.asked) if begun else "",
         runs=begun.runs if begun else 0,
         since=begun.since if begun else 0.0,
         asked=asked,
@@ -274,8 +274,6 @@ def _cell(receipt: Receipt | None, code: str) -> Cell | None:
     return Cell(receipt=receipt, code="", tint=f"{side}-{round(TINTS * abs(warmth))}")
 
 
-def _terms(begun: Begun) -> str:
-    asked = settings(begun.config)
-    terms = asked.terms
-    form = f"factors of rank {terms.rank}" if terms.rank else "whole"
-    return f"layers {terms.span}, {form}; {count(terms.tokens)} tokens a donor; {asked.mode}"
+def _terms(asked: Asked) -> str:
+    form = f"factors of rank {asked.rank}" if asked.rank else "whole"
+    return f"layers {asked.span}, {form}; {count(asked.tokens)} tokens a donor; {asked.mode}"
