@@ -43,5 +43,9 @@ def parsed(table: dict[str, Any], cls: type[T], what: str, wrong: type[NotError]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "top level"
-        found = "" if first["type"] == "missing" else f", not {first['input']!r:.60}"
+        said = first["type"] in (
+            "missing",
+            "extra_forbidden",
+        )  # a field of no name may hold a secret
+        found = "" if said else f", not {first['input']!r:.60}"
         raise wrong(f"{what}: {where}: {first['msg']}{found}; correct it") from None

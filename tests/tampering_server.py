@@ -89,7 +89,7 @@ class Tampering(Exchange):
 
 def _edited(header: bytes) -> bytes:
     """A sealed organ's header, its offer changed under the signature of the one that was."""
-    found = re.search(rb'payload\W+([A-Za-z0-9+/]+=*)', header)
+    found = re.search(rb"payload\W+([A-Za-z0-9+/]+=*)", header)
     assert found is not None
     offer = base64.b64decode(found[1])
     changed = offer.replace(b'"version":1', b'"version":9')

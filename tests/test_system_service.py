@@ -44,7 +44,6 @@ from simulations import exchange as simulation
 from simulations.search import Needles, search
 from simulations.served import Deployment, until
 
-
 CARRIED = "clinic-without-network"
 """Copy of the clinic's home, beside the homes, from before it was served."""
 
@@ -317,7 +316,8 @@ def test_what_an_error_says_at_a_site_stays_there(
     """An error in its work, and one in what Flower does with the answer."""
     deployment, _ = exchanged
     hospital, told = deployment.sites["hospital"], tmp_path / "told"
-    with replaced(deployment, hospital, "client.service.APP = 'bursting:app'", {"BURST": str(told)}):
+    statement = "client.service.APP = 'bursting:app'"
+    with replaced(deployment, hospital, statement, {"BURST": str(told)}):
         deployment.begin("bursting")
         assert deployment.waited("bursting", 300) == "completed"
     assert told.exists()
