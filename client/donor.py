@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,7 +10,15 @@ from typing import Literal
 
 from client import progress
 from client.home import Home, Site, informed
-from client.policy import Decided, check_donation, check_made, check_release, decided
+from client.policy import (
+    Decided,
+    check_addressees,
+    check_copies,
+    check_donation,
+    check_made,
+    check_release,
+    decided,
+)
 from client.training import prepare
 from not_core import atomic, canonical
 from not_core.errors import (
@@ -39,8 +48,10 @@ from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.trust import sealing, signing
 from not_core.trust.addressees import check_number
 from not_core.trust.certificates import seconds
+from not_core.trust.delivery import open_file, read_header
 from not_core.trust.federation import verify_profile
-from not_core.trust.offer import SignedOffer
+from not_core.trust.offer import Offer, SignedOffer, peek_offer
+from not_core.trust.profile import Profile
 
 Word = Literal["approved", "rejected", "pending", "unasked"]
 """Of an organ that was made: the operator's word, or that it waits for one, or needs none."""
@@ -91,6 +102,7 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     check_release(site.policy, site.log, made.organ)
     terms = sealing.Audience(addressees=request.addressees, exchange=request.exchange)
     signed, sealed = seal(site, made.organ, terms)
+    atomic.write(_asked(site, request.exchange), canonical.encode(request))
     digest = canonical.sha256_file(sealed)
     donation = Donation(
         offer=signed.envelope.decode(),
@@ -108,13 +120,26 @@ def segment(site: Site, request: SegmentRequest, body: bytes) -> tuple[Segment, 
     """Hand out bytes of a sealed organ that was offered in this exchange.
 
     Raises:
-        OrganError: No such offer.
+        OrganError: No such offer, or it holds no longer.
         ApprovalError: The operator has rejected it since.
+        CertificateError: An addressee was expelled since.
+        PolicyError: The policy does not name an addressee any more.
     """
-    sealed = _sealed(site, request.exchange, request.organ)
-    if not sealed.is_file():
+    sealed, asked = _sealed(site, request.exchange, request.organ), _asked(site, request.exchange)
+    if sealed.is_file():
+        check_release(site.policy, site.log, request.organ)
+    if not sealed.is_file() or not asked.is_file():
         raise OrganError("asked for an organ that this site did not offer in this exchange")
-    check_release(site.policy, site.log, request.organ)
+    addressees = canonical.decode(
+        DonateRequest, canonical.read_bounded(asked), "request"
+    ).addressees
+    for profile in addressees:
+        verify_profile(profile, site.trust)
+    check_addressees(site.policy, addressees)
+    with open_file(sealed) as file:
+        offer = peek_offer(read_header(file).envelope)
+    if offer.expires < seconds(None) or not _is_for(offer, site, addressees):
+        raise OrganError("asked for an organ whose offer holds no longer; ask for another donation")
     with sealed.open("rb") as file:
         file.seek(request.offset)
         return Segment(organ=request.organ, offset=request.offset), file.read(request.length)
@@ -237,16 +262,17 @@ def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, 
         raise OrganError(f"this site has made no organ {organ}; see organ-site log show")
     _sign(site, own)
     out = _sealed(site, terms.exchange, organ)
-    readers = (site.identity.profile, *terms.addressees)
     if out.is_file():
         with suppress(NotError):
             kept = sealing.verify_sealed(out, site.trust, exchange=terms.exchange)
             left = kept.offer.expires - seconds(None)
-            for_them = set(kept.offer.addressees) == {one.sealing_fingerprint for one in readers}
+            for_them = _is_for(kept.offer, site, terms.addressees)
             if for_them and terms.lifetime_seconds / 2 <= left <= terms.lifetime_seconds:
                 return kept, out
     new = out.with_suffix(".new")
     new.unlink(missing_ok=True)
+    kept_bytes = sum(one.stat().st_size for one in site.folder.glob("organs/sealed/*/*"))
+    check_copies(site.policy, kept_bytes + own.path.joinpath(TENSORS).stat().st_size)
     for before in sorted(site.folder.glob(f"organs/sealed/*/{organ}.organ")):
         with suppress(NotError):
             signed = sealing.rewrap(before, site.identity, terms, new)
@@ -355,3 +381,13 @@ def _made(site: Site, organ: str) -> Path:
 
 def _sealed(site: Site, exchange: str, organ: str) -> Path:
     return site.place("organs", "sealed", exchange, f"{organ}.organ")
+
+
+def _asked(site: Site, exchange: str) -> Path:
+    """The request that was last answered in an exchange: for whom its sealed organ is."""
+    return site.place("organs", "sealed", f"{exchange}.json")
+
+
+def _is_for(offer: Offer, site: Site, addressees: Sequence[Profile]) -> bool:
+    readers = (site.identity.profile, *addressees)
+    return set(offer.addressees) == {one.sealing_fingerprint for one in readers}

@@ -250,6 +250,8 @@ def _forget(home: Home, exchange: str, made: bool) -> Iterator[Removed]:
                     continue  # the last copy, whose body serves again
             yield _remove(home, "sealed organ", path, exchange)
         _remove_empty(place)
+    if not sent.is_dir():
+        sent.with_suffix(".json").unlink(missing_ok=True)
 
 
 def _forget_organ(home: Home, organ: str) -> Iterator[Removed]:

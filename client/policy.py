@@ -45,7 +45,8 @@ class Policy:
         most_made: Most organs that wait for the operator: another is not trained until some are
             approved or rejected; with ``always`` none waits.
         most_sealed_bytes: Largest sealed organ taken in.
-        most_stored_bytes: Most bytes of sealed organs kept from all exchanges.
+        most_stored_bytes: Most bytes of sealed organs kept from all exchanges, and as many of
+            sealed copies of own ones.
         most_heads_bytes: Most bytes kept of what a coordinator shows of its log.
         most_drift: Farthest that an organ's tensor may be from the base's, in norm and in its
             largest change, where 1 is as far as the base's tensor is from zero.
@@ -226,6 +227,23 @@ def check_delivery(policy: Policy, request: DeliverRequest, stored: int, files: 
         raise PolicyError(
             f"{files} sealed organs and parts of some would be kept, at most {MOST_FILES} are; "
             "'organ-site forget' removes an exchange's"
+        )
+
+
+def check_copies(policy: Policy, stored: int) -> None:
+    """Check that a sealed copy of an own organ may be kept beside those of other exchanges.
+
+    Args:
+        policy: Of the site.
+        stored: Bytes that would be kept of such copies.
+
+    Raises:
+        PolicyError: Too many.
+    """
+    if stored > policy.most_stored_bytes:
+        raise PolicyError(
+            f"{stored} bytes of sealed copies would be kept, the policy allows "
+            f"{policy.most_stored_bytes}; 'organ-site forget' removes an exchange's"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from not_core.canonical import STRICT, Digest, Line, Name
+from not_core.canonical import STRICT, Digest, Line, Many, Name
 from not_core.trust.offer import MAX_ADDRESSEES
 from not_core.trust.profile import Base64, Profile, unbase64
 from not_core.trust.statement import STATEMENT_LIMIT
@@ -34,7 +34,7 @@ class Sign:
 
     payload: _Payload
     payload_type: Line
-    addressees: Annotated[tuple[Profile, ...], Field(max_length=MAX_ADDRESSEES)]
+    addressees: Annotated[Many[Profile], Field(max_length=MAX_ADDRESSEES)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)

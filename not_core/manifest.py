@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue
 from pydantic.dataclasses import dataclass
 
 from not_core import canonical
-from not_core.canonical import STRICT, Digest, Line, Name
+from not_core.canonical import STRICT, Digest, Line, Many, Name
 
 FORMAT: Literal["organ-exchange/organ/v1"] = "organ-exchange/organ/v1"
 
@@ -74,7 +74,7 @@ class BaseFacts:
     architecture: Line
     layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
     config: dict[str, JsonValue]
-    layer_config: dict[str, list[JsonValue]]
+    layer_config: Annotated[dict[str, list[JsonValue]], Field(fail_fast=True)]
     weights: Digest
     tokenizer: Digest | None
 
@@ -85,7 +85,7 @@ class TensorFacts:
 
     name: Line
     dtype: Line
-    shape: tuple[Count, ...]
+    shape: Many[Count]
     sha256: Digest
 
 
@@ -105,8 +105,8 @@ class StoredFactors:
     """
 
     form: Literal["factors"] = "factors"
-    tensors: tuple[TensorFacts, ...]
-    zeroed: tuple[Line, ...] = ()
+    tensors: Many[TensorFacts]
+    zeroed: Many[Line] = ()
 
 
 Stored = Annotated[StoredLayers | StoredFactors, Field(discriminator="form")]
@@ -129,7 +129,7 @@ class TrainingFacts:
     precision: Literal["float32", "bfloat16"]
     device: Line
     threads: Positive
-    libraries: dict[str, str]
+    libraries: Annotated[dict[str, str], Field(fail_fast=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -141,7 +141,7 @@ class MergeFacts:
     """
 
     method: Literal["average", "ties"]
-    weights: tuple[Factor, ...]
+    weights: Many[Factor]
     density: Annotated[float, Field(gt=0, le=1)] | None
     scale: Factor | None
     trained: bool
@@ -248,12 +248,12 @@ class Manifest:
     donor: Name | None
     base: BaseFacts
     span: Span
-    tensors: tuple[TensorFacts, ...]
+    tensors: Many[TensorFacts]
     stored: Stored = Field(default_factory=StoredLayers)
     training: TrainingFacts | None
     privacy: Privacy
     audit: Digest | None = None
-    parents: tuple[Digest, ...] = ()
+    parents: Many[Digest] = ()
     merge: MergeFacts | None = None
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from not_core import canonical
-from not_core.canonical import STRICT, Digest, Line, Name
+from not_core.canonical import STRICT, Digest, Line, Many, Name
 from not_core.errors import FormatError
 from not_core.manifest import Count, Positive, Span
 from not_core.trust.profile import Pem, Profile
@@ -40,6 +40,8 @@ SALT_BYTES = 16
 CHUNK_BYTES = 5 * 1024 * 1024
 """Into pieces of so many bytes Flower cuts an array, each an object of its own."""
 _PIECE = CHUNK_BYTES - SALT_BYTES
+MOST_VALUE = 16 * 1024 * 1024
+"""Of a message beside its body, in bytes."""
 
 ENROLMENT_TYPE = "application/vnd.organ-exchange.enrolment.v1+json"
 RECEIPT_TYPE = "application/vnd.organ-exchange.receipt.v1+json"
@@ -136,7 +138,7 @@ class DonateRequest:
 
     exchange: Name
     terms: Terms
-    addressees: Annotated[tuple[Profile, ...], Field(max_length=10_000)]
+    addressees: Annotated[Many[Profile], Field(max_length=10_000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -268,8 +270,8 @@ class WitnessRequest:
     head: Text
     since: Count
     path: MerklePath
-    logged: Annotated[tuple[Logged, ...], Field(max_length=10_000)]
-    cosigned: Annotated[tuple[Cosigned, ...], Field(max_length=64)]
+    logged: Annotated[Many[Logged], Field(max_length=3_000)]
+    cosigned: Annotated[Many[Cosigned], Field(max_length=64)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -334,7 +336,7 @@ def read(packet: Packet, cls: type[Reply]) -> Reply:
     """
     if packet.kind != cls.__name__:
         raise FormatError(f"a message of kind {packet.kind[:40]!r}, expected {cls.__name__}")
-    return canonical.decode(cls, packet.value, cls.__name__, limit=64 * 1024 * 1024)
+    return canonical.decode(cls, packet.value, cls.__name__, limit=MOST_VALUE)
 
 
 def _array(data: bytes) -> Array:

@@ -19,7 +19,7 @@ from client.home import IDENTITY
 from client.policy import Policy, check_release
 from client.policy_file import listed
 from not_core import atomic, canonical
-from not_core.errors import ApprovalError
+from not_core.errors import ApprovalError, OrganError
 from not_core.protocol import RECEIPT_TYPE, DeliverRequest, SegmentRequest
 from not_core.trust import keys, sealing, signing
 from not_core.trust.statement import sign_statement
@@ -298,16 +298,20 @@ def test_no_other_body_is_sealed_after_an_exchange_was_forgotten(kept: Kept, sit
 def test_the_last_word_on_an_organ_counts(kept: Kept, site: Site) -> None:
     """An approval can be taken back, and so can a rejection; one that is said again is one."""
 
-    def leaves() -> bytes:
+    def asks() -> None:
         home = site_home.load(kept.home)
         asked = SegmentRequest(exchange="spring", organ=kept.own, offset=0, length=9)
-        return donor.segment(home, asked, b"")[1]
+        donor.segment(home, asked, b"")
+
+    def may_leave() -> None:
+        with pytest.raises(OrganError, match="did not offer"):  # as far as it can, here
+            asks()
 
     start = kept.own[:9]
     for release in ("ask", "always"):
         assert site("policy", kept.home, "--set", f"release_organs={release}")[0] == 0
         assert site("approve", kept.home, start)[0] == 0
-        assert len(leaves()) == 9
+        may_leave()
         code, out = site("reject", kept.home, start, "--json")
         said = json.loads(out)
         assert (code, said["rejected"]) == (0, kept.own)
@@ -316,12 +320,12 @@ def test_the_last_word_on_an_organ_counts(kept: Kept, site: Site) -> None:
         with pytest.raises(ApprovalError, match=rf"rejected .* organ-site approve HOME {start}"):
             check_release(home.policy, home.log, kept.own)
         with pytest.raises(ApprovalError, match="rejected"):
-            leaves()
+            asks()
         assert site("reject", kept.home, start)[0] == 0
         assert json.loads(site("organs", kept.home, "--json")[1])["made"][0]["word"] == "rejected"
         assert json.loads(site("pending", kept.home, "--json")[1]) == []
     assert site("approve", kept.home, start)[0] == 0
-    assert len(leaves()) == 9
+    may_leave()
     entries = site_home.read_home(kept.home).log.entries()
     words = [one.event for one in entries if one.what == "organ"]
     assert words == ["approved", "rejected", "approved", "rejected", "approved"]

@@ -1,6 +1,7 @@
 """A site's answers that need no training."""
 
 import base64
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,9 @@ from client import donor, recipient
 from client import home as site_home
 from client.home import Settings, Site
 from client.policy import Policy
-from not_core.errors import OfferError, PolicyError, RevokedError
+from not_core.errors import OfferError, OrganError, PolicyError, RevokedError
 from not_core.manifest import Span
-from not_core.protocol import DeliverRequest, DonateRequest, Terms
+from not_core.protocol import DeliverRequest, DonateRequest, SegmentRequest, Terms
 from not_core.trust import addressees, authority, federation, keys, sealing, signing
 from not_core.trust.profile import Profile, read_request, unbase64
 
@@ -137,3 +138,40 @@ def test_a_site_that_is_expelled_while_a_donor_trains_is_not_addressed(
     monkeypatch.setattr(donor, "_make", training(members, lambda: members.expel("south")))
     with pytest.raises(RevokedError, match="certificate of south was revoked"):
         members.donate(members.south)
+
+
+def test_bytes_leave_only_as_long_as_an_offer_would(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To addressees that are members and whom the policy names, until the offer's last second."""
+    asked = SegmentRequest(exchange="trial", organ=members.made.organ, offset=0, length=99)
+    with pytest.raises(OrganError, match="did not offer"):
+        donor.segment(members.north, asked, b"")
+    monkeypatch.setattr(donor, "_make", lambda site, terms: members.made)
+    members.donate(members.south)
+    assert len(donor.segment(members.north, asked, b"")[1]) == 99
+    narrow = replace(members.north.policy, addressees=("east",))
+    with pytest.raises(PolicyError, match="south is not one"):
+        donor.segment(replace(members.north, policy=narrow), asked, b"")
+    with monkeypatch.context() as later:
+        year = time.time() + 366 * 86_400
+        later.setattr("client.donor.seconds", lambda moment: int(year))
+        with pytest.raises(OrganError, match="holds no longer"):
+            donor.segment(members.north, asked, b"")
+    members.expel("south")
+    with pytest.raises(RevokedError):
+        donor.segment(site_home.load(members.north.folder), asked, b"")
+
+
+def test_copies_of_an_organ_take_as_much_room_as_the_policy_gives(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(donor, "_make", lambda site, terms: members.made)
+    members.donate(members.south)
+    (copy,) = members.north.folder.glob("organs/sealed/trial/*.organ")
+    tight = replace(members.north.policy, most_stored_bytes=copy.stat().st_size)
+    again = DonateRequest(exchange="another", terms=TERMS, addressees=(members.south,))
+    with pytest.raises(PolicyError, match="organ-site forget"):
+        donor.donate(replace(members.north, policy=tight), again, b"")
+    members.donate(members.south)
+    assert len(list(members.north.folder.glob("organs/sealed/*/*"))) == 1

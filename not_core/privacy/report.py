@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from not_core import canonical
-from not_core.canonical import STRICT, Digest, Line
+from not_core.canonical import STRICT, Digest, Line, Many
 from not_core.privacy.canaries import Canaries
 from not_core.privacy.membership import Estimate, Membership, membership, proportion
 from not_core.privacy.one_run import CONFIDENCE, bound
@@ -100,7 +100,7 @@ class AuditReport:
     membership: Membership
     recited: Recited
     verdict: Verdict
-    reasons: tuple[Line, ...]
+    reasons: Many[Line]
 
     @property
     def digest(self) -> str:

@@ -47,7 +47,9 @@ class DeliveryHeader:
     format: Literal["organ-exchange/sealed/v1"] = SEALED_FORMAT
     offer: Annotated[str, Field(max_length=STATEMENT_LIMIT)]
     profile: Profile
-    wraps: Annotated[dict[Digest, Base64], Field(min_length=1, max_length=MAX_ADDRESSEES)]
+    wraps: Annotated[
+        dict[Digest, Base64], Field(min_length=1, max_length=MAX_ADDRESSEES, fail_fast=True)
+    ]
 
     @property
     def envelope(self) -> bytes:

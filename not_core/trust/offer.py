@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from not_core import canonical
-from not_core.canonical import STRICT, Digest, Line, Name
+from not_core.canonical import STRICT, Digest, Line, Many, Name
 from not_core.errors import AudienceError, ExpiredError, NotYetValidError, OfferError
 from not_core.manifest import Count, Positive, Span
 from not_core.trust.certificates import TOLERANCE, seconds
@@ -80,7 +80,7 @@ class Offer:
     descriptor: Digest
     body_sha256: Digest
     body_bytes: Positive
-    addressees: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=MAX_ADDRESSEES)]
+    addressees: Annotated[Many[Digest], Field(min_length=1, max_length=MAX_ADDRESSEES)]
     wraps_sha256: Digest
     hidden: Digest | None = None
     not_before: Count

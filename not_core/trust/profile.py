@@ -18,7 +18,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from not_core import atomic, canonical
-from not_core.canonical import STRICT, Name
+from not_core.canonical import STRICT, Many, Name
 from not_core.errors import CertificateError, FormatError
 from not_core.trust.keyfile import read_public
 
@@ -72,7 +72,7 @@ class Profile:
 
     format: Literal["organ-exchange/profile/v1"] = PROFILE_FORMAT
     site: Name
-    certificates: Annotated[tuple[Pem, ...], Field(min_length=1, max_length=4)]
+    certificates: Annotated[Many[Pem], Field(min_length=1, max_length=4)]
     sealing_key: Base64
 
     @property

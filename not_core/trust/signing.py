@@ -24,7 +24,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from not_core import atomic, canonical
-from not_core.canonical import STRICT, Digest
+from not_core.canonical import STRICT, Digest, Many
 from not_core.errors import FormatError, OrganError, SignatureError
 from not_core.manifest import CARD, MANIFEST, TENSORS, Manifest
 from not_core.trust.certificates import certificate_errors
@@ -78,7 +78,7 @@ class _Certificate:
 
 @pydantic_dataclass(frozen=True, config=STRICT)
 class _Chain:
-    certificates: Annotated[tuple[_Certificate, ...], Field(min_length=1, max_length=4)]
+    certificates: Annotated[Many[_Certificate], Field(min_length=1, max_length=4)]
 
 
 @pydantic_dataclass(frozen=True, config=STRICT)

@@ -18,7 +18,7 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]  # exported 
 )
 
 from not_core import canonical
-from not_core.canonical import STRICT, Digest, Line
+from not_core.canonical import STRICT, Digest, Line, Many
 from not_core.errors import FormatError, SignatureError
 from not_core.trust.holder import Signer
 from not_core.trust.keys import Identity
@@ -42,7 +42,7 @@ class Envelope:
 
     payload: _Text
     payloadType: Line  # noqa: N815 - the name is DSSE's
-    signatures: Annotated[tuple[_Signature, ...], Field(min_length=1, max_length=1)]
+    signatures: Annotated[Many[_Signature], Field(min_length=1, max_length=1)]
 
 
 def sign_statement(

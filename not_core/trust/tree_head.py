@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from not_core import canonical
-from not_core.canonical import STRICT, Digest, Name
+from not_core.canonical import STRICT, Digest, Many, Name
 from not_core.errors import LogError
 from not_core.manifest import Count
 from not_core.trust import merkle
@@ -29,7 +29,7 @@ HEAD_TYPE = "application/vnd.organ-exchange.tree-head.v1+json"
 COSIGNATURE_TYPE = "application/vnd.organ-exchange.cosignature.v1+json"
 """DSSE payload types."""
 
-MerklePath = Annotated[tuple[Digest, ...], Field(max_length=128)]
+MerklePath = Annotated[Many[Digest], Field(max_length=128)]
 """A proof: hashes of nodes, from the leaf on."""
 
 
