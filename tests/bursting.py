@@ -1,6 +1,6 @@
 """A site's app that fails in words that nobody may read: in its work and, once, in handing it over.
 
-The file that the variable ``BURST`` names is made when the second has happened.
+The variable ``BURST`` has the words, ``BURST_FILE`` names what is made when the second has happened.
 """
 
 import os
@@ -13,16 +13,14 @@ from client import donor
 from client.app import app
 from not_core.protocol import DONATE
 
-__all__ = ["SECRET", "app"]
+__all__ = ["app"]
 
-SECRET = "words of a planted patient, number 7341"
-
-_told = Path(os.environ["BURST"])
+_told = Path(os.environ["BURST_FILE"])
 _announce = run.push_message
 
 
 def _burst(*given: object) -> NoReturn:
-    raise RuntimeError(SECRET)
+    raise RuntimeError(os.environ["BURST"])
 
 
 def _push(client: Any, message: Any, context: Any) -> Any:

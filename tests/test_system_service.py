@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import bursting
 import httpx
 import psutil
 import pytest
@@ -316,13 +315,13 @@ def test_what_an_error_says_at_a_site_stays_there(
     """An error in its work, and one in what Flower does with the answer."""
     deployment, _ = exchanged
     hospital, told = deployment.sites["hospital"], tmp_path / "told"
-    statement = "client.service.APP = 'bursting:app'"
-    with replaced(deployment, hospital, statement, {"BURST": str(told)}):
+    words, statement = "words of planted patient 7341", "client.service.APP = 'bursting:app'"
+    with replaced(deployment, hospital, statement, {"BURST": words, "BURST_FILE": str(told)}):
         deployment.begin("bursting")
         assert deployment.waited("bursting", 300) == "completed"
     assert told.exists()
     assert failed(deployment, "bursting") == {("hospital", "donate"): "internal"}
-    planted = Needles([bursting.SECRET], [])
+    planted = Needles([words], [])
     others = [home for name, home in deployment.sites.items() if name != "hospital"]
     assert search([deployment.coordinator, *others], planted).sentences == 0
     assert search([hospital / "site.log"], planted).sentences == 0
