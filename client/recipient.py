@@ -206,7 +206,7 @@ def _count_trial(site: Site, request: TransplantRequest, organ: OpenedOrgan) -> 
         PolicyError: This one would be one too many.
     """
     what = f"trial of {organ.manifest.donor}"
-    tried = {entry.digest for entry in site.log.entries() if entry.what == what}
+    tried = {entry.digest for entry in site.log.entries(what)}
     if len(tried | {request.organ}) > site.policy.most_trials:
         raise PolicyError(
             f"{len(tried)} organs of {organ.manifest.donor} were tried, the policy allows "
