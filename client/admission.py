@@ -16,7 +16,7 @@ from flwr.supercore.protobuf.client import ProtobufRequestContext
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from client.service import ADMISSION, NODE, node_key_of
+from client.service import ADMISSION, NODE, address_of, node_key_of
 from not_core.errors import ServiceError
 from not_core.service.bounds import Client
 
@@ -32,9 +32,10 @@ def check(home: Path) -> None:
     Raises:
         ServiceError: It may not, or that cannot be found out.
         KeyFileError: The node's key cannot be read.
+        HomeError: The coordinator's address cannot.
     """
     node = home / NODE
-    code = _asked(node)
+    code = _asked(home)
     if code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
         raise ServiceError(
             "the coordinator has not admitted this node, or has taken it back; give its operator "
@@ -52,13 +53,14 @@ def check(home: Path) -> None:
         )
 
 
-def _asked(node: Path) -> int:
+def _asked(home: Path) -> int:
     """Flower's code for what is wrong, or else that of HTTP; 0 where nobody answers."""
+    node = home / NODE
     private = node_key_of(node / "key")
     asked = ActivateNodeRequest(
         public_key=public_key_to_bytes(private.public_key()), heartbeat_interval=0
     )
-    address = (node / "coordinator").read_text(encoding="utf-8")
+    address = address_of(home)
     believed = ssl.create_default_context(cafile=str(node / "coordinator.pem"))
     signing = NodeAuthHttpInterceptor(private, private.public_key())
     try:

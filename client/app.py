@@ -2,7 +2,8 @@
 
 An error answers with its code only. Flower would send an exception's text to the coordinator, so
 every handler is wrapped, and what happened is written to ``site.log`` in the site's own home (JSON
-lines) as type and place of the error: an unexpected error's text may quote a record.
+lines) as type and place of the error: an unexpected error's text may quote a record. A long one is
+set aside as ``site.log.1``.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from client.home import Site, load, settings_of
 from not_core import atomic, canonical, protocol
 from not_core.errors import HomeError, NotError
 from not_core.privacy.ledger import LOG
+from not_core.service import supervisor
 from not_core.trust.log import Log
 
 Request = TypeVar("Request")
@@ -159,8 +161,11 @@ def _note(home: Path | None, request: str, code: str, says: str, where: str = ""
         return
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     facts = {"time": moment, "request": request, "code": code, "says": says, "where": where}
-    with contextlib.suppress(OSError), (home / "site.log").open("a", encoding="ascii") as file:
-        file.write(json.dumps(facts) + "\n")
+    log = home / "site.log"
+    with contextlib.suppress(OSError):
+        supervisor.set_aside(log)
+        with log.open("a", encoding="ascii") as file:
+            file.write(json.dumps(facts) + "\n")
 
 
 app = site_app(configured_home)

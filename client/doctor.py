@@ -10,7 +10,7 @@ from pathlib import Path
 from client import admission, inventory, witness
 from client.home import IDENTITY, POLICY, SITE, Home, read_home, settings_of
 from client.records import general_texts, sides
-from client.service import NODE
+from client.service import NODE, address_of
 from client.signing_wire import socket_of
 from not_core.checkup import Check, Found, disk, examined
 from not_core.errors import HomeError, LogError, RecordsError, ServiceError
@@ -174,7 +174,7 @@ def _coordinator(home: Path) -> str:
     node = home / NODE
     if not (node / "coordinator").is_file():
         return "none; exchanges by hand only, or run 'organ-site connect'"
-    address = (node / "coordinator").read_text(encoding="utf-8")
+    address = address_of(home)
     host, _, port = address.rpartition(":")
     try:
         context = ssl.create_default_context(cafile=str(node / "coordinator.pem"))

@@ -324,7 +324,7 @@ def _version(site: Site, key: str) -> int:
 
     All have one id, whatever their terms: who has opened a later one takes no earlier one.
     """
-    begun = (entry.digest for entry in site.log.entries() if entry.event == TRAINING)
+    begun = (one.digest for one in site.log.entries("organ") if one.event == TRAINING)
     return list(dict.fromkeys(begun)).index(key) + 1
 
 

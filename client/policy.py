@@ -30,6 +30,19 @@ MOST_FILES = 1000
 """Most files kept in ``organs/in``: who delivers them has not been verified yet."""
 
 
+JUDGING = (
+    "least_documents",
+    "least_gain",
+    "most_forgetting",
+    "most_sealed_bytes",
+    "most_drift",
+    "most_epsilon_taken",
+    "most_delta_taken",
+    "unit_taken",
+)
+"""Fields of the policy that decide whether an organ is measured, and what is said of it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Policy:
     """What may leave and what is taken in.
@@ -155,6 +168,11 @@ def decided(log: Log, organ: str) -> Decided | None:
     said: tuple[Decided, ...] = get_args(Decided)
     last = log.last(said, organ)
     return next((one for one in said if one == last), None)
+
+
+def trial_of(donor: str) -> str:
+    """What the log calls a trial of a donor's organ."""
+    return f"trial of {donor}"
 
 
 def check_release(policy: Policy, log: Log, organ: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from client.bench import Bench
 from client.donor import OwnOrgan, own_organ
 from client.home import Site
-from client.policy import check_delivery, check_privacy
+from client.policy import JUDGING, check_delivery, check_privacy, trial_of
 from client.records import general_texts, held_out_texts
 from client.reveals import DIGITS, rounded
 from not_core import atomic, canonical
@@ -112,6 +112,8 @@ def _complete(site: Site, request: DeliverRequest, part: Path) -> bool:
 def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Trial, bytes]:
     """Try an organ in the site's model, measure, judge, and sign a receipt.
 
+    A receipt that is kept is sent again while bench and policy are those that it was made by.
+
     It is open in ``organs/trying`` meanwhile; an accepted one stays so, in ``organs/opened``.
 
     Raises:
@@ -124,7 +126,9 @@ def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Tri
     bench = Bench(
         site, open_checkpoint(site.settings.model), held_out_texts(site), general_texts(site)
     )
-    evidence = f"{request.organ}-{request.mode}-{bench.key[:16]}.json"
+    rules = {field: str(getattr(site.policy, field)) for field in JUDGING}
+    key = canonical.digest({"bench": bench.key, **rules})
+    evidence = f"{request.organ}-{request.mode}-{key[:16]}.json"
     kept = site.place("receipts", request.exchange, evidence)
     if kept.is_file():
         return Trial(receipt=_signed(site, kept.read_bytes(), kept)), b""
@@ -205,8 +209,8 @@ def _count_trial(site: Site, request: TransplantRequest, organ: OpenedOrgan) -> 
     Raises:
         PolicyError: This one would be one too many.
     """
-    what = f"trial of {organ.manifest.donor}"
-    tried = {entry.digest for entry in site.log.entries() if entry.what == what}
+    what = trial_of(str(organ.manifest.donor))
+    tried = {entry.digest for entry in site.log.entries(what)}
     if len(tried | {request.organ}) > site.policy.most_trials:
         raise PolicyError(
             f"{len(tried)} organs of {organ.manifest.donor} were tried, the policy allows "

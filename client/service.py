@@ -68,7 +68,7 @@ def connect(site: Site, coordinator: str, certificate: Path, *, new_key: bool = 
         KeyFileError: The certificate cannot be read, or the node's key is not one.
         CertificateError: It is not one that a server of that name can have.
     """
-    if not re.fullmatch(r"\S+:\d{1,5}", coordinator):
+    if not _is_address(coordinator):
         raise HomeError(f"{coordinator} is not an address; expected HOST:PORT")
     place = site.folder / NODE
     pem = read_public(certificate, "certificate of the coordinator", CERTIFICATE_LIMIT)
@@ -112,6 +112,28 @@ def node_key_of(key: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         raise KeyFileError(f"{key} is not a node's key; {NEW_KEY}")
     return private
+
+
+def address_of(home: Path) -> str:
+    """The coordinator's address, as ``host:port``.
+
+    Raises:
+        HomeError: What is kept is none.
+    """
+    path = home / NODE / "coordinator"
+    found = path.read_bytes().decode("utf-8", "replace")
+    if not _is_address(found):
+        raise HomeError(
+            f"{path} holds {found[:60]!r}, expected HOST:PORT; run 'organ-site connect' with the "
+            "coordinator's address and certificate again"
+        )
+    return found
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is ``host:port``; what was no text has U+FFFD in it."""
+    found = re.fullmatch(r"[^\s\ufffd]+:([0-9]{1,5})", text)
+    return found is not None and int(found[1]) < 2**16
 
 
 def _public(key: Path) -> str:
@@ -173,7 +195,7 @@ def programs(home: Path, pause: float, passphrase: bytes | None, beat: Beat) -> 
         passphrase: Of the site's keys, for the signing agent alone; None where they have none.
 
     Raises:
-        HomeError: The site has no node, or a path that is too long for a socket.
+        HomeError: The site has no node, no address for it, or a path too long for a socket.
     """
     home = home.resolve()
     node, agent = home / NODE, signing_wire.socket_of(home)
@@ -199,7 +221,7 @@ def programs(home: Path, pause: float, passphrase: bytes | None, beat: Beat) -> 
             command=command(
                 "supernode",
                 *(str(beat.path.resolve()), str(pause)),
-                *("--superlink", (node / "coordinator").read_text(encoding="utf-8")),
+                *("--superlink", address_of(home)),
                 *("--root-certificates", str(node / "coordinator.pem")),
                 *("--auth-supernode-private-key", str(node / "key")),
                 *("--node-config", f"home={json.dumps(str(home))}"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from client import witness
 from client.home import Site
-from client.policy import check_addressees, check_release, decided
+from client.policy import check_addressees, check_release, decided, trial_of
 from client.reveals import DIGITS
 from not_core import canonical
 from not_core.errors import FormatError, LogError, OfferError, OrganError, PolicyError
@@ -144,17 +144,15 @@ def _cosignature(site: Site, payload: bytes, addressees: Sequence[Profile]) -> E
 
 
 def _check_tried(site: Site, said: Receipt) -> None:
-    """Check that an organ was opened here, and that its donor has not been answered too often.
+    """Check that an organ was tried here as this donor's, who was not answered too often.
 
     Raises:
         OrganError: It was not.
         PolicyError: It has.
     """
-    entries = site.log.entries()
-    if not any((one.event, one.digest) == ("opened", said.organ) for one in entries):
-        raise OrganError("the receipt is on an organ that was not opened here")
-    what = _receipt_on(said.donor)
-    on = {one.digest for one in entries if (one.event, one.what) == (SIGNED, what)}
+    if said.organ not in {one.digest for one in site.log.entries(trial_of(said.donor))}:
+        raise OrganError("the receipt is on an organ that was not tried here as that donor's")
+    on = {one.digest for one in site.log.entries(_receipt_on(said.donor)) if one.event == SIGNED}
     if len(on | {said.organ}) > site.policy.most_trials:
         raise PolicyError(
             f"receipts on {len(on)} organs of {said.donor} were signed, the policy allows "

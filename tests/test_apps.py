@@ -103,3 +103,16 @@ def test_a_strangers_text_writes_no_line_of_the_sites_log(tmp_path: Path) -> Non
     assert line.isprintable()
     found = json.loads(line)
     assert (found["code"], found["says"], found["where"]) == ("policy", said, "our trace\n")
+
+
+def test_a_long_log_of_the_sites_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("not_core.service.supervisor.LOG_BYTES", 300)
+    for number in range(9):
+        client.app._note(tmp_path, "DonateRequest", "policy", f"no {number}")
+    said = [json.loads(line)["says"] for line in (tmp_path / "site.log").read_text().splitlines()]
+    before = (tmp_path / "site.log.1").read_text()
+    assert said[-1] == "no 8"
+    assert 0 < len(said) < 9
+    assert f"no {8 - len(said)}" in before

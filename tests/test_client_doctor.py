@@ -18,6 +18,7 @@ from conftest import sentences, write_jsonl
 from client import commands, service
 from client import home as site_home
 from client.policy import Policy
+from not_core.errors import HomeError
 from not_core.service import supervisor, tls
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.trust import authority, federation, keys
@@ -198,6 +199,20 @@ def test_the_coordinator_is_reached_under_its_certificate_only(
         service.connect(site_home.load(home), address, tmp_path / "other.pem")
         assert "another certificate than was given" in wrong(home)["coordinator"]
     assert "cannot be reached" in wrong(home)["coordinator"]
+
+
+@pytest.mark.parametrize("found", [b"\xff\xfe:1", b"x.example", b"x.example:65536", b"", b"a b:1"])
+def test_an_address_that_is_none_is_named_with_what_to_do(
+    found: bytes, home: Path, wrong: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    tls.create(tmp_path / "tls.pem", tmp_path / "tls.key", ["x.example"])
+    service.connect(site_home.load(home), "x.example:65535", tmp_path / "tls.pem")
+    (home / "node" / "coordinator").write_bytes(found)
+    said = wrong(home)
+    assert said.keys() == {"coordinator", "admission"}
+    assert "expected HOST:PORT; run 'organ-site connect'" in said["coordinator"]
+    with pytest.raises(HomeError, match="expected HOST:PORT"):
+        service.programs(home, 1.0, None, service.Beat(home))
 
 
 def test_connecting_again_keeps_the_nodes_key_unless_another_is_wanted(

@@ -342,7 +342,7 @@ def test_an_enrolment_says_what_the_settings_say(served: Members) -> None:
 def test_a_receipt_is_of_this_site_and_says_no_more_than_receipts_do(
     served: Members, changes: dict[str, Any]
 ) -> None:
-    served.log.append("opened", what="organ", digest="ab" * 32)
+    served.log.append("trying", what="trial of south", digest="ab" * 32)
     refused(served, "policy", receipt(**changes), RECEIPT_TYPE)
 
 
@@ -352,6 +352,8 @@ def test_receipts_are_on_organs_that_came_here_and_so_many_of_a_donor(served: Me
         organ = f"{number:064x}"
         refused(served, "organ", receipt(organ=organ, donor="west"), RECEIPT_TYPE)
         served.log.append("opened", what="organ", digest=organ)
+        served.log.append("trying", what="trial of west", digest=organ)
+        refused(served, "organ", receipt(organ=organ, donor="another"), RECEIPT_TYPE)
         payload = canonical.encode(receipt(organ=organ, donor="west"))
         if number < 2:
             sign_statement(payload, RECEIPT_TYPE, identity)

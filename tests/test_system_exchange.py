@@ -31,12 +31,14 @@ from not_core.errors import (
     IncompatibleOrganError,
     OfferError,
     OutputExistsError,
+    PolicyError,
 )
 from not_core.protocol import DonateRequest, Enrolment, Receipt
 from not_core.surgery import organ as organs
 from not_core.trust.delivery import read_header
 from not_core.trust.log import Log
 from not_core.trust.offer import peek_offer
+from not_core.trust.statement import claimed_payload
 from server import home as coordinator_home
 from server.exchange import Event
 from simulations import exchange as simulation
@@ -580,6 +582,31 @@ def test_an_accepted_organ_outlives_another_trial_of_it(
     assert said.verdict == "rejected"
     assert {path.name: path.read_bytes() for path in accepted.iterdir()} == files
     assert list((clinic / "organs" / "trying").iterdir()) == []
+
+
+def test_a_kept_receipt_is_sent_again_while_the_policy_is_the_same(
+    make_scenario: Callable[[str], simulation.Scenario],
+) -> None:
+    scenario = make_scenario("homes")
+    simulation.prepare(scenario)
+    by_hand(scenario)
+    clinic = scenario.home("clinic")
+    (accepted,) = (clinic / "organs" / "opened").iterdir()
+    request = protocol.TransplantRequest(exchange="trial", organ=accepted.name, mode="replace")
+
+    def sent(*changes: str) -> str:
+        policy_file.change(site_home.read_home(clinic), changes)
+        return recipient.transplant(site_home.load(clinic), request, b"")[0].receipt
+
+    first = sent("most_tokens=100")
+    opened = len(site_home.read_home(clinic).log.entries("organ"))
+    assert sent("most_tokens=200") == first
+    assert len(site_home.read_home(clinic).log.entries("organ")) == opened
+    stricter = sent("least_gain=0.99")
+    assert json.loads(claimed_payload(stricter.encode()))["verdict"] == "rejected"
+    assert sent("least_gain=") != stricter
+    with pytest.raises(PolicyError, match="reports on no fewer than 100000"):
+        sent("least_documents=100000")
 
 
 def test_an_organ_of_many_segments_goes_on_where_it_was_cut_off(

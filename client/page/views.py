@@ -161,8 +161,8 @@ class Views:
         site = self.home()
         last = {folder.name for folder in donor.own_folders(site)}
         decided = []
-        for entry in reversed(site.log.entries()):
-            if entry.event in ("approved", "rejected") and entry.what == "organ":
+        for entry in reversed(site.log.entries("organ")):
+            if entry.event in ("approved", "rejected"):
                 organ, stands = entry.digest, entry.digest in last
                 last.discard(organ)
                 one = Decision(time=entry.time, event=entry.event, organ=organ, stands=stands)

@@ -44,8 +44,8 @@ class Witness(Protocol):
     def append(self, event: str, *, what: str, digest: str = "") -> object:
         """Append an entry; it is on disk when this returns."""
 
-    def entries(self) -> Sequence[Entry]:
-        """All entries, oldest first."""
+    def entries(self, what: str) -> Sequence[Entry]:
+        """All entries of one ``what``, oldest first."""
 
     def verify(self) -> object:
         """Raise where the log was changed."""
@@ -265,7 +265,7 @@ class Ledger:
     def _in_step(self, book: Book) -> None:
         """Refuse a ledger that lacks what the witness knows; tell the witness what it lacks."""
         self._witness.verify()
-        told = tuple(entry.digest for entry in self._witness.entries() if entry.what == WHAT)
+        told = tuple(entry.digest for entry in self._witness.entries(WHAT))
         # A crash leaves one row that the log has not heard of; more mean that the log was cut off.
         if told != book.heads[: len(told)] or len(book.rows) > len(told) + 1:
             raise LedgerError(

@@ -119,7 +119,7 @@ class Supervisor:
         for one in self._running:
             try:
                 if one.process is not None:
-                    _set_aside(self._log(one))
+                    set_aside(self._log(one))
                     self._to_report |= self._check(one, told)
                 elif time.monotonic() >= one.due:
                     self._start(one)
@@ -195,7 +195,7 @@ def _put_off(one: _Running) -> None:
     one.delay = min(2 * one.delay, LONGEST_DELAY)
 
 
-def _set_aside(log: Path) -> None:
+def set_aside(log: Path) -> None:
     """Keep a long log's text beside it, where there is room; what writes to it goes on."""
     if log.is_file() and log.stat().st_size > LOG_BYTES:
         with suppress(OSError):

@@ -14,7 +14,7 @@ BUSY_SECONDS = 60
 
 @contextmanager
 def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
-    """Open a database, made with ``schema`` if it is new; each statement stands for itself.
+    """Open a database, completed by ``schema``; each statement after that stands for itself.
 
     Raises:
         HomeError: It is damaged, busy for too long, or cannot be written to.
@@ -24,7 +24,7 @@ def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as database:
             database.execute("PRAGMA synchronous = EXTRA")
-            database.execute(schema)
+            database.executescript(schema)
             yield database
     except sqlite3.DatabaseError as error:
         raise HomeError(

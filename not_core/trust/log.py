@@ -7,7 +7,7 @@ prints both). Rows hold digests and sizes, never text of a record.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,8 +18,12 @@ from not_core.trust.database import reading, writing
 GENESIS = "0" * 64
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, time INTEGER, event TEXT, "
-    "what TEXT, digest TEXT, bytes INTEGER, exchange TEXT, previous TEXT, hash TEXT)"
+    "what TEXT, digest TEXT, bytes INTEGER, exchange TEXT, previous TEXT, hash TEXT);"
+    "CREATE INDEX IF NOT EXISTS entries_what ON entries (what, event);"
+    "CREATE INDEX IF NOT EXISTS entries_digest ON entries (digest);"
 )
+_PAGE = 10_000
+"""Rows held at once while the chain is checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +115,10 @@ class Log:
                 ).fetchall()
             )
 
-    def entries(self) -> list[Entry]:
-        """All rows, oldest first."""
-        return [entry for entry, _ in self._rows()]
+    def entries(self, what: str | None = None) -> list[Entry]:
+        """Rows, oldest first: all, or those of one ``what``."""
+        where, values = ("", ()) if what is None else (" WHERE what = ?", (what,))
+        return [entry for entry, _ in self._read(f"{where} ORDER BY number", *values)]
 
     def verify(self) -> tuple[int, str]:
         """Check the whole chain.
@@ -125,19 +130,23 @@ class Log:
             HomeError: A row was changed, dropped or reordered.
         """
         previous, count = GENESIS, 0
-        for entry, stored in self._rows():
-            count += 1
-            if entry.previous != previous or entry.number != count or entry.hash != stored:
-                raise HomeError(
-                    f"row {count} of {self._path} does not continue the chain: the log was "
-                    "changed; compare with a copy kept elsewhere"
-                )
-            previous = stored
+        start = -(2**63)  # no number is below
+        while page := self._read(" WHERE number >= ? ORDER BY number LIMIT ?", start, _PAGE):
+            for entry, stored in page:
+                count += 1
+                if entry.previous != previous or entry.number != count or entry.hash != stored:
+                    raise HomeError(
+                        f"row {count} of {self._path} does not continue the chain: the log was "
+                        "changed; compare with a copy kept elsewhere"
+                    )
+                previous = stored
+            start = count + 1
         return count, previous
 
-    def _rows(self) -> Iterator[tuple[Entry, str]]:
+    def _read(self, which: str, *values: object) -> list[tuple[Entry, str]]:
         with reading(self._path, _SCHEMA) as database:
-            rows = database.execute("SELECT * FROM entries ORDER BY number").fetchall()
+            rows = database.execute(f"SELECT * FROM entries{which}", values).fetchall()  # noqa: S608
         names = Entry.__dataclass_fields__
-        for *fields, stored in rows:
-            yield Entry(**dict(zip(names, fields, strict=True))), stored
+        return [
+            (Entry(**dict(zip(names, fields, strict=True))), stored) for *fields, stored in rows
+        ]
