@@ -1,6 +1,6 @@
 """A site's app that fails in words that nobody may read: in its work and, once, in handing it over.
 
-The variable ``BURST`` has the words, ``BURST_FILE`` names what is made when the second has happened.
+``BURST`` of the environment has the words; ``BURST_FILE`` is made when the second has happened.
 """
 
 import os
