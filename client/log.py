@@ -92,4 +92,5 @@ def _told(shown: "Shown") -> dict[str, object]:
         "tree heads": shown.heads,
         "proven to hold": shown.entries,
         "signed by others": list(shown.witnesses),
+        **({"cannot be read": list(shown.unreadable)} if shown.unreadable else {}),
     }

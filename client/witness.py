@@ -6,32 +6,41 @@ its log's fingerprint is for people to compare.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.home import IDENTITY, Home, Site
 from client.policy import check_heads
 from not_core import atomic, canonical
-from not_core.errors import LogError, NotError
-from not_core.protocol import Witnessed, WitnessRequest
+from not_core.errors import LogError, NotError, PolicyError
+from not_core.protocol import Cosigned, Witnessed, WitnessRequest
 from not_core.trust.delivery import open_file, read_header
 from not_core.trust.federation import Trust, load_trust, verify_profile
+from not_core.trust.offer import peek_offer
 from not_core.trust.statement import sign_statement, verify_statement
 from not_core.trust.tree_head import (
     COSIGNATURE_TYPE,
     Cosignature,
-    MerklePath,
     TreeHead,
     check_continues,
     check_includes,
     verify_head,
 )
+from not_core.verbs.trust import BY_HAND
 
-HEADS, REFUSED = "heads", "refused"
+HEADS, REFUSED, FULL = "heads", "refused", "full"
 LIMIT = 64 * 1024 * 1024
 """Largest request read, in bytes."""
+
+RESERVE = 16 * 1024 * 1024
+"""Room for evidence, in bytes, beside what the policy allows for heads; half is for bare heads."""
+
+ASIDE = "set aside"
+
+_Said = tuple[str, str, str, str]
+"""Event, site, exchange and digest of an entry of the coordinator's log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +50,15 @@ class Shown:
     Attributes:
         head: The latest tree head.
         heads: How many there were, each continuing the one before.
-        entries: How many entries were proven to be in it.
+        entries: How many entries were proven to be in it; one that says anything else of what this
+            site signed than it did is another entry.
         witnesses: Sites that have signed a tree head which one of these continues.
         missing: What this site has signed or was given, and no proof covers: it never came to the
             coordinator whole, or the log does not show it.
+        unseen: Exchanges of which this site holds such things, and no tree head.
+        unreadable: Files in ``organs`` in which nothing can be looked up.
         refused: How many tree heads this site did not believe.
+        full: Whether it had no room for the last that came.
     """
 
     head: TreeHead
@@ -53,22 +66,33 @@ class Shown:
     entries: int
     witnesses: tuple[str, ...]
     missing: tuple[str, ...]
+    unseen: tuple[str, ...]
+    unreadable: tuple[str, ...]
     refused: int
+    full: bool
 
     @property
     def wrong(self) -> str:
-        """What is wrong, and what to do; empty where nothing is."""
+        """What is wrong or not proven, and what to do; empty where nothing is."""
+        found = []
         if self.refused:
-            return (
+            found.append(
                 f"{self.refused} tree heads of the coordinator were not believed; they lie in "
                 f"{HEADS}/{REFUSED} of this home: show them to the federation"
             )
+        if self.full:
+            found.append(
+                "the last tree heads were not kept, for want of room; ask the coordinator's "
+                "operator why they are so many, or raise most_heads_bytes in policy.toml"
+            )
         if self.missing:
-            return (
+            found.append(
                 "no proof that the coordinator's log holds what this site signed or was given: "
                 f"{'; '.join(self.missing)}; if the exchange has ended, ask its operator"
             )
-        return ""
+        if self.unseen:
+            found.append(_never_shown(self.unseen))
+        return "; ".join(found)
 
 
 def witness(site: Site, request: WitnessRequest, body: bytes) -> tuple[Witnessed, bytes]:
@@ -80,21 +104,26 @@ def witness(site: Site, request: WitnessRequest, body: bytes) -> tuple[Witnessed
         NotError: It is not signed by the log's key.
     """
     before = latest(site.folder, site.trust)
-    known = 0 if before is None else before.size
-    if request.since != known and _claims_growth(request, before, site.trust):
-        return Witnessed(size=known, envelope=""), b""
-    evidence = canonical.encode(request)
-    sizes = [path.stat().st_size for path in site.folder.glob(f"{HEADS}/**/*.json")]
-    check_heads(site.policy, sum(sizes) + len(evidence))
+    # What nobody vouches for proves nothing, and takes room.
+    request = replace(request, cosigned=tuple(one for one, _ in _cosigned(request, site.trust)))
     try:
+        if _asks_again(site, request, before):
+            return Witnessed(size=before.size if before else 0, envelope=""), b""
         head = check(before, request, site.trust)
     except LogError:
-        kept = site.place(HEADS, REFUSED, f"{canonical.sha256(evidence)[:16]}.json")
-        atomic.write(kept, evidence, mode=0o600)
+        _keep_evidence(site, request)
+        raise
+    evidence = canonical.encode(request)
+    full = site.place(HEADS, FULL)
+    try:
+        check_heads(site.policy, _bytes(site.folder.glob(f"{HEADS}/*.json")) + len(evidence))
+    except PolicyError:
+        full.touch(mode=0o600)
         raise
     number = 1 + max((int(path.stem) for path in _kept(site.folder)), default=0)
     kept = site.place(HEADS, f"{number:06}.json")
     atomic.write(kept, evidence, mode=0o600)
+    full.unlink(missing_ok=True)
     digest = canonical.sha256(request.head.encode())
     site.log.append("witnessed", what="tree head", digest=digest, exchange=request.exchange)
     said = Cosignature(site=site.settings.site, head=head)
@@ -120,11 +149,11 @@ def check(before: TreeHead | None, request: WitnessRequest, trust: Trust) -> Tre
     """
     head = verify_head(request.head.encode(), trust.fingerprint)
     check_continues(before, head, request.path)
-    for one in request.logged:
-        check_includes(head, one.index, one.entry, one.path)
-    for seen, path in _cosigned(request, trust):
+    for logged in request.logged:
+        check_includes(head, logged.index, logged.entry, logged.path)
+    for one, seen in _cosigned(request, trust):
         try:
-            check_continues(seen.head, head, path)
+            check_continues(seen.head, head, one.path)
         except LogError as error:
             raise LogError(f"{seen.site} has signed what is not in this log: {error}") from None
     return head
@@ -158,39 +187,51 @@ def verify(home: Home) -> Shown | None:
     """Check all tree heads of this site again, one after the other, and what they hold.
 
     Returns:
-        What was shown; None where nothing was.
+        What was shown; None where nothing was, and nothing had to be.
 
     Raises:
-        LogError: One does not continue the one before.
+        LogError: One does not continue the one before, or none came of exchanges that this site was
+            in.
         NotError: One is not signed by the log's key, or its file is damaged.
     """
-    kept = _kept(home.folder)
-    if not kept:
-        return None
     trust = load_trust(home.folder / IDENTITY)
-    proven: dict[str, set[str]] = {}
+    shown: set[str] = set()
+    proven: set[_Said] = set()
     witnesses: set[str] = set()
     heads: list[TreeHead] = []
-    for path in kept:
+    for path in _kept(home.folder):
         request = _read(path)
         heads.append(check(heads[-1] if heads else None, request, trust))
-        proven.setdefault(request.exchange, set()).update(
-            one.entry.digest for one in request.logged
-        )
-        witnesses.update(seen.site for seen, _ in _cosigned(request, trust))
-    missing = [
-        f"{what} in exchange {exchange}"
-        for exchange, digests in sorted(proven.items())
-        for what, digest in _expected(home.folder, exchange)
-        if digest not in digests
-    ]
+        entries = (one.entry for one in request.logged)
+        proven.update((one.event, one.site, one.exchange, one.digest) for one in entries)
+        witnesses.update(seen.site for _, seen in _cosigned(request, trust))
+        shown.add(request.exchange)
+    missing, unseen, unreadable = [], set(), []
+    settled = _settled(home) - shown
+    for path, what, said in _expected(home):
+        exchange = path.parent.name
+        if said is None:
+            unreadable.append(str(path.relative_to(home.folder)))
+        elif said in proven or exchange in settled:
+            continue
+        elif exchange in shown:
+            missing.append(f"{what} in exchange {exchange}")
+        else:
+            unseen.add(exchange)
+    if not heads:
+        if unseen:
+            raise LogError(_never_shown(sorted(unseen)))
+        return None
     return Shown(
         head=heads[-1],
         heads=len(heads),
-        entries=sum(map(len, proven.values())),
+        entries=len(proven),
         witnesses=tuple(sorted(witnesses)),
         missing=tuple(missing),
+        unseen=tuple(sorted(unseen)),
+        unreadable=tuple(unreadable),
         refused=len(list((home.folder / HEADS / REFUSED).glob("*.json"))),
+        full=(home.folder / HEADS / FULL).exists(),
     )
 
 
@@ -204,42 +245,100 @@ def set_aside(home: Home) -> Path | None:
     if not heads.is_dir():
         return None
     aside = home.folder / f"{HEADS}.{int(time.time())}"
-    home.log.append("set aside", what="coordinator's log")
+    home.log.append(ASIDE, what="coordinator's log")
     heads.rename(aside)
     return aside
 
 
-def _claims_growth(request: WitnessRequest, before: TreeHead | None, trust: Trust) -> bool:
-    """Whether a tree head may continue the one before, by what it says of itself."""
+def _asks_again(site: Site, request: WitnessRequest, before: TreeHead | None) -> bool:
+    """Whether a tree head cannot be judged as shown, so that the coordinator is to show it anew.
+
+    It is proven from another than the one before; or it is no younger than that and smaller: of two
+    exchanges at once, either may be heard first.
+
+    Raises:
+        LogError: It is older, and contradicts what this site has signed.
+        NotError: It is not signed by the log's key.
+    """
     if before is None:
-        return True
-    head = verify_head(request.head.encode(), trust.fingerprint)
-    return head.key == before.key and head.size >= before.size
+        return request.since != 0
+    head = verify_head(request.head.encode(), site.trust.fingerprint)
+    if head.key != before.key:
+        return False
+    if head.size >= before.size:
+        return request.since != before.size
+    if head.time > before.time:
+        return False
+    for path in _kept(site.folder):
+        seen = _head(path, site.trust)
+        if seen.size in (request.since, head.size):
+            check_continues(seen, head, request.path if seen.size == request.since else ())
+    return True
 
 
-def _cosigned(request: WitnessRequest, trust: Trust) -> Iterator[tuple[Cosignature, MerklePath]]:
+def _keep_evidence(site: Site, request: WitnessRequest) -> None:
+    """Keep a request that was not believed; of a large one, the tree head and its proof alone."""
+    held = _bytes(site.folder.glob(f"{HEADS}/{REFUSED}/*.json"))
+    bare = replace(request, logged=(), cosigned=())
+    for one, room in ((request, RESERVE // 2), (bare, RESERVE)):
+        evidence = canonical.encode(one)
+        if held + len(evidence) <= room:
+            kept = site.place(HEADS, REFUSED, f"{canonical.sha256(evidence)[:16]}.json")
+            atomic.write(kept, evidence, mode=0o600)
+            return
+
+
+def _cosigned(request: WitnessRequest, trust: Trust) -> Iterator[tuple[Cosigned, Cosignature]]:
     """What other sites have signed; one that was expelled since, or has other keys, says nothing.
 
     Whoever shows it could have left it out as well.
     """
-    for one in request.cosigned:
+    for one in dict.fromkeys(request.cosigned):
         with suppress(NotError):
             key = verify_profile(one.profile, trust)
             payload = verify_statement(one.envelope.encode(), COSIGNATURE_TYPE, key)
             seen = canonical.decode(Cosignature, payload, "cosignature")
             if seen.site == one.profile.site:
-                yield seen, one.path
+                yield one, seen
 
 
-def _expected(folder: Path, exchange: str) -> Iterator[tuple[str, str]]:
-    """What this site has signed, or was given, in an exchange: what it is, and its digest."""
-    for sealed in sorted(folder.glob(f"organs/*/{exchange}/*.organ")):
-        with open_file(sealed) as file:
+def _expected(home: Home) -> Iterator[tuple[Path, str, _Said | None]]:
+    """What this site has signed, or was given: its file, what it is, and the entry on it.
+
+    Who delivers has not been verified, nor what: no entry, where it cannot be read.
+    """
+    for path in sorted(home.folder.glob("organs/*/*/*.organ")):
+        said = None
+        with suppress(NotError), open_file(path) as file:
             envelope = read_header(file).envelope
-        yield f"offer of organ {sealed.stem[:12]}", canonical.sha256(envelope)
-    for receipt in sorted(folder.glob(f"receipts/{exchange}/*.json")):
-        envelope = canonical.read_bounded(receipt)
-        yield f"receipt on organ {receipt.name[:12]}", canonical.sha256(envelope)
+            donor = peek_offer(envelope).donor
+            said = ("offered", donor, path.parent.name, canonical.sha256(envelope))
+        if path.parent.name != BY_HAND:
+            yield path, f"offer of organ {path.stem[:12]}", said
+    for path in sorted(home.folder.glob("receipts/*/*.json")):
+        digest = canonical.sha256(canonical.read_bounded(path))
+        if path.parent.name != BY_HAND:
+            said = ("received", home.settings.site, path.parent.name, digest)
+            yield path, f"receipt on organ {path.name[:12]}", said
+
+
+def _settled(home: Home) -> set[str]:
+    """Exchanges in which nothing was done here since the coordinator's log was set aside."""
+    entries = home.log.entries()
+    start = max((at for at, one in enumerate(entries) if one.event == ASIDE), default=0)
+    return {one.exchange for one in entries[:start]} - {one.exchange for one in entries[start:]}
+
+
+def _never_shown(exchanges: Iterable[str]) -> str:
+    return (
+        "no tree head has come of exchanges whose offers or receipts this site holds: "
+        f"{', '.join(exchanges)}; they are under way, have never ended, were carried by hand, or "
+        "are hidden: of one that has ended, ask the coordinator's operator"
+    )
+
+
+def _bytes(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)
 
 
 def _kept(folder: Path) -> list[Path]:

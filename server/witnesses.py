@@ -77,13 +77,13 @@ class Witnesses:
             profile: Verified.
             digests: Of the envelopes that it has signed or was given; it is shown that the log
                 holds them.
-            signed: The tree head.
+            signed: The tree head; a site that knows a later one is shown what the log is then.
             done: Called once its cosignature is kept.
             failed: Told the code of what went wrong.
         """
-        log, size = self._log, signed.head.size
+        log = self._log
 
-        def post(since: int, *, again: bool) -> None:
+        def post(since: int, signed: SignedHead, *, again: bool) -> None:
             def then(packet: Packet) -> None:
                 answer = claims.reply(packet, Witnessed)
                 if answer.envelope:
@@ -91,8 +91,9 @@ class Witnesses:
                     claims.cosignature(envelope, profile, self._home.trust, signed.head)
                     log.witnessed(signed.head, profile, envelope)
                     done()
-                elif again and answer.size <= size:
-                    post(answer.size, again=False)
+                elif again and answer.size <= (anew := signed_head(self._home)).head.size:
+                    # Another exchange, whose request came first, may have shown a newer one.
+                    post(answer.size, anew, again=False)
                 else:
                     raise FormatError("no cosignature, nor a number of entries to prove it from")
 
@@ -101,7 +102,7 @@ class Witnesses:
                 node, WITNESS, asked, seconds=self._seconds, then=then, failed=failed
             )
 
-        post(min(log.seen_by(profile.site), size), again=True)
+        post(min(log.seen_by(profile.site), signed.head.size), signed, again=True)
 
 
 def request(

@@ -2,30 +2,35 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from exchanges import by_hand
 from flwr.app import Message
+from local_grid import LocalGrid
+from pages import receipt
 from sqlalchemy.orm import Session
 
 import client.commands
 import server.commands
 from client import home as site_home
-from client import witness
+from client import recipient, witness
 from client.home import Site
-from not_core import canonical, protocol
+from not_core import atomic, canonical, protocol
 from not_core.errors import LogError, NotError, PolicyError
-from not_core.protocol import WitnessRequest
+from not_core.protocol import RECEIPT_TYPE, DeliverRequest, WitnessRequest
 from not_core.trust.statement import sign_statement
 from not_core.trust.tree_head import COSIGNATURE_TYPE, Cosignature
 from server import database, log, tables, witnesses
 from server import home as coordinator_home
+from server.dispatch import Dispatch
 from server.home import Coordinator
 from simulations import exchange as simulation
 from simulations.facts import gather
@@ -75,6 +80,32 @@ def refused(site: Site, request: WitnessRequest) -> str:
     evidence = [path.read_bytes() for path in site.folder.glob("heads/refused/*.json")]
     assert canonical.encode(request) in evidence
     return str(found.value)
+
+
+def tried(site: Site, exchange: str) -> str:
+    """A site keeps a receipt; its digest."""
+    said = receipt(exchange, A, "court", site.settings.site, -0.1)
+    envelope = sign_statement(canonical.encode(said), RECEIPT_TYPE, site.identity)
+    atomic.write(site.place("receipts", exchange, f"{A}-replace-0000.json"), envelope)
+    return canonical.sha256(envelope)
+
+
+def doubt(call: Call, site: Site) -> str:
+    """What ``organ-site log verify`` says is wrong; empty where nothing is."""
+    code, _, err = call("log", "verify", site.folder, app=client.commands.app)
+    assert bool(err) == bool(code)
+    return " ".join(err.split())
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Have the coordinator sign from now on as if a minute had passed."""
+
+    def passes() -> None:
+        clock = SimpleNamespace(time=lambda: time.time() + 60)
+        monkeypatch.setattr("server.witnesses.time", clock)
+
+    return passes
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +185,114 @@ def test_a_log_that_was_rewritten_is_refused(
     assert "1 tree heads of the coordinator were not believed" in " ".join(err.split())
 
 
-def test_a_log_that_was_cut_off_is_refused(coordinator: Coordinator, clinic: Site) -> None:
-    append(coordinator, A)
-    early = asked(coordinator, clinic)
-    append(coordinator, B)
+def test_a_log_that_was_cut_off_is_refused(
+    coordinator: Coordinator, clinic: Site, later: Callable[[], None]
+) -> None:
+    append(coordinator, A, B)
     signs(coordinator, clinic)
-    assert "has 1 entries, it had 2" in refused(clinic, early)
+    with written(coordinator) as session:
+        session.execute(sa.delete(tables.LogEntry).filter_by(number=1))
+        session.execute(sa.delete(tables.LogNode).filter(tables.LogNode.number == 1))
+    later()
+    assert "has 1 entries, it had 2" in refused(clinic, asked(coordinator, clinic))
+
+
+def test_of_two_exchanges_at_once_either_may_be_heard_first(
+    coordinator: Coordinator, clinic: Site, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.dispatch.AGAIN_SECONDS", 0.1)
+    grid = LocalGrid({7: clinic.folder})
+    grid.gone.add(7)  # both are sent again
+    said = []
+
+    def exchange(name: str) -> Dispatch:
+        dispatch = Dispatch(grid, name, patience=60)
+        witnesses.Witnesses(dispatch, coordinator, name, 60).ask(
+            7,
+            clinic.identity.profile,
+            [],
+            witnesses.signed_head(coordinator),
+            lambda: said.append(name),
+            said.append,
+        )
+        return dispatch
+
+    append(coordinator, A)
+    spring = exchange("spring")
+    append(coordinator, B)
+    summer = exchange("summer")
+    grid.gone.clear()
+    summer.run()
+    spring.run()
+    assert said == ["summer", "spring"]
+    assert not list(clinic.folder.glob("heads/refused/*"))
+    assert doubt(call, clinic) == ""
+
+
+def test_an_older_tree_head_of_another_log_is_evidence(
+    coordinator: Coordinator, clinic: Site, tmp_path: Path
+) -> None:
+    shutil.copytree(coordinator.folder, tmp_path / "second")
+    with coordinator_home.opened(tmp_path / "second") as second:
+        append(second, B)
+        early = asked(second, clinic)
+    append(coordinator, A)
+    signs(coordinator, clinic)
+    append(coordinator, C)
+    signs(coordinator, clinic)
+    assert "does not begin with the 1" in refused(clinic, early)
+
+
+def test_an_exchange_that_is_never_shown_is_named(
+    coordinator: Coordinator, clinic: Site, call: Call
+) -> None:
+    tried(clinic, "by-hand")
+    assert doubt(call, clinic) == ""
+    tried(clinic, "spring")
+    clinic.log.append("accepted", what="organ", digest=A, exchange="spring")
+    assert "no tree head has come" in doubt(call, clinic)
+    append(coordinator, A)
+    signs(coordinator, clinic)  # in exchange trial
+    said = doubt(call, clinic)
+    assert "whose offers or receipts this site holds: spring; they are under way" in said
+    assert "not believed" not in said
+    assert call("log", "reset", clinic.folder, app=client.commands.app)[0] == 0
+    witness.witness(clinic, replace(asked(coordinator, clinic), since=0, path=()), b"")
+    assert doubt(call, clinic) == ""
+
+
+@pytest.mark.parametrize(
+    "other", [{"event": "expelled"}, {"site": "court"}, {"exchange": "spring"}]
+)
+def test_an_entry_that_says_something_else_proves_nothing(
+    coordinator: Coordinator, clinic: Site, call: Call, other: dict[str, str]
+) -> None:
+    digest = tried(clinic, "trial")
+    said = {"event": "received", "site": "clinic", "exchange": "trial", "digest": digest}
+    with written(coordinator) as session:
+        log.append(session, **said | other)
+    signs(coordinator, clinic, digest)
+    assert "receipt on organ aaaaaaaaaaaa in exchange trial" in doubt(call, clinic)
+
+
+def test_what_was_delivered_and_cannot_be_read_is_named_and_the_rest_judged(
+    coordinator: Coordinator, clinic: Site, call: Call
+) -> None:
+    tried(clinic, "trial")
+    signs(coordinator, clinic)
+    data = b"garbage"
+    request = DeliverRequest(
+        exchange="trial",
+        organ=B,
+        offset=0,
+        sealed_bytes=len(data),
+        sealed_sha256=canonical.sha256(data),
+    )
+    recipient.deliver(clinic, request, data)
+    code, out, err = call("log", "verify", clinic.folder, "--json", app=client.commands.app)
+    assert code == 1
+    assert "receipt on organ aaaaaaaaaaaa" in " ".join(err.split())
+    assert json.loads(out)["cannot be read"] == [f"organs/in/trial/{B}.organ"]
 
 
 def test_sites_that_are_shown_two_logs_find_out(
@@ -202,6 +335,7 @@ def test_a_cosignature_that_nobody_vouches_for_says_nothing(
         shown = witness.verify(clinic)
         assert shown is not None
         assert shown.witnesses == ()
+        assert all(b'"cosigned":[]' in one.read_bytes() for one in clinic.folder.glob("heads/*"))
         request = replace(request, since=1)
 
 
@@ -215,10 +349,11 @@ def test_another_log_is_refused(coordinator: Coordinator, clinic: Site) -> None:
 
 
 def test_an_operator_believes_another_log_by_a_word(
-    coordinator: Coordinator, clinic: Site, call: Call
+    coordinator: Coordinator, clinic: Site, call: Call, later: Callable[[], None]
 ) -> None:
     append(coordinator, A, B)
     signs(coordinator, clinic)
+    later()
     with written(coordinator) as session:  # put back from an old copy
         for table in (tables.LogEntry, tables.LogNode, tables.Witness):
             session.execute(sa.delete(table))
@@ -263,15 +398,42 @@ def test_a_head_that_the_logs_key_has_not_signed_is_refused(
 
 
 def test_a_coordinator_cannot_fill_a_sites_disk_with_heads(
-    coordinator: Coordinator, clinic: Site
+    coordinator: Coordinator,
+    clinic: Site,
+    call: Call,
+    later: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     append(coordinator, A)
     signs(coordinator, clinic)
     (kept,) = clinic.folder.glob("heads/*.json")
-    clinic = replace(clinic, policy=replace(clinic.policy, most_heads_bytes=kept.stat().st_size))
+    narrow = replace(clinic, policy=replace(clinic.policy, most_heads_bytes=kept.stat().st_size))
     with pytest.raises(PolicyError, match="tree heads would be kept"):
-        witness.witness(clinic, asked(coordinator, clinic), b"")
+        witness.witness(narrow, asked(coordinator, clinic), b"")
     assert list(clinic.folder.glob("heads/**/*.json")) == [kept]
+    assert "not kept, for want of room" in doubt(call, clinic)
+    signs(coordinator, clinic)
+    assert doubt(call, clinic) == ""
+
+    # A log that was rewritten is found out all the same, and what shows it is kept.
+    with written(coordinator) as session:
+        session.execute(sa.delete(tables.LogEntry))
+        session.execute(sa.delete(tables.LogNode))
+    append(coordinator, B, C)
+    request = asked(coordinator, clinic)
+    refused(narrow, request)
+    monkeypatch.setattr(witness, "RESERVE", 4000)
+    later()
+    large = asked(coordinator, clinic, B, C)
+    with pytest.raises(LogError):
+        witness.witness(narrow, large, b"")
+    evidence = {path.read_bytes() for path in clinic.folder.glob("heads/refused/*")}
+    assert evidence == {canonical.encode(request), canonical.encode(replace(large, logged=()))}
+    assert "2 tree heads of the coordinator were not believed" in doubt(call, clinic)
+    monkeypatch.setattr(witness, "RESERVE", 0)
+    with pytest.raises(LogError):
+        witness.witness(narrow, replace(large, logged=large.logged[1:]), b"")
+    assert len(list(clinic.folder.glob("heads/refused/*"))) == 2
 
 
 def test_a_site_that_was_put_back_is_asked_from_what_it_knows(
