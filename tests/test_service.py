@@ -15,9 +15,11 @@ from typing import Any
 
 import psutil
 import pytest
+from flwr.app import Message, RecordDict
 from flwr.common.constant import SubStatus
 from flwr.supercore.constant import TaskType
 from flwr.supercore.object_store.object_store_factory import ObjectStoreFactory
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from not_core.errors import ServiceError
@@ -254,6 +256,36 @@ def test_a_piece_of_a_reply_is_waited_for_and_not_for_ever(
     with pytest.raises(ServiceError, match="died over it"):
         patient.get("dead")
     assert patient.keys() == store.keys(), "all else is the store's"
+
+
+def test_a_task_that_ends_without_a_reply_has_crashed() -> None:
+    """With Flower's own state: whoever asked is told, where Flower's node would wait for ever."""
+    state = InMemoryNodeState(ObjectStoreFactory().store())
+    state.set_node_id(7)
+    for fetched in (True, False):
+        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+        asked = Message(RecordDict(), dst_node_id=7, message_type="query")
+        asked.metadata.__dict__["_message_id"] = asked.object_id
+        state.store_message(asked)
+        task = state.create_task(task_type=TaskType.CLIENT_APP, run_id=1, fab_hash="x")
+        assert task is not None
+        state.claim_task(task)
+        state.activate_task(task)
+        if fetched:
+            assert state.get_messages_legacy(is_reply=False) == [asked]
+        looks: list[float] = []
+
+        def looked(seconds: float, task: int = task, looks: list[float] = looks) -> None:
+            looks.append(seconds)
+            if len(looks) == 3:
+                state.finish_task(task, SubStatus.FAILED, "")
+
+        flower.await_reply(state, looked)
+        assert len(looks) == 3
+        (reply,) = state.get_messages_legacy(is_reply=True)
+        assert reply.metadata.reply_to_message_id == asked.metadata.message_id
+        assert reply.has_error()
+        state.delete_messages()
 
 
 def test_the_task_of_a_reply_that_has_gone_is_over(monkeypatch: pytest.MonkeyPatch) -> None:

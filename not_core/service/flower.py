@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from queue import Queue
@@ -145,6 +145,7 @@ def supernode(beat: Path, pause: float, arguments: Sequence[str]) -> None:
         return pull(receive=bounds.few(receive), **given)
 
     def patient(*, state: Any, object_store: Any, **given: Any) -> None:
+        await_reply(state, Clock.sleep)
         push(state=state, object_store=Patient(object_store), **given)
         end_tasks(state)
 
@@ -158,6 +159,39 @@ def supernode(beat: Path, pause: float, arguments: Sequence[str]) -> None:
     flower_supernode()
 
 
+def await_reply(state: Any, sleep: Callable[[float], None]) -> None:
+    """Wait until a task has replied, or has ended without: then the reply is that it crashed.
+
+    Flower waits for ever for the reply of one that could not fetch what it was asked, or hand over
+    its answer, and said so when it ended.
+
+    Args:
+        state: A node's, of Flower.
+        sleep: Called between two looks.
+    """
+    from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
+
+    while True:
+        state.get_messages_legacy(run_ids=[])  # none, but Flower looks who has died
+        over = not state.get_tasks(statuses=_unfinished())  # first: a reply comes before the end
+        with state.lock_msg_store:
+            entries = list(state.msg_store.values())
+        if any(one.message.metadata.reply_to_message_id for one in entries):
+            return
+        if over:
+            state.get_messages_legacy(is_reply=False)  # as if fetched: only those are replied to
+            runs = {one.message.metadata.run_id for one in entries}
+            state._store_error_replies(runs, CLIENT_APP_CRASHED_ERROR)
+            return
+        sleep(0.1)
+
+
+def _unfinished() -> tuple[str, ...]:
+    from flwr.common.constant import Status
+
+    return (Status.PENDING, Status.STARTING, Status.RUNNING)
+
+
 def end_tasks(state: Any) -> None:
     """See that the task whose reply has gone is over: a node has one at a time.
 
@@ -167,11 +201,10 @@ def end_tasks(state: Any) -> None:
     Args:
         state: A node's, of Flower.
     """
-    from flwr.common.constant import Status, SubStatus
+    from flwr.common.constant import SubStatus
 
-    unfinished = (Status.PENDING, Status.STARTING, Status.RUNNING)
     deadline = time.monotonic() + OVER_SECONDS
-    while left := state.get_tasks(statuses=unfinished):
+    while left := state.get_tasks(statuses=_unfinished()):
         if time.monotonic() > deadline:
             for one in left:
                 state.finish_task(one.task_id, SubStatus.FAILED, "died over its reply")
