@@ -116,3 +116,18 @@ def test_a_long_log_of_the_sites_is_set_aside(
     assert said[-1] == "no 8"
     assert 0 < len(said) < 9
     assert f"no {8 - len(said)}" in before
+
+
+def test_what_a_field_of_no_name_holds_is_not_repeated(tmp_path: Path) -> None:
+    """Somebody may have put a password there."""
+    authority.create_root(tmp_path / "root", "trial")
+    coordinator_home.create(tmp_path / "home", tmp_path / "root")
+    file = tmp_path / "home" / coordinator_home.SETTINGS
+    for content, said in (
+        ('password = "hunter2"', r"password: .*; correct it"),
+        ("most_organs = 0", r"most_organs: .*, not 0; correct it"),
+    ):
+        file.write_text(content)
+        with pytest.raises(HomeError, match=said) as refused:
+            coordinator_home.settings_of(tmp_path / "home")
+        assert "hunter2" not in str(refused.value)
