@@ -43,9 +43,7 @@ def parsed(table: dict[str, Any], cls: type[T], what: str, wrong: type[NotError]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "top level"
-        said = first["type"] in (
-            "missing",
-            "extra_forbidden",
-        )  # a field of no name may hold a secret
-        found = "" if said else f", not {first['input']!r:.60}"
+        # A field that is not known may hold a secret.
+        hidden = ("missing", "missing_argument", "extra_forbidden", "unexpected_keyword_argument")
+        found = "" if first["type"] in hidden else f", not {first['input']!r:.60}"
         raise wrong(f"{what}: {where}: {first['msg']}{found}; correct it") from None

@@ -11,6 +11,7 @@ import client.app
 import server.app
 from not_core.errors import ExchangeError, HomeError
 from not_core.manifest import Span
+from not_core.trust import authority
 from server import home as coordinator_home
 from server.asked import read
 
