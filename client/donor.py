@@ -102,7 +102,7 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     check_release(site.policy, site.log, made.organ)
     terms = sealing.Audience(addressees=request.addressees, exchange=request.exchange)
     signed, sealed = seal(site, made.organ, terms)
-    atomic.write(_asked(site, request.exchange), canonical.encode(request))
+    atomic.write(_asked(site, request.exchange), canonical.encode(request), mode=0o600)
     digest = canonical.sha256_file(sealed)
     donation = Donation(
         offer=signed.envelope.decode(),
@@ -269,6 +269,7 @@ def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, 
             for_them = _is_for(kept.offer, site, terms.addressees)
             if for_them and terms.lifetime_seconds / 2 <= left <= terms.lifetime_seconds:
                 return kept, out
+    out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = out.with_suffix(".new")
     new.unlink(missing_ok=True)
     kept_bytes = sum(one.stat().st_size for one in site.folder.glob("organs/sealed/*/*"))
@@ -380,12 +381,12 @@ def _made(site: Site, organ: str) -> Path:
 
 
 def _sealed(site: Site, exchange: str, organ: str) -> Path:
-    return site.place("organs", "sealed", exchange, f"{organ}.organ")
+    return site.folder / "organs" / "sealed" / exchange / f"{organ}.organ"
 
 
 def _asked(site: Site, exchange: str) -> Path:
     """The request that was last answered in an exchange: for whom its sealed organ is."""
-    return site.place("organs", "sealed", f"{exchange}.json")
+    return site.folder / "organs" / "sealed" / f"{exchange}.json"
 
 
 def _is_for(offer: Offer, site: Site, addressees: Sequence[Profile]) -> bool:

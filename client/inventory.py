@@ -250,8 +250,6 @@ def _forget(home: Home, exchange: str, made: bool) -> Iterator[Removed]:
                     continue  # the last copy, whose body serves again
             yield _remove(home, "sealed organ", path, exchange)
         _remove_empty(place)
-    if not sent.is_dir():
-        sent.with_suffix(".json").unlink(missing_ok=True)
 
 
 def _forget_organ(home: Home, organ: str) -> Iterator[Removed]:
@@ -274,7 +272,9 @@ def _forget_made(home: Home, organ: str, exchange: str) -> Iterator[Removed]:
 
 
 def _remove_empty(place: Path) -> None:
+    """Remove an exchange's folder that holds nothing, with the request that it was answered by."""
     if place.is_dir() and not any(place.iterdir()):
+        place.with_suffix(".json").unlink(missing_ok=True)
         place.rmdir()
 
 

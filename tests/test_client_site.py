@@ -147,6 +147,7 @@ def test_bytes_leave_only_as_long_as_an_offer_would(
     asked = SegmentRequest(exchange="trial", organ=members.made.organ, offset=0, length=99)
     with pytest.raises(OrganError, match="did not offer"):
         donor.segment(members.north, asked, b"")
+    assert not (members.north.folder / "organs" / "sealed").exists()
     monkeypatch.setattr(donor, "_make", lambda site, terms: members.made)
     members.donate(members.south)
     assert len(donor.segment(members.north, asked, b"")[1]) == 99
