@@ -130,6 +130,7 @@ cli.flower_supernode = lambda: None
 node._pull_and_store_message = lambda receive: receive()
 pushed = []
 node._push_messages = lambda state, object_store, send: pushed.append(object_store)
+flower.await_reply = lambda state, sleep: pushed.append(sleep)
 flower.end_tasks = lambda state: pushed.append(state)
 flower.supernode(Path(sys.argv[1]), 1.0, [])
 assert client.httpx.Client is bounds.Client
@@ -138,7 +139,7 @@ tree = type("Tree", (), {"object_id": "root", "children": leaves})
 assert node._pull_and_store_message(receive=lambda: ("message", tree)) is None
 assert node._pull_and_store_message(receive=lambda: ("message", leaves[0])) is not None
 node._push_messages(state="state", object_store={}, send=None)
-assert [type(one).__name__ for one in pushed] == ["Patient", "str"]
+assert [type(one).__name__ for one in pushed] == ["function", "Patient", "str"]
 """
     done = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-c", code, str(tmp_path / "beat")], capture_output=True, text=True

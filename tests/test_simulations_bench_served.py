@@ -1,20 +1,28 @@
-"""What the command that passes a large organ holds processes to."""
+"""What the command that passes a large organ holds processes to.
 
-import json
+In a process of its own: the module takes the place of a site's app, and of its training.
+"""
+
+import subprocess
+import sys
 from pathlib import Path
 
-import pytest
-
-from not_core.errors import ExchangeError
-from simulations.bench_served import BOUND_MB, WITH_MODEL, judge
-
 KEPT = Path(__file__).parent.parent / "docs" / "results" / "served" / "bench-served.json"
+JUDGED = """
+import json, sys
+from simulations.bench_served import BOUND_MB, WITH_MODEL, judge
+result = json.load(open(sys.argv[1]))
+judge(result)
+one = next(one for one in result["costs"] if one["what"] not in WITH_MODEL)
+one["peak_mb"] = BOUND_MB + 1
+print("within")
+judge(result)
+"""
 
 
 def test_what_was_measured_is_within_the_bound_and_one_more_would_not_be() -> None:
-    result = json.loads(KEPT.read_bytes())
-    judge(result)
-    (node, *_) = [one for one in result["costs"] if one["what"] not in WITH_MODEL]
-    node["peak_mb"] = BOUND_MB + 1
-    with pytest.raises(ExchangeError, match=f"{node['who']}: {node['what']} .701 MB"):
-        judge(result)
+    said = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-W", "ignore", "-c", JUDGED, KEPT], capture_output=True, text=True
+    )
+    assert said.stdout == "within\n"
+    assert "(701 MB) took more than 700 MB" in said.stderr
