@@ -143,7 +143,6 @@ def join(
     """
     if (coordinator is None) != (certificate is None):
         raise typer.BadParameter("--coordinator and --certificate take each other")
-    from client import service
     from client.home import IDENTITY, load
     from not_core.trust import federation, keys
     from not_core.trust.profile import read_profile
@@ -154,6 +153,8 @@ def join(
     who = keys.install(home / IDENTITY, answer, trust, passphrase=words)
     facts = {"site": who.site, "federation": trust.name}
     if coordinator is not None and certificate is not None:
+        from client import service
+
         admission = service.connect(load(home, passphrase=words), coordinator, certificate)
         facts |= {"coordinator": coordinator, "hand over": str(admission)}
     report(facts, as_json)

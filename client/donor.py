@@ -138,9 +138,10 @@ def segment(site: Site, request: SegmentRequest, body: bytes) -> tuple[Segment, 
     check_addressees(site.policy, addressees)
     with open_file(sealed) as file:
         offer = peek_offer(read_header(file).envelope)
-    if offer.expires < seconds(None) or not _is_for(offer, site, addressees):
-        raise OrganError("asked for an organ whose offer holds no longer; ask for another donation")
-    with sealed.open("rb") as file:
+        if offer.expires < seconds(None) or not _is_for(offer, site, addressees):
+            raise OrganError(
+                "asked for an organ whose offer holds no longer; ask for another donation"
+            )
         file.seek(request.offset)
         return Segment(organ=request.organ, offset=request.offset), file.read(request.length)
 

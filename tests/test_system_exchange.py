@@ -566,14 +566,22 @@ def test_bytes_tampered_with_on_the_way_in_are_refused_by_the_coordinator(
     assert not list((scenario.coordinator / "incoming").iterdir())
 
 
-def test_an_accepted_organ_outlives_another_trial_of_it(
+def exchanged(
     make_scenario: Callable[[str], simulation.Scenario],
-) -> None:
+) -> tuple[simulation.Scenario, Path, Path]:
+    """After an exchange: the clinic's home, and the organ that it accepted."""
     scenario = make_scenario("homes")
     simulation.prepare(scenario)
     by_hand(scenario)
     clinic = scenario.home("clinic")
     (accepted,) = (clinic / "organs" / "opened").iterdir()
+    return scenario, clinic, accepted
+
+
+def test_an_accepted_organ_outlives_another_trial_of_it(
+    make_scenario: Callable[[str], simulation.Scenario],
+) -> None:
+    scenario, clinic, accepted = exchanged(make_scenario)
     files = {path.name: path.read_bytes() for path in accepted.iterdir()}
     policy_file.change(site_home.read_home(clinic), ["least_gain=0.99"])
     by_hand(scenario, exchange="again")
@@ -587,11 +595,7 @@ def test_an_accepted_organ_outlives_another_trial_of_it(
 def test_a_kept_receipt_is_sent_again_while_the_policy_is_the_same(
     make_scenario: Callable[[str], simulation.Scenario],
 ) -> None:
-    scenario = make_scenario("homes")
-    simulation.prepare(scenario)
-    by_hand(scenario)
-    clinic = scenario.home("clinic")
-    (accepted,) = (clinic / "organs" / "opened").iterdir()
+    _, clinic, accepted = exchanged(make_scenario)
     request = protocol.TransplantRequest(exchange="trial", organ=accepted.name, mode="replace")
 
     def sent(*changes: str) -> str:
