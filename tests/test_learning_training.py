@@ -19,6 +19,7 @@ from not_core.learning.device import Precision
 from not_core.learning.device import precision as precision_of
 from not_core.learning.evaluation import read_losses
 from not_core.learning.low_rank import add_factors
+from not_core.learning.packing import FILL, Rows
 from not_core.learning.recipe import Recipe, Scaffold, default_span
 from not_core.learning.scaffold import Standing
 from not_core.learning.scene import Scene
@@ -231,6 +232,14 @@ def test_the_layers_below_replayed_are_the_layers_below(family: str, tmp_path: P
             scene.prepare([1])
             found = scene.nats([0, 1, 2]).sum()
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_rows_have_few_lengths() -> None:
+    """Libraries keep what they make for a length: with every length, memory grows without end."""
+    rows, cpu = Rows(packed=True), torch.device("cpu")
+    found = [rows.inputs([(7,) * size], cpu) for size in range(2, 257)]
+    assert {ids["input_ids"].shape[1] for ids, _ in found} == set(range(FILL, 257, FILL))
+    assert [int((labels >= 0).sum()) for _, labels in found] == list(range(1, 256))
 
 
 def test_factors_learn_what_their_product_would(models: dict[str, Path]) -> None:

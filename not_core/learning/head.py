@@ -75,7 +75,7 @@ class Head:
         return nats.view(labels.shape)
 
     def _is_plain(self, inputs: dict[str, Any]) -> bool:
-        """Whether the logits are the head's product and no more, tried on the last place."""
+        """Whether the logits are the head's product and no more, tried on the first place."""
         head: Any = self._model.get_output_embeddings()
         if type(head) is not torch.nn.Linear:
             return False
@@ -83,8 +83,9 @@ class Head:
             hidden = self._model.base_model(**inputs, use_cache=False).last_hidden_state
             if hidden.shape[-1] != head.in_features:
                 return False
-            logits = self._model(**inputs, use_cache=False, logits_to_keep=1).logits
-            return bool(torch.allclose(logits[:, -1], head(hidden[:, -1:])[:, -1]))
+            first = torch.zeros(1, dtype=torch.long, device=hidden.device)  # the last may be a fill
+            logits = self._model(**inputs, use_cache=False, logits_to_keep=first).logits
+            return bool(torch.allclose(logits, head(hidden[:, :1])))
 
 
 class _Shortlist:

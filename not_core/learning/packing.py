@@ -3,7 +3,7 @@
 Imported by what trains, inside its functions, because it needs torch to be imported.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,9 @@ from not_core.learning.text_blocks import UNSEEN, Block
 
 OPEN = 32
 """Packs that stand open at one time for a later block to fill."""
+FILL = 16
+"""A row's length is a multiple of it, by tokens that no block sees: what libraries keep for each
+length that they have met does not grow without end."""
 
 
 def pack(blocks: Iterable[int], sizes: Sequence[int], tokens: int) -> list[list[int]]:
@@ -49,8 +52,8 @@ class Rows:
     """How a model takes several blocks at once.
 
     Attributes:
-        packed: One row for all, where the class keeps packed documents apart; else a row each,
-            filled up on the right, where causal layers cannot see it.
+        packed: One row for all, where the class keeps packed documents apart; else a row each.
+            Rows are filled up on the right, where causal layers cannot see it.
     """
 
     packed: bool
@@ -64,11 +67,16 @@ class Rows:
             Keyword arguments, and labels of shape ``(rows, tokens)``: the next token of the same
             block, ``UNSEEN`` where there is none.
         """
-        if self._one_row(blocks):
-            tokens = [[token for block in blocks for token in block]]
-            places = [[place for block in blocks for place in range(len(block))]]
-            labels = torch.tensor([[after for block in blocks for after in (*block[1:], UNSEEN)]])
-            ids = {"input_ids": torch.tensor(tokens), "position_ids": torch.tensor(places)}
+        if self.packed:
+            fill = _missing(blocks)
+            parts = [*blocks, (0,) * fill]
+            rows = {
+                "input_ids": [token for part in parts for token in part],
+                "position_ids": [place for part in parts for place in range(len(part))],
+            }
+            after = [token for block in blocks for token in (*block[1:], UNSEEN)]
+            labels = torch.tensor([after + [UNSEEN] * fill])
+            ids = {name: torch.tensor([row]) for name, row in rows.items()}
             return {name: value.to(device) for name, value in ids.items()}, labels.to(device)
         longest = max(map(len, blocks))
         filled = torch.tensor([(*block, *(UNSEEN,) * (longest - len(block))) for block in blocks])
@@ -77,18 +85,21 @@ class Rows:
 
     def join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """Activations of blocks, each ``(tokens, width)``, laid out as ``inputs`` lays out ids."""
-        if self._one_row(parts):
-            return torch.cat(list(parts))[None]
+        if self.packed:
+            return torch.nn.functional.pad(torch.cat(list(parts)), (0, 0, 0, _missing(parts)))[None]
         return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
 
     def split(self, rows: torch.Tensor, blocks: Sequence[Block]) -> list[torch.Tensor]:
         """Activations of each block out of those of ``rows``."""
-        if self._one_row(blocks):
-            return list(torch.split(rows[0], [len(block) for block in blocks]))
+        if self.packed:
+            sizes = [len(block) for block in blocks]
+            return list(torch.split(rows[0, : sum(sizes)], sizes))
         return [row[: len(block)] for row, block in zip(rows, blocks, strict=True)]
 
-    def _one_row(self, blocks: Sequence[object]) -> bool:
-        return self.packed and len(blocks) > 1
+
+def _missing(parts: Sequence[Sized]) -> int:
+    """Tokens that a row of these lacks to a multiple of ``FILL``."""
+    return -sum(map(len, parts)) % FILL
 
 
 def rows_of(model: PreTrainedModel) -> Rows:
@@ -101,7 +112,7 @@ def rows_of(model: PreTrainedModel) -> Rows:
     def run(blocks: Sequence[Block]) -> torch.Tensor:
         inputs, _ = Rows(packed=True).inputs(blocks, model.device)
         output: torch.Tensor = model.base_model(**inputs, use_cache=False).last_hidden_state
-        return output
+        return output[:, : sum(map(len, blocks))]
 
     first, second = tuple(range(2, 10)), tuple(range(20, 4, -2))
     with torch.no_grad():
