@@ -23,6 +23,8 @@ DOMAINS = ("abstracts", "cases", "weaknesses", "finance")
 LONG_DOMAINS = ("abstracts", "cases")
 TOKENS, LONG_TOKENS, QUICK_TOKENS = 32_000, 100_000, 4_096
 SEEDS = 3
+KINDS = ("domain", "general")
+"""Texts whose perplexity is measured."""
 BASELINE = "lora"
 CORE = ("stock", "lora", "organ")
 TIMED = ("lora", "lora-bf16")
@@ -189,21 +191,20 @@ def search(model: str, out: Path, say: Callable[[str], None]) -> list[dict[str, 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row a domain, budget and contestant: means over seeds, with 95% intervals.
 
-    Ratios are to LoRA's of the same domain, budget and seed. Seconds and memory are those of one
-    kind of machine, that on which most seeds of both were measured; ``timed on`` names it.
+    Ratios are to LoRA's of the same domain, budget and seed; under ``beside``, to those of each of
+    ``TIMED``. Seconds and memory are those of one kind of machine, that on which most seeds of both
+    were measured, or of equals the last; ``timed on`` names it.
     """
     found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault((row["domain"], row["budget"], row["name"]), []).append(row)
     table = []
     for (domain, budget, name), group in found.items():
-        baseline = {row["seed"]: row for row in found.get((domain, budget, BASELINE), [])}
-        pairs = [(row, baseline[row["seed"]]) for row in group if row["seed"] in baseline]
-        same = [(a, b) for a, b in pairs if a["machine"] == b["machine"] and a["tokens"]]
-        kinds = Counter(a["machine"] for a, _ in same) or Counter(a["machine"] for a in group)
-        [(machine, _)] = kinds.most_common(1)
+        rivals = {other: found.get((domain, budget, other), []) for other in TIMED if other != name}
+        beside = {other: _beside(group, its) for other, its in rivals.items() if its}
+        costs = beside.get(BASELINE, {}).get("costs")
+        machine = next(iter(costs)) if costs else _machines(group)[0]
         timed = [row for row in group if row["machine"] == machine]
-        same = [(a, b) for a, b in same if a["machine"] == machine]
         entry: dict[str, Any] = {
             "domain": domain,
             "tokens": budget,
@@ -218,29 +219,68 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "peak MB": round(fmean(row["peak_mb"] for row in timed)),
             "trainable": group[0]["trainable"],
             "artefact MB": round(group[0]["artefact_bytes"] / 1e6, 1),
+            "beside": beside,
         }
-        if pairs and name != BASELINE:
-            logs = [_log(a, "domain") - _log(b, "domain") for a, b in pairs]
-            entry["x LoRA"] = round(math.exp(fmean(logs)), 4)
-            entry["x LoRA interval"] = interval(logs)
-            over = [
-                compare(reading(b, "domain"), reading(a, "domain"), seed=0) for a, b in pairs[:1]
-            ]
-            entry["by documents, seed 0"] = [round(1 + over[0].low, 4), round(1 + over[0].high, 4)]
         asked = [row for row in group if "choices_accuracy" in row]
         if asked:
             # All seeds answer the same questions, so more of them do not make the error smaller.
             entry["accuracy"] = round(fmean(row["choices_accuracy"] for row in asked), 4)
             entry["accuracy error"] = round(fmean(row["choices_stderr"] for row in asked), 4)
             entry["questions"] = asked[0]["choices_items"]
-        against = [(a, b) for a, b in pairs if "choices_right" in a and "choices_right" in b]
-        if against and name != BASELINE:
-            entry["accuracy less LoRA's"] = _difference(against)
-        if same:
-            for key, field in (("x cpu", "cpu_seconds"), ("x peak", "peak_mb")):
-                entry[key] = round(fmean(a[field] / b[field] for a, b in same), 3)
+        if name == BASELINE:
+            entry |= {"x cpu": 1.0, "x peak": 1.0}
+        elif pairs := _pairs(group, rivals[BASELINE]):
+            entry["x LoRA"] = beside[BASELINE]["perplexity"]
+            entry["x LoRA interval"] = beside[BASELINE]["perplexity interval"]
+            own, theirs = pairs[0]
+            over = compare(reading(theirs, "domain"), reading(own, "domain"), seed=0)
+            entry["by documents, seed 0"] = [round(1 + over.low, 4), round(1 + over.high, 4)]
+            if against := [pair for pair in pairs if all("choices_right" in one for one in pair)]:
+                entry["accuracy less LoRA's"] = _difference(against)
+            entry |= (costs or {}).get(machine, {})
         table.append(entry)
     return table
+
+
+Pair = tuple[dict[str, Any], dict[str, Any]]
+
+
+def _pairs(group: Sequence[dict[str, Any]], rivals: Sequence[dict[str, Any]]) -> list[Pair]:
+    """Measurements of a method, each with another's of the same seed."""
+    theirs = {row["seed"]: row for row in rivals}
+    return [(row, theirs[row["seed"]]) for row in group if row["seed"] in theirs]
+
+
+def _machines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Kinds of machines, that of most rows first; of equals, that of the last."""
+    counts = Counter(row["machine"] for row in reversed(rows))
+    return [machine for machine, _ in counts.most_common()]
+
+
+def _beside(group: Sequence[dict[str, Any]], rivals: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A method beside another, seed by seed: perplexity, and costs by kind of machine."""
+    pairs = _pairs(group, rivals)
+    if not pairs:
+        return {}
+    logs = {name: [_log(a, name) - _log(b, name) for a, b in pairs] for name in KINDS}
+    same: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        if pair[0]["machine"] == pair[1]["machine"] and pair[0]["tokens"]:
+            same.setdefault(pair[0]["machine"], []).append(pair)
+    ratios = {
+        machine: {
+            key: round(fmean(a[field] / b[field] for a, b in found), 3)
+            for key, field in (("x cpu", "cpu_seconds"), ("x peak", "peak_mb"))
+        }
+        for machine, found in same.items()
+    }
+    order = _machines([a for found in same.values() for a, _ in found])
+    return {
+        "perplexity": round(math.exp(fmean(logs["domain"])), 4),
+        "perplexity interval": interval(logs["domain"]),
+        "general": round(math.exp(fmean(logs["general"])), 4),
+        "costs": {machine: ratios[machine] for machine in order},
+    }
 
 
 def _difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[float]:
@@ -300,29 +340,29 @@ def markdown(table: Sequence[dict[str, Any]], names: Sequence[str] = COLUMNS) ->
 def targets(table: Sequence[dict[str, Any]]) -> str:
     """What was aimed at beside what was found, for people; misses are named as such."""
     lines: list[list[str]] = []
-    by_name = {(row["domain"], row["tokens"], row["method"]): row for row in table}
-    for (domain, tokens, method), row in by_name.items():
-        baseline = by_name.get((domain, tokens, BASELINE))
-        if baseline is None or "x LoRA" not in row:
+    for row, rival in itertools.product(table, TIMED):
+        found = row["beside"].get(rival)
+        if not found:
             continue
         aims: list[tuple[str, float | None, float]] = []
-        if method == f"organ in the time of {BASELINE}":
-            aims = [("perplexity in LoRA's seconds, x LoRA, at most 1", row["x LoRA"], 1)]
-        elif method == "organ":
+        if row["method"] == f"organ in the time of {rival}":
+            aims = [("perplexity in its seconds", found["perplexity"], 1)]
+        elif row["method"] == "organ":
             aims = [
-                ("perplexity on equal tokens, x LoRA, at most 1.03", row["x LoRA"], 1.03),
-                ("CPU seconds on equal tokens, x LoRA, at most 0.5", row.get("x cpu"), 0.5),
-                ("peak memory, x LoRA, at most 0.6", row.get("x peak"), 0.6),
-                (
-                    "general perplexity, x LoRA, at most 1",
-                    round(row["general"] / baseline["general"], 4),
-                    1,
-                ),
+                ("perplexity on equal tokens", found["perplexity"], 1.03),
+                ("general perplexity on equal tokens", found["general"], 1),
             ]
-        for aim, found, most in aims:
-            met = "not comparable" if found is None else "yes" if found <= most else "**no**"
-            lines.append([domain, f"{tokens:,}", aim, str(found), met])
-    return tables.table(("domain", "tokens", "aim", "found", "met"), lines)
+            for machine, cost in (found["costs"] or {"no machine in common": {}}).items():
+                aims += [
+                    (f"CPU seconds on equal tokens, {machine}", cost.get("x cpu"), 0.5),
+                    (f"peak memory, {machine}", cost.get("x peak"), 0.6),
+                ]
+        for aim, value, most in aims:
+            met = "not comparable" if value is None else "yes" if value <= most else "**no**"
+            line = [row["domain"], f"{row['tokens']:,}", rival, aim]
+            lines.append([*line, f"at most {most:g}", tables.word(value), met])
+    names = ("domain", "tokens", "beside", "what", "aim", "found", "met")
+    return tables.table(names, lines)
 
 
 def _cell(row: dict[str, Any], name: str) -> str:

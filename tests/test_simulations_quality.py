@@ -103,6 +103,8 @@ def test_seconds_are_of_one_kind_of_machine() -> None:
     assert (found["organ"]["x cpu"], found["organ"]["cpu seconds"]) == (0.5, 40.0)
     assert found["lora"]["cpu seconds"] == 80.0
     assert found["organ"]["timed on"] == "new, 2 of 3"
+    again = [one for one in rows if one["seed"] < 2]
+    assert {one["timed on"] for one in summary(again)} == {"new, 1 of 2"}, "the last of equals"
     assert found["organ"]["x LoRA"] == pytest.approx(1.02)
 
 
@@ -115,9 +117,27 @@ def test_aims_that_are_missed_are_named() -> None:
     lines = [line for line in targets(summary(rows)).splitlines()[2:]]
     met = [line.split("|")[-2].strip() for line in lines]
     assert len(lines) == 5
-    assert met == ["yes", "**no**", "yes", "**no**", "**no**"]
+    assert met == ["yes", "**no**", "**no**", "yes", "**no**"]
     better = [rows[0], row("organ", 14.0, cpu_seconds=49.0, peak_mb=599)]
     assert "**no**" not in targets(summary(better))
+
+
+def test_aims_are_judged_beside_each_rival_and_machine() -> None:
+    rows = [
+        *(row("lora", 15.0, seed=seed, machine=str(seed)) for seed in (0, 1)),
+        *(row("lora-bf16", 15.0, seed=seed, machine="1", cpu_seconds=50.0) for seed in (0, 1)),
+        row("organ", 15.3, cpu_seconds=60.0, peak_mb=700, machine="0"),
+        row("organ", 15.3, seed=1, cpu_seconds=40.0, peak_mb=500, machine="1"),
+        row("organ in the time of lora-bf16", 14.9, seed=1),
+    ]
+    lines = [line.split(" | ")[2:] for line in targets(summary(rows)).splitlines()[2:]]
+    met = {(rival, what): end.strip(" |") for rival, what, _, _, end in lines}
+    assert met["lora", "CPU seconds on equal tokens, 1"] == "yes"
+    assert met["lora", "CPU seconds on equal tokens, 0"] == "**no**"
+    assert met["lora-bf16", "CPU seconds on equal tokens, 1"] == "**no**"
+    assert met["lora-bf16", "perplexity in its seconds"] == "yes"
+    assert ("lora-bf16", "CPU seconds on equal tokens, 0") not in met, "times of two machines"
+    assert ("lora", "peak memory, 1") in met
 
 
 def test_what_is_kept_is_not_measured_again(
