@@ -19,6 +19,7 @@ from client.policy import (
     check_release,
     decided,
 )
+from client.store import Store
 from client.training import prepare
 from not_core import atomic, canonical
 from not_core.errors import (
@@ -92,7 +93,7 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     site = informed(site)  # training takes hours, in which an addressee may have been expelled
     for profile in request.addressees:
         verify_profile(profile, site.trust)
-    folder = _made(site, made.organ)
+    folder = site.store.made(made.organ)
     report = audit(site, organs.read_manifest(folder))
     if report and report.verdict == "contradicts the claim":
         raise PolicyError(
@@ -102,7 +103,7 @@ def donate(site: Site, request: DonateRequest, body: bytes) -> tuple[Donation, b
     check_release(site.policy, site.log, made.organ)
     terms = sealing.Audience(addressees=request.addressees, exchange=request.exchange)
     signed, sealed = seal(site, made.organ, terms)
-    atomic.write(_asked(site, request.exchange), canonical.encode(request), mode=0o600)
+    atomic.write(site.store.asked(request.exchange), canonical.encode(request), mode=0o600)
     digest = canonical.sha256_file(sealed)
     donation = Donation(
         offer=signed.envelope.decode(),
@@ -125,7 +126,10 @@ def segment(site: Site, request: SegmentRequest, body: bytes) -> tuple[Segment, 
         CertificateError: An addressee was expelled since.
         PolicyError: The policy does not name an addressee any more.
     """
-    sealed, asked = _sealed(site, request.exchange, request.organ), _asked(site, request.exchange)
+    sealed, asked = (
+        site.store.sealed(request.exchange, request.organ),
+        site.store.asked(request.exchange),
+    )
     if sealed.is_file():
         check_release(site.policy, site.log, request.organ)
     if not sealed.is_file() or not asked.is_file():
@@ -148,7 +152,7 @@ def segment(site: Site, request: SegmentRequest, body: bytes) -> tuple[Segment, 
 
 def made_organs(home: Path) -> dict[str, Made]:
     """What this site has trained, by organ digest."""
-    notes = (_read_note(path) for path in sorted(home.glob("organs/made/*.json")))
+    notes = (_read_note(path) for path in Store(home).notes())
     return {made.organ: made for made in notes if made}
 
 
@@ -157,9 +161,9 @@ def notes_of(home: Path, organ: str) -> list[Path]:
 
     Without them and the organ it is trained anew when it is asked for.
     """
-    notes = {path: _read_note(path) for path in home.glob("organs/made/*.json")}
+    notes = {path: _read_note(path) for path in Store(home).notes()}
     found = [path for path, made in notes.items() if made and made.organ == organ]
-    report = audits.beside(home / "organs" / "made" / organ)
+    report = audits.beside(Store(home).made(organ))
     return [*found, report] if report.is_file() else found
 
 
@@ -172,7 +176,7 @@ def audit(site: Home, manifest: Manifest) -> AuditReport | None:
     """
     if manifest.audit is None:
         return None
-    kept = audits.beside(site.folder / "organs" / "made" / manifest.digest)
+    kept = audits.beside(site.store.made(manifest.digest))
     return audits.read_report(kept, manifest)
 
 
@@ -183,12 +187,7 @@ def pending(site: Home) -> list[Manifest]:
 
 def _waiting(site: Home) -> list[Path]:
     """Their folders."""
-    return [folder for folder in own_folders(site) if word(site, folder.name) == "pending"]
-
-
-def own_folders(site: Home) -> list[Path]:
-    """Of all organs that this site made, each named by its organ's digest."""
-    return sorted(site.folder.glob("organs/made/" + "[0-9a-f]" * 64))
+    return [folder for folder in site.store.all_made() if word(site, folder.name) == "pending"]
 
 
 def word(site: Home, organ: str) -> Word:
@@ -203,7 +202,7 @@ def decide(site: Home, organ: str, event: Decided) -> None:
     Raises:
         OrganError: The site has made no such organ.
     """
-    if organ not in {folder.name for folder in own_folders(site)}:
+    if organ not in {folder.name for folder in site.store.all_made()}:
         raise OrganError(f"this site has made no organ {organ[:12]}; see organ-site organs")
     if word(site, organ) != event:
         site.log.append(event, what="organ", digest=organ)
@@ -223,7 +222,7 @@ def own_organ(site: Site, digest: str) -> OwnOrgan | None:
     Raises:
         OrganError: Its folder holds another.
     """
-    folder = _made(site, digest)
+    folder = site.store.made(digest)
     if not folder.is_dir():
         return None
     manifest = organs.read_manifest(folder)
@@ -262,7 +261,7 @@ def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, 
     if own is None:
         raise OrganError(f"this site has made no organ {organ}; see organ-site log show")
     _sign(site, own)
-    out = _sealed(site, terms.exchange, organ)
+    out = site.store.sealed(terms.exchange, organ)
     if out.is_file():
         with suppress(NotError):
             kept = sealing.verify_sealed(out, site.trust, exchange=terms.exchange)
@@ -273,9 +272,9 @@ def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, 
     out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = out.with_suffix(".new")
     new.unlink(missing_ok=True)
-    kept_bytes = sum(one.stat().st_size for one in site.folder.glob("organs/sealed/*/*"))
+    kept_bytes = sum(one.stat().st_size for one in site.store.copies())
     check_copies(site.policy, kept_bytes + own.path.joinpath(TENSORS).stat().st_size)
-    for before in sorted(site.folder.glob(f"organs/sealed/*/{organ}.organ")):
+    for before in site.store.all_sealed(organ):
         with suppress(NotError):
             signed = sealing.rewrap(before, site.identity, terms, new)
             break
@@ -296,8 +295,8 @@ def _make(site: Site, terms: Terms) -> Made:
             **training.follows,
         }
     )
-    note = site.place("organs", "made", f"{key}.json")
-    if note.is_file() and (made := _read_note(note)) and _made(site, made.organ).is_dir():
+    note = site.place(site.store.note(key))
+    if note.is_file() and (made := _read_note(note)) and site.store.made(made.organ).is_dir():
         return made
     check_made(site.policy, len(_waiting(site)))
     site.log.append(TRAINING, what="organ", digest=key)
@@ -361,8 +360,8 @@ def _keep(
         organ, claim = organs.Organ(manifest, trained.tensors), audits.claimed(manifest)
         report = audits.audited(host, organ, canaries, claim=claim)
         manifest = replace(manifest, audit=report.digest)
-        audits.write_report(audits.beside(_made(site, manifest.digest)), report)
-    folder = _made(site, manifest.digest)
+        audits.write_report(audits.beside(site.store.made(manifest.digest)), report)
+    folder = site.place(site.store.made(manifest.digest))
     if not folder.is_dir():
         # Written beside its place, so that a folder of this name is always whole.
         with atomic.folder(folder, mode=0o700) as work:
@@ -375,19 +374,6 @@ def _read_note(path: Path) -> Made | None:
         return Made(**canonical.plain(path.read_bytes(), path.name))
     except (FormatError, TypeError):
         return None
-
-
-def _made(site: Site, organ: str) -> Path:
-    return site.place("organs", "made", organ)
-
-
-def _sealed(site: Site, exchange: str, organ: str) -> Path:
-    return site.folder / "organs" / "sealed" / exchange / f"{organ}.organ"
-
-
-def _asked(site: Site, exchange: str) -> Path:
-    """The request that was last answered in an exchange: for whom its sealed organ is."""
-    return site.folder / "organs" / "sealed" / f"{exchange}.json"
 
 
 def _is_for(offer: Offer, site: Site, addressees: Sequence[Profile]) -> bool:

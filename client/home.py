@@ -2,9 +2,8 @@
 
 site.toml      model, records, label        identity/  keys, profile, root
 policy.toml    what may leave, what to take log.db     hash-chained log
-organs/made    organs trained here          organs/sealed/EXCHANGE  as offered
-organs/in/EXCHANGE  sealed, as delivered    organs/opened   verified, unsealed
-receipts/EXCHANGE   signed receipts         work/      scratch, emptied at will
+organs/        organs, see store.py         receipts/EXCHANGE   signed receipts
+work/          scratch, emptied at will
 ledger.db      what each unit of the records was in; its heads are in log.db
 """
 
@@ -24,6 +23,7 @@ from pydantic.dataclasses import dataclass
 
 from client import represented, signing_wire
 from client.policy import Policy
+from client.store import Store
 from not_core import atomic
 from not_core.canonical import STRICT, Line, Name
 from not_core.errors import HomeError
@@ -106,7 +106,12 @@ class Home:
         bound = self.policy.bound
         return None if bound is None else self.ledger.spent(bound.delta).all
 
-    def place(self, *parts: str) -> Path:
+    @property
+    def store(self) -> Store:
+        """Where its organs lie."""
+        return Store(self.folder)
+
+    def place(self, *parts: str | Path) -> Path:
         """A path in the home, which is its owner's only; its parent is made."""
         path = self.folder.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -235,7 +240,7 @@ def _sweep(folder: Path) -> None:
     Work of another process that still runs is younger than a day and left alone.
     """
     oldest = time.time() - DAY
-    for path in folder.glob("organs/**/.*.partial"):
+    for path in Store(folder).unfinished():
         if path.lstat().st_mtime < oldest:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 

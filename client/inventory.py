@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from client import donor
 from client import policy as policies
 from client.home import Home, alone
 from client.policy import Policy
+from client.store import Store
 from not_core import canonical
 from not_core.errors import HomeError, NotError
 from not_core.manifest import TENSORS
@@ -27,7 +28,6 @@ FORGOTTEN = "forgotten"
 FULL = 0.8
 """Part of the room for deliveries above which an operator is told."""
 
-ORGAN = "[0-9a-f]" * 64
 EXCHANGE = re.compile(r"[a-z0-9-]{1,63}")
 
 
@@ -118,7 +118,7 @@ class Removed:
 def grown(home: Home) -> list[Grown]:
     """Organs that this site made."""
     found = []
-    for folder in sorted(home.folder.glob(f"organs/made/{ORGAN}")):
+    for folder in home.store.all_made():
         manifest = read_manifest(folder)
         found.append(
             Grown(
@@ -127,7 +127,7 @@ def grown(home: Home) -> list[Grown]:
                 word=donor.word(home, folder.name),
                 privacy=manifest.privacy.words,
                 bytes=(folder / TENSORS).stat().st_size,
-                exchanges=_exchanges(home.folder, "sealed", folder.name),
+                exchanges=_exchanges(home.store.all_sealed(folder.name)),
             )
         )
     return found
@@ -135,10 +135,10 @@ def grown(home: Home) -> list[Grown]:
 
 def taken(home: Home) -> list[Taken]:
     """Organs that came to this site, by exchange: one row a trial, or one for an untried organ."""
-    folder = home.folder
-    sizes = {(one.parent.name, one.stem): one.stat().st_size for one in _delivered(folder)}
+    store = home.store
+    sizes = {(one.parent.name, one.stem): one.stat().st_size for one in store.all_delivered()}
     found = []
-    for said in receipts(folder):
+    for said in receipts(home.folder):
         if said.donor == home.settings.site:
             continue
         found.append(
@@ -149,11 +149,11 @@ def taken(home: Home) -> list[Taken]:
                 verdict=said.verdict,
                 gain=-said.change,
                 bytes=sizes.get((said.exchange, said.organ), 0),
-                opened=(folder / "organs" / "opened" / said.organ).is_dir(),
+                opened=store.opened(said.organ).is_dir(),
             )
         )
     tried = {(one.exchange, one.organ) for one in found}
-    for path in folder.glob("organs/in/*/*"):
+    for path in store.arrived():
         organ = path.name[:64]
         if (path.parent.name, organ) in tried:
             continue
@@ -182,7 +182,7 @@ def receipts(folder: Path) -> list[Receipt]:
 
 def stored(folder: Path, policy: Policy) -> Stored:
     """What is kept of deliveries."""
-    sizes = [path.stat().st_size for path in folder.glob("organs/in/*/*")]
+    sizes = [path.stat().st_size for path in Store(folder).arrived()]
     return Stored(
         files=len(sizes),
         bytes=sum(sizes),
@@ -214,8 +214,8 @@ def forget(home: Home, exchange: str, *, made: bool = False) -> list[Removed]:
 
 def own(home: Home) -> set[str]:
     """Digests of organs that this site made and of which anything is here."""
-    sealed = home.folder.glob(f"organs/sealed/*/{ORGAN}.organ")
-    found = {folder.name for folder in donor.own_folders(home)} | {one.stem for one in sealed}
+    store = home.store
+    found = {one.name for one in store.all_made()} | {one.stem for one in store.all_sealed()}
     return found | donor.made_organs(home.folder).keys()
 
 
@@ -234,22 +234,26 @@ def forget_organ(home: Home, organ: str) -> list[Removed]:
 
 
 def _forget(home: Home, exchange: str, made: bool) -> Iterator[Removed]:
-    organs = home.folder / "organs"
-    came, sent = organs / "in" / exchange, organs / "sealed" / exchange
+    store = home.store
+    came, sent = store.deliveries(exchange), store.offered(exchange)
     if not came.is_dir() and not sent.is_dir():
         raise HomeError(f"no organ of exchange {exchange} is kept; see 'organ-site organs'")
-    for place in (came, sent):
-        for path in sorted(place.glob("*")):
-            organ = path.name[:64]
-            if _exchanges(home.folder, place.parent.name, organ) == [exchange]:
-                if place == came and (organs / "opened" / organ).is_dir():
-                    yield _remove(home, "opened organ", organs / "opened" / organ, exchange)
-                if place == sent and made and donor.word(home, organ) != "pending":
-                    yield from _forget_made(home, organ, exchange)
-                if place == sent and (organs / "made" / organ).is_dir():
-                    continue  # the last copy, whose body serves again
-            yield _remove(home, "sealed organ", path, exchange)
-        _remove_empty(place)
+    for path in sorted(came.glob("*")):
+        organ = path.name[:64]
+        opened = store.opened(organ)
+        if _exchanges(store.all_delivered(organ)) == [exchange] and opened.is_dir():
+            yield _remove(home, "opened organ", opened, exchange)
+        yield _remove(home, "sealed organ", path, exchange)
+    for path in sorted(sent.glob("*")):
+        organ = path.name[:64]
+        if _exchanges(store.all_sealed(organ)) == [exchange]:
+            if made and donor.word(home, organ) != "pending":
+                yield from _forget_made(home, organ, exchange)
+            if store.made(organ).is_dir():
+                continue  # the last copy, whose body serves again
+        yield _remove(home, "sealed organ", path, exchange)
+    _remove_empty(came)
+    _remove_empty(sent)
 
 
 def _forget_organ(home: Home, organ: str) -> Iterator[Removed]:
@@ -257,16 +261,17 @@ def _forget_organ(home: Home, organ: str) -> Iterator[Removed]:
         raise HomeError(
             f"organ {organ[:12]} waits for approval; 'organ-site reject' it first, then forget it"
         )
-    for path in sorted(home.folder.glob(f"organs/sealed/*/{organ}.*")):
-        yield _remove(home, "sealed organ", path, path.parent.name)
-        _remove_empty(path.parent)
+    for path in home.store.copies():
+        if path.name.startswith(organ):
+            yield _remove(home, "sealed organ", path, path.parent.name)
+            _remove_empty(path.parent)
     yield from _forget_made(home, organ, "")
 
 
 def _forget_made(home: Home, organ: str, exchange: str) -> Iterator[Removed]:
     for note in donor.notes_of(home.folder, organ):  # which say that it is there whole
         note.unlink()
-    folder = home.folder / "organs" / "made" / organ
+    folder = home.store.made(organ)
     if folder.is_dir():
         yield _remove(home, "organ", folder, exchange)
 
@@ -293,13 +298,8 @@ def _remove(home: Home, what: str, path: Path, exchange: str) -> Removed:
     return found
 
 
-def _exchanges(folder: Path, place: str, organ: str) -> list[str]:
-    found = folder.glob(f"organs/{place}/*/{organ}.organ")
-    return sorted(path.parent.name for path in found)
-
-
-def _delivered(folder: Path) -> Iterator[Path]:
-    return folder.glob(f"organs/in/*/{ORGAN}.organ")
+def _exchanges(paths: Iterable[Path]) -> list[str]:
+    return sorted(path.parent.name for path in paths)
 
 
 def _donor(path: Path) -> str:

@@ -48,7 +48,7 @@ def deliver(site: Site, request: DeliverRequest, body: bytes) -> tuple[Delivered
         PolicyError: Larger, or more of them, than the site takes in.
         OfferError: The bytes that arrived are not those that were offered.
     """
-    whole = _delivered(site, request.exchange, request.organ)
+    whole = site.store.delivered(request.exchange, request.organ)
     if whole.is_file() and canonical.sha256_file(whole) == request.sealed_sha256:
         return Delivered(organ=request.organ, held=whole.stat().st_size), b""
     part = whole.with_suffix(f".{request.sealed_sha256[:16]}.part")
@@ -82,7 +82,7 @@ def _check_room(site: Site, request: DeliverRequest, part: Path, more: int) -> N
     Raises:
         PolicyError: The site takes in no more.
     """
-    sizes = {path: path.stat().st_size for path in site.folder.glob("organs/in/*/*")}
+    sizes = {path: path.stat().st_size for path in site.store.arrived()}
     check_delivery(site.policy, request, sum(sizes.values()) + more, len(sizes.keys() | {part}))
 
 
@@ -97,7 +97,7 @@ def _complete(site: Site, request: DeliverRequest, part: Path) -> bool:
         if part.stat().st_size != start or start + wanted.body_bytes != request.sealed_bytes:
             return False
         _check_room(site, request, part, wanted.body_bytes)
-        for before in sorted(site.folder.glob(f"organs/in/*/{request.organ}.organ")):
+        for before in site.store.all_delivered(request.organ):
             with suppress(NotError), open_file(before) as held, part.open("ab") as out:
                 if peek_offer(read_header(held).envelope).body_sha256 != wanted.body_sha256:
                     continue
@@ -144,7 +144,7 @@ def transplant(site: Site, request: TransplantRequest, body: bytes) -> tuple[Tri
         keep = receipt.verdict == "accepted"
     finally:
         if isinstance(trusted, OpenedOrgan):
-            place = site.place("organs", "opened", request.organ)
+            place = site.place(site.store.opened(request.organ))
             if keep and place.is_dir():
                 shutil.rmtree(place)
             trusted.path.rename(place) if keep else shutil.rmtree(trusted.path)
@@ -167,13 +167,13 @@ def _signed(site: Site, envelope: bytes, kept: Path) -> str:
 
 def _open(site: Site, exchange: str, digest: str) -> OpenedOrgan:
     """Unseal a delivered organ anew: what was opened on an earlier day proves nothing."""
-    sealed = _delivered(site, exchange, digest)
+    sealed = site.store.delivered(exchange, digest)
     if not sealed.is_file():
         raise OrganError("asked to try an organ that was not delivered in this exchange")
     offer = sealing.verify_sealed(sealed, site.trust, exchange=exchange).offer
     if offer.organ_digest != digest:
         raise OfferError("the sealed organ is not the one announced for this exchange")
-    out = site.place("organs", "trying", digest)
+    out = site.place(site.store.trying(digest))
     for left in out.parent.glob("*"):  # of whoever died over it
         shutil.rmtree(left)
     opened = sealing.open_unremembered(sealed, site.identity, out, exchange=exchange)
@@ -267,7 +267,3 @@ def _measure(
         verdict=verdict.verdict,
         reason=verdict.reason,
     )
-
-
-def _delivered(site: Site, exchange: str, organ: str) -> Path:
-    return site.folder.joinpath("organs", "in", exchange, f"{organ}.organ")

@@ -69,7 +69,7 @@ def check(site: Site, payload: bytes, payload_type: str, addressees: Sequence[Pr
 def _organ(site: Site, payload: bytes, addressees: Sequence[Profile]) -> Entry:
     """An organ folder of the site's own, whose manifest was approved."""
     digest = claimed_organ(payload)
-    folder = site.folder / "organs" / "made" / digest
+    folder = site.store.made(digest)
     manifest = _released(site, digest)
     if canonical.encode(statement_of(folder, manifest)) != payload:
         raise OrganError("the statement is not of the files of that organ, as they are now")
@@ -82,7 +82,7 @@ def _offer(site: Site, payload: bytes, addressees: Sequence[Profile]) -> Entry:
     """An offer of an organ that the site has signed, to members whom the policy names."""
     offer = canonical.decode(Offer, payload, "offer")
     manifest = _released(site, offer.organ_digest)
-    signed = verify_folder(site.folder / "organs" / "made" / offer.organ_digest, site.trust)
+    signed = verify_folder(site.store.made(offer.organ_digest), site.trust)
     if signed.public_key != site.identity.signing_key.public_key():
         raise OfferError("the organ is not signed with this site's present key")
     check_offered(manifest, offer)
@@ -129,7 +129,7 @@ def _receipt(site: Site, payload: bytes, addressees: Sequence[Profile]) -> Entry
         raise PolicyError("the reason of the receipt is not one of those that verdicts have")
     if said.donor != site.settings.site:
         _check_tried(site, said)
-    elif not (site.folder / "organs" / "made" / said.organ).is_dir():
+    elif not site.store.made(said.organ).is_dir():
         raise OrganError("the receipt is on an organ that this site has not made")
     return Entry(what=_receipt_on(said.donor), digest=said.organ, exchange=said.exchange)
 
@@ -173,7 +173,7 @@ def _released(site: Site, digest: str) -> Manifest:
         OrganError: There is none, or its folder holds another.
         PolicyError: It may not leave.
     """
-    manifest = read_manifest(site.folder / "organs" / "made" / digest)
+    manifest = read_manifest(site.store.made(digest))
     settings = site.settings
     if manifest.digest != digest or manifest.donor != settings.site:
         raise OrganError("the organ's folder does not hold that organ of this site's")

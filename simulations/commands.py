@@ -218,7 +218,9 @@ def search(
 
     Example: organ-simulate search HOMES
     """
+    from client.store import Store
     from not_core.errors import ExchangeError
+    from not_core.manifest import TENSORS
     from simulations.exchange import MARKS, check_made
     from simulations.search import Needles
     from simulations.search import search as search_files
@@ -227,7 +229,8 @@ def search(
     marks = (homes / MARKS).read_text(encoding="utf-8").splitlines()
     if not marks:
         raise ExchangeError("no sentence was planted; run the exchange with --plant 200")
-    organs = sorted(homes.glob("sites/*/organs/made/*/organ.safetensors"))
+    sites = sorted(homes.glob("sites/*"))
+    organs = [folder / TENSORS for site in sites for folder in Store(site).all_made()]
     needles = Needles(marks, organs)
     outside = search_files([homes / "coordinator"], needles)
     inside = search_files([homes / "sites", homes / "private"], needles)

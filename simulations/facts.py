@@ -13,6 +13,7 @@ from typing import Any
 
 from client import home as site_home
 from client.donor import made_organs
+from client.store import Store
 from not_core import canonical
 from not_core.learning.records import read_records
 from not_core.protocol import Receipt
@@ -93,7 +94,7 @@ def settings(scenario: Scenario) -> dict[str, Any]:
 
 def _statement(home: Path, organ: str) -> dict[str, Any]:
     """What an organ's manifest says of its privacy, number by number."""
-    return asdict(read_manifest(home / "organs" / "made" / organ).privacy)
+    return asdict(read_manifest(Store(home).made(organ)).privacy)
 
 
 def _site(scenario: Scenario, name: str, receipts: list[Receipt]) -> dict[str, Any]:

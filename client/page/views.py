@@ -159,7 +159,7 @@ class Views:
     def status(self) -> Status:
         """The site at this moment."""
         site = self.home()
-        last = {folder.name for folder in donor.own_folders(site)}
+        last = {folder.name for folder in site.store.all_made()}
         decided = []
         for entry in reversed(site.log.entries("organ")):
             if entry.event in ("approved", "rejected"):
@@ -186,7 +186,7 @@ class Views:
         found = {one.digest: one for one in donor.pending(site)}.get(organ)
         if found is None:
             return None
-        folder = self._folder / "organs" / "made" / organ
+        folder = site.store.made(organ)
         training, bound = found.training, site.policy.bound
         return Dossier(
             waiting=_waiting(found),
