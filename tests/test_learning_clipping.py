@@ -65,7 +65,9 @@ def brute_force(found: Workplace, units: Sequence[Unit], clip: float = CLIP) -> 
     parameters = found.masters.parameters
     whole = torch.zeros(sum(one.numel() for one in parameters))
     for unit in units:
-        losses = torch.cat([found.scene.nats([number])[0, :-1] for number in unit])
+        losses = torch.cat(
+            [found.scene.nats([number])[0, : len(BLOCKS[number]) - 1] for number in unit]
+        )
         gradients = torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
         flat = torch.cat(
             [
