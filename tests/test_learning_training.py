@@ -23,6 +23,7 @@ from not_core.learning.packing import FILL, Rows
 from not_core.learning.recipe import Recipe, Scaffold, default_span
 from not_core.learning.scaffold import Standing
 from not_core.learning.scene import Scene
+from not_core.learning.stage import Stage
 from not_core.learning.text_blocks import token_nats
 from not_core.learning.training import train
 from not_core.manifest import Span
@@ -232,6 +233,17 @@ def test_the_layers_below_replayed_are_the_layers_below(family: str, tmp_path: P
             scene.prepare([1])
             found = scene.nats([0, 1, 2]).sum()
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_stage_shares_what_another_holds_outside_its_layers(models: dict[str, Path]) -> None:
+    host = open_checkpoint(models["llama"])
+    first, second, *_ = whole(HOST, host.layers)
+    one = Stage(host, {}, [first], dtype="bfloat16")
+    other = Stage(host, {}, [second], dtype="bfloat16", frame=one.frame)
+    exact = Stage(host, {}, [second], dtype="float32", frame=one.frame)
+    weights = [stage.model.get_input_embeddings().weight for stage in (one, other, exact)]
+    assert weights[0].data_ptr() == weights[1].data_ptr()
+    assert torch.equal(weights[2], host.tensors.read(host.anatomy.embedding)), "rounded on the way"
 
 
 def test_rows_have_few_lengths() -> None:

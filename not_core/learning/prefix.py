@@ -20,6 +20,7 @@ from not_core.learning.text_blocks import Block
 from not_core.surgery.assemble import Sources
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.plan import Layer
+from not_core.surgery.tensors import Held
 
 PACK_TOKENS = 1024
 """Tokens that run at once."""
@@ -33,8 +34,9 @@ class Prefix:
     The layers are loaded a few at a time and only while they run, so memory is that of a few.
 
     Args:
-        host: Where embeddings and host layers come from.
+        host: Where host layers come from.
         sources: Where other layers come from.
+        frame: Embeddings and what else stands outside all layers, held once for all of them.
         layers: The layers below, from the first of the model on; at least one.
         blocks: All blocks that will be asked for.
         rows: How the class takes several blocks.
@@ -47,6 +49,7 @@ class Prefix:
         self,
         host: Checkpoint,
         sources: Sources,
+        frame: Held,
         layers: Sequence[Layer],
         blocks: Sequence[Block],
         *,
@@ -55,7 +58,8 @@ class Prefix:
         device: torch.device,
         dtype: str,
     ) -> None:
-        self._host, self._sources, self._blocks, self._rows = host, sources, blocks, rows
+        self._host, self._sources, self._frame = host, sources, frame
+        self._blocks, self._rows = blocks, rows
         self._groups = [tuple(layers[i : i + AT_ONCE]) for i in range(0, len(layers), AT_ONCE)]
         self._device, self._dtype = device, dtype
         self._sizes = [len(block) for block in blocks]
@@ -77,7 +81,14 @@ class Prefix:
         packs = pack(missing, self._sizes, PACK_TOKENS)
         below = False
         for group in self._groups if missing else ():
-            stage = Stage(self._host, self._sources, group, device=self._device, dtype=self._dtype)
+            stage = Stage(
+                self._host,
+                self._sources,
+                group,
+                device=self._device,
+                dtype=self._dtype,
+                frame=self._frame,
+            )
             stage.stack(group, replayed=below)
             for numbers in packs:
                 if below:

@@ -67,6 +67,7 @@ class Scene:
                 self._prefix = Prefix(
                     host,
                     layers.sources,
+                    self._stage.frame,
                     layers.below,
                     blocks,
                     rows=self._rows,

@@ -12,6 +12,7 @@ from not_core.surgery.assemble import Sources, assemble
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.layer_config import with_layers
 from not_core.surgery.plan import HOST, Layer, Plan
+from not_core.surgery.tensors import Held
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,7 @@ class Stage:
         layers: Those that it holds, in any order.
         device: Where to run; None for the CPU.
         dtype: Type of all weights, such as ``bfloat16``; None for the host's.
+        frame: Of another stage, to be shared with it.
 
     Raises:
         PlanError: The class makes layers depend on their place, so that they cannot be stacked
@@ -40,9 +42,10 @@ class Stage:
         *,
         device: "torch.device | None" = None,
         dtype: str | None = None,
+        frame: Held | None = None,
     ) -> None:
         self._host, self._sources = host, sources
-        self.model = assemble(Plan(tuple(layers)), host, sources, dtype=dtype)
+        self.model = assemble(Plan(tuple(layers)), host, sources, dtype=dtype, frame=frame)
         if device is not None:
             self.model.to(device)
         stack = host.anatomy.layers.removesuffix(".")
@@ -53,6 +56,12 @@ class Stage:
             (layer.source, layer.index): module for layer, module in zip(layers, held, strict=True)
         }
         self._replay = _replay()
+
+    @property
+    def frame(self) -> Held:
+        """What the model holds outside its layers, such as embeddings; on the CPU, not copied."""
+        names, held = set(self._host.frame), self.model.state_dict()
+        return Held({name: value.cpu() for name, value in held.items() if name in names})
 
     def module(self, layer: Layer) -> "torch.nn.Module":
         """One layer's module."""

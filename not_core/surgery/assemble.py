@@ -11,7 +11,7 @@ from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.layer_config import with_layers
 from not_core.surgery.plan import HOST, Layer, Plan
 from not_core.surgery.source import Source
-from not_core.surgery.tensors import Form, Tensors
+from not_core.surgery.tensors import Form, Held, Tensors
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,12 @@ def plan_tensors(plan: Plan, host: Checkpoint, sources: Sources) -> Joined:
 
 
 def assemble(
-    plan: Plan, host: Checkpoint, sources: Sources, *, dtype: str | None = None
+    plan: Plan,
+    host: Checkpoint,
+    sources: Sources,
+    *,
+    dtype: str | None = None,
+    frame: Held | None = None,
 ) -> "PreTrainedModel":
     """Build the model of a plan in memory, in evaluation mode, on the CPU.
 
@@ -103,6 +108,8 @@ def assemble(
         host: Where embeddings, final norm, head and host layers come from.
         sources: Where other layers come from.
         dtype: Type of its weights, such as ``bfloat16``; None for the host's.
+        frame: Tensors outside all layers that are in memory already, to be shared where they are of
+            the type; None reads the host's.
 
     Raises:
         PlanError: The plan names a source or layer that is not there, or a layer does not fit.
@@ -116,8 +123,12 @@ def assemble(
     _, kind = classes(host.anatomy.family)
     own = host.config.get("dtype") or host.tensors.form(host.anatomy.embedding).dtype
     wanted = getattr(torch, dtype or str(own).removeprefix("torch."))
+    held = {} if frame is None else frame.tensors
+    there = {name: tensor for name, tensor in held.items() if tensor.dtype == wanted}
 
     def read(name: str) -> "torch.Tensor":
+        if name in there:
+            return there[name]
         if dtype is None:
             return tensors.read(name, shared=True)
         tensor = tensors.read(name)
