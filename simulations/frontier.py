@@ -10,12 +10,14 @@ METHODS = {
     "organ": ("organ", charts.BLUE, 0),
     "organ in the time of lora": ("organ, in LoRA's seconds", charts.SKY, 4),
     "lora": ("LoRA", charts.ORANGE, 1),
+    "lora-bf16": ("LoRA in bfloat16", charts.ORANGE, 1),
+    "organ in the time of lora-bf16": ("organ, in its seconds", charts.SKY, 4),
     "lora-attention": ("LoRA, attention only", charts.AMBER, 5),
     "full": ("full fine-tuning", charts.GREEN, 2),
     "organ-whole": ("organ, whole layers", charts.VIOLET, 6),
     "paper": ("the paper's recipe", charts.PINK, 3),
 }
-"""Name, hue and shape of each method; others come after them, in grey."""
+"""Name, hue and shape of each method, hollow in bfloat16; others come after them, in grey."""
 AXES = (
     ("trained tokens", "tokens trained on", False),
     ("cpu seconds", "CPU seconds", False),
@@ -52,7 +54,9 @@ def _panel(domain: str, table: Sequence[dict[str, Any]], key: str, label: str, l
             for row in own
         )
         if points:
-            series.append(Series(name=name, points=points, hue=hue, style=style))
+            series.append(
+                Series(name=name, points=points, hue=hue, style=style, hollow="bf16" in method)
+            )
     for row in rows:
         if row["method"] == "stock":
             base = (Point(0, row["perplexity"]),)
