@@ -126,10 +126,8 @@ def segment(site: Site, request: SegmentRequest, body: bytes) -> tuple[Segment, 
         CertificateError: An addressee was expelled since.
         PolicyError: The policy does not name an addressee any more.
     """
-    sealed, asked = (
-        site.store.sealed(request.exchange, request.organ),
-        site.store.asked(request.exchange),
-    )
+    sealed = site.store.sealed(request.exchange, request.organ)
+    asked = site.store.asked(request.exchange)
     if sealed.is_file():
         check_release(site.policy, site.log, request.organ)
     if not sealed.is_file() or not asked.is_file():
@@ -269,8 +267,7 @@ def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, 
             for_them = _is_for(kept.offer, site, terms.addressees)
             if for_them and terms.lifetime_seconds / 2 <= left <= terms.lifetime_seconds:
                 return kept, out
-    out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = out.with_suffix(".new")
+    new = site.place(out).with_suffix(".new")
     new.unlink(missing_ok=True)
     kept_bytes = sum(one.stat().st_size for one in site.store.copies())
     check_copies(site.policy, kept_bytes + own.path.joinpath(TENSORS).stat().st_size)

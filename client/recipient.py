@@ -53,8 +53,7 @@ def deliver(site: Site, request: DeliverRequest, body: bytes) -> tuple[Delivered
         return Delivered(organ=request.organ, held=whole.stat().st_size), b""
     part = whole.with_suffix(f".{request.sealed_sha256[:16]}.part")
     _check_room(site, request, part, len(body))
-    part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    held = part.stat().st_size if part.is_file() else 0
+    held = part.stat().st_size if site.place(part).is_file() else 0
     if request.offset <= held < request.offset + len(body) <= request.sealed_bytes:
         with part.open("ab") as file:
             file.write(body[held - request.offset :])

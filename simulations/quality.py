@@ -263,23 +263,19 @@ def _beside(group: Sequence[dict[str, Any]], rivals: Sequence[dict[str, Any]]) -
     if not pairs:
         return {}
     logs = {name: [_log(a, name) - _log(b, name) for a, b in pairs] for name in KINDS}
-    same: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        if pair[0]["machine"] == pair[1]["machine"] and pair[0]["tokens"]:
-            same.setdefault(pair[0]["machine"], []).append(pair)
-    ratios = {
+    same = [(a, b) for a, b in pairs if a["machine"] == b["machine"] and a["tokens"]]
+    costs = {
         machine: {
-            key: round(fmean(a[field] / b[field] for a, b in found), 3)
+            key: round(fmean(a[field] / b[field] for a, b in same if a["machine"] == machine), 3)
             for key, field in (("x cpu", "cpu_seconds"), ("x peak", "peak_mb"))
         }
-        for machine, found in same.items()
+        for machine in _machines([a for a, _ in same])
     }
-    order = _machines([a for found in same.values() for a, _ in found])
     return {
         "perplexity": round(math.exp(fmean(logs["domain"])), 4),
         "perplexity interval": interval(logs["domain"]),
         "general": round(math.exp(fmean(logs["general"])), 4),
-        "costs": {machine: ratios[machine] for machine in order},
+        "costs": costs,
     }
 
 
