@@ -126,7 +126,7 @@ def segment(site: Site, request: SegmentRequest, body: bytes) -> tuple[Segment, 
         CertificateError: An addressee was expelled since.
         PolicyError: The policy does not name an addressee any more.
     """
-    sealed = site.store.sealed(request.exchange, request.organ)
+    sealed = site.store.offered.path(request.exchange, request.organ)
     asked = site.store.asked(request.exchange)
     if sealed.is_file():
         check_release(site.policy, site.log, request.organ)
@@ -259,7 +259,7 @@ def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, 
     if own is None:
         raise OrganError(f"this site has made no organ {organ}; see organ-site log show")
     _sign(site, own)
-    out = site.store.sealed(terms.exchange, organ)
+    out = site.store.offered.path(terms.exchange, organ)
     if out.is_file():
         with suppress(NotError):
             kept = sealing.verify_sealed(out, site.trust, exchange=terms.exchange)
@@ -269,9 +269,9 @@ def seal(site: Site, organ: str, terms: sealing.Audience) -> tuple[SignedOffer, 
                 return kept, out
     new = site.place(out).with_suffix(".new")
     new.unlink(missing_ok=True)
-    kept_bytes = sum(one.stat().st_size for one in site.store.copies())
+    kept_bytes = sum(one.stat().st_size for one in site.store.offered.files())
     check_copies(site.policy, kept_bytes + own.path.joinpath(TENSORS).stat().st_size)
-    for before in site.store.all_sealed(organ):
+    for before in site.store.offered.whole(organ):
         with suppress(NotError):
             signed = sealing.rewrap(before, site.identity, terms, new)
             break

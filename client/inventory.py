@@ -127,7 +127,7 @@ def grown(home: Home) -> list[Grown]:
                 word=donor.word(home, folder.name),
                 privacy=manifest.privacy.words,
                 bytes=(folder / TENSORS).stat().st_size,
-                exchanges=_exchanges(home.store.all_sealed(folder.name)),
+                exchanges=_exchanges(home.store.offered.whole(folder.name)),
             )
         )
     return found
@@ -136,7 +136,7 @@ def grown(home: Home) -> list[Grown]:
 def taken(home: Home) -> list[Taken]:
     """Organs that came to this site, by exchange: one row a trial, or one for an untried organ."""
     store = home.store
-    sizes = {(one.parent.name, one.stem): one.stat().st_size for one in store.all_delivered()}
+    sizes = {(one.parent.name, one.stem): one.stat().st_size for one in store.delivered.whole()}
     found = []
     for said in receipts(home.folder):
         if said.donor == home.settings.site:
@@ -153,7 +153,7 @@ def taken(home: Home) -> list[Taken]:
             )
         )
     tried = {(one.exchange, one.organ) for one in found}
-    for path in store.arrived():
+    for path in store.delivered.files():
         organ = path.name[:64]
         if (path.parent.name, organ) in tried:
             continue
@@ -182,7 +182,7 @@ def receipts(folder: Path) -> list[Receipt]:
 
 def stored(folder: Path, policy: Policy) -> Stored:
     """What is kept of deliveries."""
-    sizes = [path.stat().st_size for path in Store(folder).arrived()]
+    sizes = [path.stat().st_size for path in Store(folder).delivered.files()]
     return Stored(
         files=len(sizes),
         bytes=sum(sizes),
@@ -215,7 +215,7 @@ def forget(home: Home, exchange: str, *, made: bool = False) -> list[Removed]:
 def own(home: Home) -> set[str]:
     """Digests of organs that this site made and of which anything is here."""
     store = home.store
-    found = {one.name for one in store.all_made()} | {one.stem for one in store.all_sealed()}
+    found = {one.name for one in store.all_made()} | {one.stem for one in store.offered.whole()}
     return found | donor.made_organs(home.folder).keys()
 
 
@@ -235,18 +235,18 @@ def forget_organ(home: Home, organ: str) -> list[Removed]:
 
 def _forget(home: Home, exchange: str, made: bool) -> Iterator[Removed]:
     store = home.store
-    came, sent = store.deliveries(exchange), store.offered(exchange)
+    came, sent = store.delivered.folder(exchange), store.offered.folder(exchange)
     if not came.is_dir() and not sent.is_dir():
         raise HomeError(f"no organ of exchange {exchange} is kept; see 'organ-site organs'")
     for path in sorted(came.glob("*")):
         organ = path.name[:64]
         opened = store.opened(organ)
-        if _exchanges(store.all_delivered(organ)) == [exchange] and opened.is_dir():
+        if _exchanges(store.delivered.whole(organ)) == [exchange] and opened.is_dir():
             yield _remove(home, "opened organ", opened, exchange)
         yield _remove(home, "sealed organ", path, exchange)
     for path in sorted(sent.glob("*")):
         organ = path.name[:64]
-        if _exchanges(store.all_sealed(organ)) == [exchange]:
+        if _exchanges(store.offered.whole(organ)) == [exchange]:
             if made and donor.word(home, organ) != "pending":
                 yield from _forget_made(home, organ, exchange)
             if store.made(organ).is_dir():
@@ -261,7 +261,7 @@ def _forget_organ(home: Home, organ: str) -> Iterator[Removed]:
         raise HomeError(
             f"organ {organ[:12]} waits for approval; 'organ-site reject' it first, then forget it"
         )
-    for path in home.store.copies():
+    for path in home.store.offered.files():
         if path.name.startswith(organ):
             yield _remove(home, "sealed organ", path, path.parent.name)
             _remove_empty(path.parent)

@@ -48,7 +48,7 @@ def deliver(site: Site, request: DeliverRequest, body: bytes) -> tuple[Delivered
         PolicyError: Larger, or more of them, than the site takes in.
         OfferError: The bytes that arrived are not those that were offered.
     """
-    whole = site.store.delivered(request.exchange, request.organ)
+    whole = site.store.delivered.path(request.exchange, request.organ)
     if whole.is_file() and canonical.sha256_file(whole) == request.sealed_sha256:
         return Delivered(organ=request.organ, held=whole.stat().st_size), b""
     part = whole.with_suffix(f".{request.sealed_sha256[:16]}.part")
@@ -81,7 +81,7 @@ def _check_room(site: Site, request: DeliverRequest, part: Path, more: int) -> N
     Raises:
         PolicyError: The site takes in no more.
     """
-    sizes = {path: path.stat().st_size for path in site.store.arrived()}
+    sizes = {path: path.stat().st_size for path in site.store.delivered.files()}
     check_delivery(site.policy, request, sum(sizes.values()) + more, len(sizes.keys() | {part}))
 
 
@@ -96,7 +96,7 @@ def _complete(site: Site, request: DeliverRequest, part: Path) -> bool:
         if part.stat().st_size != start or start + wanted.body_bytes != request.sealed_bytes:
             return False
         _check_room(site, request, part, wanted.body_bytes)
-        for before in site.store.all_delivered(request.organ):
+        for before in site.store.delivered.whole(request.organ):
             with suppress(NotError), open_file(before) as held, part.open("ab") as out:
                 if peek_offer(read_header(held).envelope).body_sha256 != wanted.body_sha256:
                     continue
@@ -166,7 +166,7 @@ def _signed(site: Site, envelope: bytes, kept: Path) -> str:
 
 def _open(site: Site, exchange: str, digest: str) -> OpenedOrgan:
     """Unseal a delivered organ anew: what was opened on an earlier day proves nothing."""
-    sealed = site.store.delivered(exchange, digest)
+    sealed = site.store.delivered.path(exchange, digest)
     if not sealed.is_file():
         raise OrganError("asked to try an organ that was not delivered in this exchange")
     offer = sealing.verify_sealed(sealed, site.trust, exchange=exchange).offer

@@ -15,6 +15,33 @@ SUFFIX = ".organ"
 
 
 @dataclass(frozen=True, slots=True)
+class Sealed:
+    """Sealed organs by the exchange that they belong to.
+
+    Attributes:
+        root: Holds a folder an exchange.
+    """
+
+    root: Path
+
+    def folder(self, exchange: str) -> Path:
+        """Folder of one exchange's organs."""
+        return self.root / exchange
+
+    def path(self, exchange: str, organ: str) -> Path:
+        """One organ in one exchange."""
+        return self.folder(exchange) / f"{organ}{SUFFIX}"
+
+    def whole(self, organ: str = ORGAN) -> list[Path]:
+        """Organs of all exchanges that are here whole: all, or one organ's."""
+        return sorted(self.root.glob(f"*/{organ}{SUFFIX}"))
+
+    def files(self) -> list[Path]:
+        """All files of organs, those that are not whole among them."""
+        return sorted(self.root.glob("*/*"))
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
     """Paths of one site's organs; whether anything is there, is for others to see.
 
@@ -44,41 +71,19 @@ class Store:
         """All files beside the folders of organs, audits' reports among them."""
         return sorted(self._organs.glob("made/*.json"))
 
-    def offered(self, exchange: str) -> Path:
-        """Folder of what was offered in an exchange."""
-        return self._organs / "sealed" / exchange
-
-    def sealed(self, exchange: str, organ: str) -> Path:
-        """A sealed organ as it was offered."""
-        return self.offered(exchange) / f"{organ}{SUFFIX}"
-
-    def all_sealed(self, organ: str = ORGAN) -> list[Path]:
-        """Sealed organs of all exchanges: all, or those of one organ."""
-        return sorted(self._organs.glob(f"sealed/*/{organ}{SUFFIX}"))
-
-    def copies(self) -> list[Path]:
-        """All files of sealed organs, those that were never finished among them."""
-        return sorted(self._organs.glob("sealed/*/*"))
+    @property
+    def offered(self) -> Sealed:
+        """Organs as they were offered."""
+        return Sealed(self._organs / "sealed")
 
     def asked(self, exchange: str) -> Path:
         """The request that was last answered in an exchange: for whom its sealed organ is."""
-        return self._organs / "sealed" / f"{exchange}.json"
+        return self.offered.root / f"{exchange}.json"
 
-    def deliveries(self, exchange: str) -> Path:
-        """Folder of what was delivered in an exchange."""
-        return self._organs / "in" / exchange
-
-    def delivered(self, exchange: str, organ: str) -> Path:
-        """A sealed organ as it was delivered."""
-        return self.deliveries(exchange) / f"{organ}{SUFFIX}"
-
-    def all_delivered(self, organ: str = ORGAN) -> list[Path]:
-        """Delivered organs of all exchanges that have come whole: all, or those of one organ."""
-        return sorted(self._organs.glob(f"in/*/{organ}{SUFFIX}"))
-
-    def arrived(self) -> list[Path]:
-        """All files of deliveries, those that have not come whole among them."""
-        return sorted(self._organs.glob("in/*/*"))
+    @property
+    def delivered(self) -> Sealed:
+        """Organs as they were delivered."""
+        return Sealed(self._organs / "in")
 
     def trying(self, organ: str) -> Path:
         """Folder of an organ that is open while it is tried."""

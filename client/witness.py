@@ -307,7 +307,7 @@ def _expected(home: Home) -> Iterator[tuple[Path, str, _Said | None]]:
 
     Who delivers has not been verified, nor what: no entry, where it cannot be read.
     """
-    for path in [*home.store.all_sealed(), *home.store.all_delivered()]:
+    for path in [*home.store.offered.whole(), *home.store.delivered.whole()]:
         said = None
         with suppress(NotError), open_file(path) as file:
             envelope = read_header(file).envelope

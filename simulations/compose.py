@@ -22,9 +22,10 @@ from not_core.surgery.merge import Average, Method, Ties, merge
 from not_core.surgery.organ import Label, Organ
 from not_core.surgery.plan import Graft, Mode
 from not_core.surgery.plan import compose as composed
-from simulations import charts, domains
+from simulations import charts, domains, tables
 from simulations.charts import Axis, Chart, Panel, Point, Series, over_seeds
 from simulations.kept import Kept, Readings
+from simulations.tables import percent
 
 LOW, HIGH = Span(start=10, stop=13), Span(start=20, stop=23)
 HELD_OUT = 32
@@ -32,7 +33,10 @@ GENERAL = 24
 THREADS = 1
 RANK = 16
 HOST = "host"
-TEXTS = ("medicine", "law", "general")
+DOMAINS = ("medicine", "law")
+TEXTS = (*DOMAINS, "general")
+AIM = 0.8
+"""Part of each organ's gain alone that two in one host should keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,34 +116,29 @@ def experiment(
         for name, readings in found.items():
             row: dict[str, Any] = {"composition": name, "seed": seed}
             for key, reading in readings.items():
-                change = compare(found[HOST][key], reading, seed)
                 row[key] = round(reading.perplexity, 2)
-                row[f"{key} change"] = (
-                    f"{change.change:+.1%} [{change.low:+.1%}, {change.high:+.1%}]"
-                )
+                row[f"{key} change"] = percent(compare(found[HOST][key], reading, seed))
             if name.startswith("both"):
                 alone = ALONE["factors" if "factors" in name else "whole"]
                 for key, single in alone.items():
                     if single in found:
                         part = _gain(found, name, key) / _gain(found, single, key)
-                        row[f"{key} gain kept"] = f"{part:.0%}"
+                        row[f"{key} gain kept"] = round(part, 3)
             rows.append(row)
         atomic.write(out / "compose.json", json.dumps(rows, indent=2).encode())
+        atomic.write(out / "compose.md", markdown(rows).encode())
     charts.write(chart(rows), out / "compose")
     return rows
 
 
 def chart(rows: Sequence[dict[str, Any]]) -> Chart:
     """Perplexity of each composition against the host's, by text; bars reach over the seeds."""
-    names = list(dict.fromkeys(row["composition"] for row in rows if row["composition"] != HOST))
-    host = {row["seed"]: row for row in rows if row["composition"] == HOST}
+    names = [name for name in _names(rows) if name != HOST]
     series = []
     for number, text in enumerate(TEXTS):
         points = []
         for place, name in enumerate(names):
-            ratios = [
-                row[text] / host[row["seed"]][text] for row in rows if row["composition"] == name
-            ]
+            ratios = _ratios(rows, name, text)
             low, high = (min(ratios), max(ratios)) if len(ratios) > 1 else (None, None)
             points.append(Point(place, round(fmean(ratios), 4), low, high))
         series.append(
@@ -154,10 +153,56 @@ def chart(rows: Sequence[dict[str, Any]]) -> Chart:
     )
     return Chart(
         title="Several organs in one host",
-        note=over_seeds([len(host)], "lowest seed to highest"),
+        note=over_seeds([len({row["seed"] for row in rows})], "lowest seed to highest"),
         rows=((panel,),),
         wide=True,
     )
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table for people, means over seeds, and which pairs keep what is aimed at."""
+    lines: list[list[str]] = []
+    least: dict[str, float] = {}
+    for name in _names(rows):
+        cells = [name]
+        for text in TEXTS:
+            found = [row[text] for row in rows if row["composition"] == name]
+            change = fmean(_ratios(rows, name, text)) - 1
+            cells += [f"{fmean(found):.2f}", "" if name == HOST else f"{change:+.1%}"]
+        for text in DOMAINS:
+            key = f"{text} gain kept"
+            kept = [row[key] for row in rows if row["composition"] == name and key in row]
+            cells.append(f"{fmean(kept):.0%} ({min(kept):.0%} to {max(kept):.0%})" if kept else "")
+            if kept:
+                least[name] = min(least.get(name, math.inf), *kept)
+        lines.append(cells)
+    names = ["composition", *(one for text in TEXTS for one in (text, "change"))]
+    seeds = len({row["seed"] for row in rows})
+    said = [
+        f"- {name}: {part:.0%} at least, {'as' if part >= AIM else '**not** as'} aimed at."
+        for name, part in least.items()
+    ]
+    return "\n".join(
+        [
+            tables.table([*names, *(f"{text} gain kept" for text in DOMAINS)], lines),
+            f"{seeds} {'seed' if seeds == 1 else 'seeds'}: means, and of the gain that two organs "
+            "keep of each one's alone, in log perplexity, the lowest and the highest seed.",
+            f"Aimed at: {AIM:.0%} of each one's gain, with every seed.",
+            "",
+            *said,
+            "",
+        ]
+    )
+
+
+def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["composition"] for row in rows))
+
+
+def _ratios(rows: Sequence[dict[str, Any]], name: str, text: str) -> list[float]:
+    """Perplexities with a composition over the host's, by seed."""
+    host = {row["seed"]: row[text] for row in rows if row["composition"] == HOST}
+    return [row[text] / host[row["seed"]] for row in rows if row["composition"] == name]
 
 
 def _gain(found: dict[str, Readings], name: str, key: str) -> float:

@@ -315,6 +315,7 @@ def clinic(
     quick: Annotated[
         bool, typer.Option("--quick", help="20 records, one seed, a small organ.")
     ] = False,
+    kept_only: KeptOnly = False,
     as_json: Json = False,
 ) -> None:
     """Measure what a hospital's organ, and recovery after it, is worth to a clinic of few records.
@@ -326,7 +327,8 @@ def clinic(
     from simulations import clinic as clinics
     from simulations.model import base_model
 
-    listing(clinics.experiment(base_model(model, say), out, say, quick=quick), as_json)
+    base = base_model(model, say)
+    listing(clinics.experiment(base, out, say, quick=quick, kept_only=kept_only), as_json)
 
 
 def attack(

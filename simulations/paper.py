@@ -28,9 +28,9 @@ from not_core.surgery.lineage import LINEAGE
 from not_core.surgery.organ import Organ
 from not_core.surgery.plan import Mode, Plan, transplant
 from not_core.surgery.source import Source
-from simulations import charts, domains
-from simulations.charts import Axis, Chart, Panel, Point, Series
+from simulations import charts, domains, paper_results
 from simulations.kept import BLOCK_TOKENS, Kept
+from simulations.tables import percent
 
 Say = Callable[[str], None]
 Row = dict[str, Any]
@@ -72,7 +72,7 @@ def positions(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[R
             say(f"trying {way}, {mode}")
             rows += _positions(way, mode, scan(host, source, mode, documents))
             _write(out / "positions.json", rows)
-    charts.write(positions_chart(rows), out / "positions")
+    _shown(out / "positions", paper_results.positions(rows), paper_results.positions_chart(rows))
     return rows
 
 
@@ -93,40 +93,6 @@ def _positions(way: str, mode: Mode, found: Scan) -> list[Row]:
         }
         for position, reading in found.after.items()
     ]
-
-
-def positions_chart(rows: Sequence[Row]) -> Chart:
-    """Perplexity over the position, a panel a mode."""
-    panels = []
-    for mode in dict.fromkeys(row["mode"] for row in rows):
-        series = []
-        for number, way in enumerate(dict.fromkeys(row["organ"] for row in rows)):
-            points = tuple(
-                Point(row["position"], row["perplexity"], row["low"], row["high"],
-                      word="best" if row["best"] else "")
-                for row in rows
-                if (row["organ"], row["mode"]) == (way, mode)
-            )  # fmt: skip
-            series.append(
-                Series(name=way, points=points, look="band", hue=number % charts.GREY, style=number)
-            )
-        host = (Point(0, rows[0]["without"]),)
-        series.append(Series(name="no organ", points=host, look="level", hue=charts.GREY))
-        panels.append(
-            Panel(
-                title=f"{mode} at each position",
-                x=Axis(label="position (layer of the recipient)"),
-                y=Axis(label="perplexity on held-out documents", log=True),
-                series=tuple(series),
-            )
-        )
-    return Chart(
-        title="Where an organ works",
-        note="one seed; bands: 95% over documents, paired bootstrap, of the change against no "
-        "organ.",
-        rows=(tuple(panels),),
-        share=True,
-    )
 
 
 def _cut(host: Checkpoint, span: Span) -> Source:
@@ -171,6 +137,7 @@ def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Ro
         chosen = {name: held_out[name] for name in (GIVEN, TUNED_ON, "general")}
         rows += _tried(f"base tuned on {TUNED_ON}", tuned, given, chosen, say)
     _write(out / "transfer.json", rows)
+    _shown(out / "transfer", paper_results.transfer(rows), paper_results.transfer_chart(rows))
     return rows
 
 
@@ -220,7 +187,10 @@ def _tried(
                     "text": text,
                     "without": round(found.before.perplexity, 2),
                     "with": round(reading.perplexity, 2),
-                    "change": f"{change.change:+.1%} [{change.low:+.1%}, {change.high:+.1%}]",
+                    "change": percent(change),
+                    "ratio": [
+                        round(1 + one, 4) for one in (change.change, change.low, change.high)
+                    ],
                 }
             )
     return rows
@@ -254,6 +224,11 @@ def _texts(domain: str, say: Say) -> list[str]:
 
 def _with(recipe: Recipe, tokens: int, seed: int) -> Recipe:
     return replace(recipe, tokens=tokens, seed=seed, threads=THREADS, device="cpu")
+
+
+def _shown(stem: Path, page: str, chart: charts.Chart) -> None:
+    atomic.write(stem.with_suffix(".md"), page.encode())
+    charts.write(chart, stem)
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:

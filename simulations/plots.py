@@ -14,7 +14,7 @@ from simulations import (
     compose,
     federated_report,
     frontier,
-    paper,
+    paper_results,
 )
 
 CHARTS: dict[str, Callable[[Any], charts.Chart]] = {
@@ -23,8 +23,9 @@ CHARTS: dict[str, Callable[[Any], charts.Chart]] = {
     "clinic": clinic_results.chart,
     "compose": compose.chart,
     "federated": federated_report.chart,
-    "positions": paper.positions_chart,
+    "positions": paper_results.positions_chart,
     "quality": frontier.chart,
+    "transfer": paper_results.transfer_chart,
 }
 """By the name of the file of results, without ``.json``."""
 

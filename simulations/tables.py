@@ -3,12 +3,19 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from not_core.learning.evaluation import Change
+
 
 def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table whose rows have a cell for each name; it ends its last line."""
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def percent(change: Change) -> str:
+    """A relative change with its interval."""
+    return f"{change.change:+.1%} [{change.low:+.1%}, {change.high:+.1%}]"
 
 
 def word(value: Any) -> str:

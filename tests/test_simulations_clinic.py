@@ -39,13 +39,21 @@ def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def in_process(
-    cases: Sequence[Visit], model: str, out: Path, say: Any, module: str, **more: Any
+    cases: Sequence[Visit],
+    model: str,
+    out: Path,
+    say: Any,
+    module: str,
+    kept_only: bool,
+    **more: Any,
 ) -> Iterator[dict[str, Any]]:
     """As ``compare.run``, without a process for each."""
     assert module == "simulations.clinic"
     out.mkdir(parents=True, exist_ok=True)
     for case in cases:
         if not (out / case.file).is_file():
+            if kept_only:
+                continue
             say(case.file)
             (out / case.file).write_text(json.dumps(measure(case, model)))
         yield json.loads((out / case.file).read_text())
@@ -102,6 +110,11 @@ def test_every_method_is_measured_once_and_what_loses_is_printed(
     assert first["organ+all"] < first["lora"]
     assert experiment(model, tmp_path / "out", said.append, quick=True) == table
     assert len(said) == len(METHODS), "it measured again"
+    for kept in (tmp_path / "out" / "cells").glob("organ+*"):
+        kept.unlink()
+    some = experiment(model, tmp_path / "out", said.append, quick=True, kept_only=True)
+    assert some == [row for row in table if not row["method"].startswith("organ+")]
+    assert len(said) == len(METHODS), "it measured though asked not to"
 
 
 def test_a_measurement_runs_in_a_process_of_its_own(

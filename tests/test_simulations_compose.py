@@ -55,6 +55,16 @@ def test_every_composition_is_measured_once(model: str, tmp_path: Path) -> None:
         "+0.0% [+0.0%, +0.0%]"
     }
     assert len({(row["medicine"], row["law"], row["general"]) for row in rows}) > 5
+    page = (tmp_path / "compose.md").read_text()
+    for row in rows:
+        line = next(one for one in page.splitlines() if one.startswith(f"| {row['composition']} |"))
+        assert f"| {row['law']:.2f} |" in line
+    pairs = [row for row in rows if row["composition"].startswith("both")]
+    for row in pairs:
+        least = min(row["medicine gain kept"], row["law gain kept"])
+        word = "as" if least >= compose.AIM else "**not** as"
+        assert f"- {row['composition']}: {least:.0%} at least, {word} aimed at.\n" in page
+    assert page.count(" aimed at.\n") == len(pairs)
     # A second call does nothing again, and says the same.
     assert run(model, tmp_path) == (rows, [])
 

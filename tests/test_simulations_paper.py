@@ -58,6 +58,10 @@ def test_every_position_of_every_organ_is_tried(model: str, tmp_path: Path) -> N
     assert trained["perplexity"] < untouched["perplexity"]
     assert sum(row["best"] for row in rows) == len(ways) * len(paper.MODES)
     assert json.loads((tmp_path / "positions.json").read_bytes()) == rows
+    page = (tmp_path / "positions.md").read_text().splitlines()
+    for row in (row for row in rows if row["best"]):
+        found = f"| {row['organ']} | {row['mode']} | {row['position']} | {row['perplexity']:.2f} |"
+        assert sum(line.startswith(found) for line in page) == 1
     again: list[str] = []
     assert paper.positions(model, tmp_path, 256, 0, again.append) == rows
     assert [line for line in said if line not in again] == [
@@ -77,6 +81,9 @@ def test_organs_are_tried_on_all_domains_and_in_a_tuned_base(model: str, tmp_pat
     without = {row["text"]: row["without"] for row in base}
     assert next(row for row in tuned if row["text"] == "finance")["without"] < without["finance"]
     assert json.loads((tmp_path / "transfer.json").read_bytes()) == rows
+    page = (tmp_path / "transfer.md").read_text()
+    assert all(f"{row['with']:.2f}, {row['change']} |" in page for row in rows)
+    assert page.count("\n| base tuned on finance | ") == 3
     assert not list(tmp_path.glob("*/tuned")), "the tuned base is gone"
 
 
