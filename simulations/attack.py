@@ -29,6 +29,7 @@ from not_core.surgery.organ import Label, Organ, describe
 from simulations import charts, tables
 from simulations.charts import Axis, Chart, Panel, Point, Series
 from simulations.compare import run, shuffled
+from simulations.kept import recipe_facts
 
 DOMAIN = "abstracts"
 CLAIMS = (1.0, 4.0, 8.0)
@@ -65,7 +66,7 @@ class Attack:
     @property
     def recipe(self) -> Recipe:
         """How the organ is trained."""
-        return Recipe(epochs=self.passes, seed=self.seed, threads=1, device="cpu")
+        return Recipe(epochs=self.passes, scale=1.0, seed=self.seed, threads=1, device="cpu")
 
     @property
     def guard(self) -> Guard | None:
@@ -82,7 +83,7 @@ class Attack:
     @property
     def file(self) -> str:
         """Name of its result."""
-        decides: list[Any] = [asdict(self), asdict(self.recipe), LAYERS, CHARACTERS]
+        decides: list[Any] = [asdict(self), recipe_facts(self.recipe), LAYERS, CHARACTERS]
         if self.guard:
             decides.append(asdict(self.guard))
         words = self.setting.replace(" ", "-")

@@ -23,6 +23,7 @@ from simulations import charts, domains
 from simulations.bench import peak_bytes
 from simulations.compare import BLOCK_TOKENS, GENERAL, Case, parts, run
 from simulations.contestants import CONTESTANTS, recipe_of
+from simulations.kept import recipe_facts
 from simulations.private_contestants import fit_privately
 from simulations.quality import QUICK_TOKENS, SEEDS, TOKENS
 from simulations.results import QUALITY
@@ -97,12 +98,12 @@ class PrivateCase:
             CONTESTANTS[self.method], learning_rate=self.learning_rate, rank=self.rank
         )
         recipe = recipe_of(contestant, {"tokens": self.tokens}, self.seed)
-        return replace(recipe, head_sample=None, block_tokens=self.block_tokens)
+        return replace(recipe, head_sample=None, block_tokens=self.block_tokens, scale=1.0)
 
     @property
     def file(self) -> str:
         """Name of its result."""
-        decides = json.loads(json.dumps([asdict(self), asdict(self.recipe)]))
+        decides = json.loads(json.dumps([asdict(self), recipe_facts(self.recipe)]))
         words = [
             self.domain,
             self.method,
@@ -170,12 +171,12 @@ def private_case(
 
 
 def plain_case(domain: str, name: str, tokens: int, seed: int) -> Case:
-    """A measurement without privacy, as the comparison makes it."""
+    """A measurement without privacy, as the comparison makes it, and as privately unscaled."""
     stock = name == "stock"  # the model as it is has no seed and no budget
     return Case(
         domain=domain,
         name=name,
-        contestant=CONTESTANTS[name],
+        contestant=CONTESTANTS["organ-unscaled" if name == "organ" else name],
         budget=("tokens", 1 if stock else tokens),
         seed=0 if stock else seed,
         choices=tokens == TOKENS and seed == 0,
@@ -314,7 +315,7 @@ def measure(case: PrivateCase, model: str) -> dict[str, Any]:
     done = fit_privately(contestant, host, units, case.guard, case.recipe)
     row: dict[str, Any] = {
         "base": host.weights_digest,
-        "recipe": asdict(case.recipe),
+        "recipe": recipe_facts(case.recipe),
         "records": len(units),
         "mechanism": asdict(planned.mechanism),
         "epsilon_spent": planned.epsilon,

@@ -32,6 +32,7 @@ from simulations import charts, domains
 from simulations.bench import peak_bytes
 from simulations.compare import BLOCK_TOKENS, TEST, run, shuffled
 from simulations.contestants import CONTESTANTS, with_lora, with_organ
+from simulations.kept import recipe_facts
 from simulations.sources import Report, quiet
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Visit:
     def file(self) -> str:
         """Name of its result."""
         # With the trainer's defaults, so that nothing measured by others passes for the same.
-        key = canonical.digest([asdict(self), asdict(Recipe(tokens=self.most_tokens))])[:8]
+        key = canonical.digest([asdict(self), recipe_facts(Recipe(tokens=self.most_tokens))])[:8]
         return f"{self.method}-{self.records}-seed{self.seed}-{key}.json"
 
 
@@ -229,7 +230,7 @@ def hospital(host: Checkpoint, texts: Sequence[str], visit: Visit) -> Path:
     recipe = Recipe(tokens=visit.donor_tokens, seed=visit.seed, threads=1, device="cpu")
     span = default_span(host.layers, recipe.rank)
     libraries = [metadata.version(name) for name in ("torch", "transformers")]
-    decides = [host.weights_digest, str(span), asdict(recipe), list(texts), libraries]
+    decides = [host.weights_digest, str(span), recipe_facts(recipe), list(texts), libraries]
     folder = cache_home() / "clinic" / canonical.digest(decides)[:16]
     if not folder.is_dir():
         trained = train(host, span, texts, recipe)

@@ -23,6 +23,7 @@ from not_core.learning.evaluation import DocumentLoss, Reading, read_losses
 from simulations import choices, domains
 from simulations.bench import peak_bytes
 from simulations.contestants import Contestant, fit, recipe_of
+from simulations.kept import recipe_facts
 from simulations.sources import Report, quiet
 
 TEST, VALIDATION, GENERAL = 80, 40, 32
@@ -58,14 +59,15 @@ class Case:
     @property
     def recipe(self) -> dict[str, Any]:
         """All that it learns by."""
-        return asdict(recipe_of(self.contestant, dict([self.budget]), self.seed))
+        return recipe_facts(recipe_of(self.contestant, dict([self.budget]), self.seed))
 
     @property
     def file(self) -> str:
         """Name of its result."""
         kind, size = self.budget
         # With the recipe, so that nothing measured by other defaults passes for the same.
-        decides = {"contestant": asdict(self.contestant), "recipe": self.recipe}
+        contestant = {key: one for key, one in asdict(self.contestant).items() if key != "scale"}
+        decides = {"contestant": contestant, "recipe": self.recipe}
         key = canonical.digest(json.loads(json.dumps(decides)))[:8]
         words = [self.domain, self.name, f"{kind}{size:g}", f"seed{self.seed}", self.part, key]
         return "-".join(words + ["choices"] * self.choices) + ".json"
@@ -217,12 +219,12 @@ def run(
 def _about(case: Measurement) -> dict[str, Any]:
     return {
         "case": json.loads(json.dumps(asdict(case))),
-        "machine": _machine(),
+        "machine": machine(),
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", *NEEDED)},
     }
 
 
-def _machine() -> str:
+def machine() -> str:
     """What the processor is and whether it multiplies bfloat16 natively."""
     import torch
 

@@ -77,6 +77,7 @@ class Setting:
             block_tokens=self.block_tokens,
             step_tokens=self.block_tokens,
             precision=self.precision,
+            scale=1.0,  # no average is scaled, either
             seed=self.seed,
             threads=1,
             device="cpu",

@@ -51,6 +51,7 @@ class Contestant:
         recipe: Scaffold and precision; of an organ, all.
         targets: Of LoRA: PEFT's ``target_modules``.
         span: Of an organ: its layers; None for the default.
+        scale: See ``Recipe``; None for the default of an organ, and for all of anything else.
     """
 
     kind: Literal["none", "organ", "lora", "full"]
@@ -60,6 +61,7 @@ class Contestant:
     scaffold: Literal["in-situ", "alone", "emulator", "inserted"] = "in-situ"
     targets: str | tuple[str, ...] = "all-linear"
     span: tuple[int, int] | None = None
+    scale: float | None = None
 
 
 CONTESTANTS: dict[str, Contestant] = {
@@ -75,6 +77,8 @@ CONTESTANTS: dict[str, Contestant] = {
     "full": Contestant(kind="full", rank=None, learning_rate=2e-4, precision="float32"),
     "paper": Contestant(kind="organ", rank=None, scaffold="alone", learning_rate=5e-4),
     "organ-whole": Contestant(kind="organ", rank=None),
+    "organ-unscaled": Contestant(kind="organ", scale=1.0),
+    "lora-scaled": Contestant(kind="lora", learning_rate=2e-3, precision="float32", scale=0.9),
     "organ": Contestant(kind="organ"),
 }
 
@@ -92,6 +96,7 @@ def recipe_of(contestant: Contestant, budget: dict[str, Any], seed: int) -> Reci
         rank=contestant.rank,
         learning_rate=contestant.learning_rate,
         precision=contestant.precision,
+        scale=contestant.scale if contestant.kind == "organ" else contestant.scale or 1.0,
         seed=seed,
         threads=1,
         device="cpu",
@@ -195,8 +200,13 @@ def _plain(
             optimizer.zero_grad(set_to_none=True)
 
     def merged() -> "PreTrainedModel":
+        from peft.tuners.lora import LoraLayer
+
         found = model.to(torch.float32)
         if contestant.kind == "lora":
+            for module in found.modules():
+                if isinstance(module, LoraLayer):
+                    module.scale_layer(recipe.scaling)
             found = found.merge_and_unload()
         fitted: PreTrainedModel = found.eval()
         return fitted

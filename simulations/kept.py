@@ -28,6 +28,15 @@ Readings = dict[str, Reading]
 """Losses by the name of a set of texts."""
 
 
+def recipe_facts(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe that decides a result; ``scale`` where it changes one.
+
+    What was kept before there was a scale so keeps its name.
+    """
+    scaled = {} if recipe.scaling == 1 else {"scale": recipe.scaling}
+    return {**{key: one for key, one in asdict(recipe).items() if key != "scale"}, **scaled}
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A folder of organs and readings of one base.
@@ -46,7 +55,7 @@ class Kept:
         self, name: str, domain: str, span: Span, texts: Sequence[str], recipe: Recipe
     ) -> Organ:
         """An organ trained on documents, or found."""
-        decides = {"span": str(span), "recipe": asdict(recipe), "texts": list(texts)}
+        decides = {"span": str(span), "recipe": recipe_facts(recipe), "texts": list(texts)}
         folder = self.folder / "organs" / f"{name}-{self._key(decides)}"
         if not folder.is_dir():
             self.say(f"seed {recipe.seed}: training {name} at {span}")

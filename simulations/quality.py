@@ -16,7 +16,7 @@ from not_core.commands.program import progress
 from not_core.learning.device import precision
 from not_core.learning.evaluation import compare
 from simulations import charts, frontier, tables
-from simulations.compare import Case, reading, run
+from simulations.compare import Case, machine, reading, run
 from simulations.contestants import CONTESTANTS
 
 DOMAINS = ("abstracts", "cases", "weaknesses", "finance")
@@ -63,7 +63,7 @@ def quality(
             run, model=model, out=out / "cells", say=say, kept_only=kept_only, advance=bar
         )
         for round_ in rounds:
-            rows += round_.measure(measure)
+            rows += round_.measure(measure, say)
             table = summary(rows)
             atomic.write(out / "quality.json", json.dumps(table, indent=1).encode())
             atomic.write(out / "quality.md", (markdown(table) + "\n" + targets(table)).encode())
@@ -71,7 +71,8 @@ def quality(
     return table
 
 
-Measure = Callable[[Sequence[Case]], Iterator[dict[str, Any]]]
+Measure = Callable[..., Iterator[dict[str, Any]]]
+"""``compare.run`` for one model and folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +89,28 @@ class _Round:
         """How many measurements it takes."""
         return len(self.names) + sum(name in TIMED for name in self.names)
 
-    def measure(self, measure: Measure) -> Iterator[dict[str, Any]]:
+    def measure(self, measure: Measure, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
         for name in self.names:
             for row in measure([self._case(name)]):
                 yield self._tagged(row, name)
                 if name in TIMED:
                     title = f"organ in the time of {name}"
-                    for other in measure([self._timed(title, row["cpu_seconds"])]):
-                        yield self._tagged(other, title)
+                    timed = [self._timed(title, row["cpu_seconds"])]
+                    # Another machine's seconds are not this one's.
+                    here = {} if row["machine"] == machine() else {"kept_only": True}
+                    others = list(measure(timed, **here))
+                    yield from (self._tagged(other, title) for other in others)
+                    if here and not others:
+                        say(
+                            f"{name} of {self.domain}, seed {self.seed}, was timed on another kind "
+                            "of machine: what ours does in its time is not measured here"
+                        )
 
     def _case(self, name: str) -> Case:
         stock = name == "stock"  # the model as it is has no seed and no budget
         return Case(
             domain=self.domain,
-            name=name,
+            name=name.removesuffix("-unscaled"),  # as it is kept: there was no scale at first
             contestant=CONTESTANTS[name],
             budget=("tokens", 1 if stock else self.tokens),
             seed=0 if stock else self.seed,

@@ -74,6 +74,23 @@ def test_training_helps_in_the_host_and_touches_nothing_else(
     )
 
 
+def test_a_part_of_what_was_learned_stays(models: dict[str, Path]) -> None:
+    host, texts = open_checkpoint(models["llama"]), sentences(40, seed=1)
+    recipe = replace(RECIPE, rank=4, tokens=500, precision="float32")
+    whole, half, usual = (
+        train(host, SPAN, texts, replace(recipe, scale=scale)).tensors for scale in (1.0, 0.5, None)
+    )
+    base, learned = extract(host, SPAN), 0
+    for name in whole.names():
+        stock, full = base.read(name), whole.read(name)
+        learned += not torch.equal(full, stock)
+        for part, scaled in ((0.5, half), (0.9, usual)):
+            expected = stock + part * (full - stock)
+            torch.testing.assert_close(scaled.read(name), expected, atol=1e-4, rtol=0)
+            assert torch.equal(scaled.read(name), full) == torch.equal(full, stock)
+    assert learned
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(models: dict[str, Path]) -> None:
     host, texts = open_checkpoint(models["llama"]), sentences(30, seed=1)
     recipe = Recipe(tokens=500, block_tokens=32, threads=1, seed=3)
@@ -142,6 +159,9 @@ def test_the_default_span_lies_inside_the_model(layers: int, rank: int | None) -
         {},
         {"tokens": 0},
         {"tokens": 5, "epochs": 1.0},
+        {"tokens": 5, "scale": 0.0},
+        {"tokens": 5, "scale": 1.1},
+        {"tokens": 5, "rank": None, "scale": 0.9},
         {"seconds": math.inf},
         {"tokens": 5, "learning_rate": 0.0},
         {"tokens": 5, "learning_rate": math.nan},

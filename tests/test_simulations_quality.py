@@ -1,6 +1,7 @@
 """The comparison: equal terms, what is kept, and what the table and the aims say of it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,36 @@ def test_contestants_read_the_same_tokens(model: str) -> None:
         for name in ("lora", "organ", "full")
     }
     assert len(read) == 1
+
+
+def test_another_machines_seconds_are_no_budget_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def measured(cases: list[Case], *, kept_only: bool = False) -> Iterator[dict[str, Any]]:
+        asked.append((cases[0].name, kept_only))
+        return iter([] if kept_only else [row(cases[0].name, 15.0, machine="there")])
+
+    round_ = quality._Round("abstracts", ("lora", "organ"), 32_000, 0, choices=False)
+    monkeypatch.setattr(quality, "machine", lambda: "here")
+    said: list[str] = []
+    assert [one["name"] for one in round_.measure(measured, said.append)] == ["lora", "organ"]
+    assert asked == [("lora", False), ("organ-in-the-time-of-lora", True), ("organ", False)]
+    assert ["lora of abstracts, seed 0, was timed on another" in line for line in said] == [True]
+    monkeypatch.setattr(quality, "machine", lambda: "there")
+    assert len(list(round_.measure(measured, said.append))) == 3
+    assert len(said) == 1
+
+
+def test_a_scale_is_told_in_what_is_kept() -> None:
+    def case(name: str) -> Case:
+        contestant = CONTESTANTS[name]
+        return Case(domain="a", name="x", contestant=contestant, budget=("tokens", 1), seed=0)
+
+    files = {name: case(name).file for name in CONTESTANTS}
+    assert len(set(files.values())) == len(CONTESTANTS)
+    assert case("organ").recipe["scale"] == 0.9
+    assert case("lora-scaled").recipe["scale"] == 0.9
+    assert "scale" not in case("lora").recipe, "as it was kept before there was a scale"
 
 
 def test_the_table_compares_seed_by_seed() -> None:

@@ -99,6 +99,13 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak; default: 2e-3 for factors, 1e-3 for whole layers.")
     ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Part of what factors learned that stays at the end: less keeps more of what the "
+            "model could do before. Default: 0.9 in place; 1 elsewhere and under privacy."
+        ),
+    ] = None,
     precision: Annotated[
         PrecisionName, typer.Option(help="Type that the frozen model computes in.")
     ] = PrecisionName.AUTO,
@@ -176,6 +183,7 @@ def train(
             seconds=seconds(budget) if budget else None,
             learning_rate=learning_rate,
             block_tokens=block_tokens,
+            scale=scale,
             precision=precision.value,
             gradient_checkpointing=gradient_checkpointing,
             seed=seed,

@@ -79,6 +79,7 @@ def train_privately(
     """
     from not_core.learning.clipping import Learner, clipped
 
+    recipe = replace(recipe, scale=recipe.scale or 1.0)
     guard, account = private.guard, private.account
     planned = plan(guard, recipe, len(private.units))
     stated = planned.statement(guard)  # what cannot be stated is not charged for

@@ -39,6 +39,9 @@ class Recipe:
         head_sample: The loss sums over the token ids that occur in the records and over so many of
             the others, drawn anew for each step and weighted to stand for all of them; None sums
             over the whole vocabulary. Readings always do.
+        scale: Part of what factors learned that stays when training ends; less keeps more of what
+            the model could do before. None for 0.9 of an organ that learns in place by factors,
+            and for all else for all of it; all of it, too, under privacy and in a recovery.
         precision: Type that the frozen model computes in; ``auto`` for bfloat16 where the device
             multiplies it natively. What learns is kept in float32.
         gradient_checkpointing: Compute activations again instead of keeping them: less memory,
@@ -62,6 +65,7 @@ class Recipe:
     step_tokens: int = 256
     patience: int = 2
     head_sample: int | None = 2048
+    scale: float | None = None
     precision: Precision = "auto"
     gradient_checkpointing: bool = False
     seed: int = 0
@@ -81,6 +85,8 @@ class Recipe:
             raise ValueError("expected context, rank, step_tokens and patience >= 1")
         if self.block_tokens < 2 or self.seed < 0 or (self.head_sample or 0) < 0:
             raise ValueError("expected block_tokens >= 2, seed >= 0, head_sample >= 0")
+        if self.scale is not None and not (0 < self.scale <= 1 and (self.rank or self.scale == 1)):
+            raise ValueError("expected 0 < scale <= 1, and 1 where no factors learn")
         if self.learns == "norms" and self.rank is not None:
             raise ValueError("expected no rank where only norms learn")
         if not (0 < self.peak < 1 and 0 <= self.warmup < 1 and self.clip > 0):
@@ -94,6 +100,13 @@ class Recipe:
         if self.learns == "norms":
             return 5e-3
         return 2e-3 if self.rank else 1e-3
+
+    @property
+    def scaling(self) -> float:
+        """The part of what was learned that stays."""
+        if self.scale is not None:
+            return self.scale
+        return 0.9 if self.rank and self.scaffold == "in-situ" else 1.0
 
     def pace(self, progress: float) -> float:
         """Learning rate as a fraction of its peak when ``progress`` of the budget is used."""

@@ -92,6 +92,7 @@ def recover(
         raise ValueError("expected no other texts beside private ones")
     if recipe.scaffold != "in-situ":
         raise ValueError(f"expected scaffold in-situ, got {recipe.scaffold}")
+    recipe = replace(recipe, scale=recipe.scale or 1.0)
     if what in ("norms", "organ-norms"):
         recipe = replace(recipe, learns="norms", rank=None)
     learning = places(graft, what)

@@ -86,8 +86,8 @@ def train(
         texts: Documents.
         recipe: How.
         only: Host layers of the span that learn; None for all.
-        validation: Documents to read while training; the best organ on them is kept, which may be
-            the host's own layers.
+        validation: Documents to read while training; the best organ on them is kept (before it
+            is scaled), which may be the host's own layers.
         work: Private folder, made if need be, for activations and for a state to go on from should
             the process die; None for the system's temporary one, and no state.
         advance: Told of progress.
@@ -202,7 +202,7 @@ def workplace(
         )
 
         def outcome(progress: "Progress") -> TrainedOrgan:
-            tensors, factors = _result(host, layers, scene, masters.values())
+            tensors, factors = _result(host, layers, scene, masters.values(), recipe.scaling)
             facts = TrainingFacts(
                 scaffold=recipe.scaffold,
                 rank=recipe.rank,
@@ -361,14 +361,26 @@ def _parameters(
 
 
 def _result(
-    host: Checkpoint, layers: Standing, scene: "Scene", learned: "Mapping[str, torch.Tensor]"
+    host: Checkpoint,
+    layers: Standing,
+    scene: "Scene",
+    learned: "Mapping[str, torch.Tensor]",
+    scale: float,
 ) -> tuple[Tensors, Held | None]:
-    """The organ's tensors in the form that checkpoints store, and its factors if it has any."""
+    """The organ's tensors in the form that checkpoints store, and its factors if it has any.
+
+    Source: Wortsman et al. (2022), WiSE-FT, arXiv:2109.01903, for the scale.
+    """
     import torch
 
     base = layers.tensors(host)
     if any(name.endswith(compact.LEFT) for name in learned):
-        factors = Held({name: value.to(torch.float16) for name, value in learned.items()})
+        factors = Held(
+            {
+                name: (value * scale if name.endswith(compact.LEFT) else value).to(torch.float16)
+                for name, value in learned.items()
+            }
+        )
         return compact.Expanded(base, factors), factors
     from transformers.core_model_loading import revert_weight_conversion
 
