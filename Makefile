@@ -37,7 +37,7 @@ docs: $(READY)
 	$(BIN)/python docs/api/build.py build/docs
 
 bench-speed: $(READY) fetch
-	$(BIN)/organ-simulate bench-speed --out runs/bench-speed
+	$(BIN)/organ-simulate bench-speed --out docs/results/speed
 
 bench-memory: $(READY)
 	$(BIN)/organ-simulate bench-memory --out runs/bench-memory

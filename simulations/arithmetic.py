@@ -1,5 +1,6 @@
 """What a machine multiplies at best, and what of a piece of work is multiplication."""
 
+import platform
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,15 @@ SHARES = {
     "optimizer": ("adamw", "foreach"),
     "copies and fills": ("copy_", "fill_", "cat", "clone", "index"),
 }
+
+
+def processor() -> str:
+    """What the processor is and whether it multiplies bfloat16 natively."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    kinds = [kind for kind in ("avx512_bf16", "amx_bf16") if able.get(kind)]
+    return " ".join([platform.machine(), str(able.get("cpu_name", "")).strip(), *kinds])
 
 
 def machine() -> dict[str, float]:

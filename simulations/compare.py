@@ -6,7 +6,6 @@ measurement runs in a process of its own, on one thread, so that its memory and 
 
 import importlib.util
 import json
-import platform
 import random
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from not_core import atomic, canonical
 from not_core.errors import ExchangeError
 from not_core.learning.evaluation import DocumentLoss, Reading, read_losses
 from simulations import choices, domains
+from simulations.arithmetic import processor
 from simulations.bench import peak_bytes
 from simulations.contestants import Contestant, fit, recipe_of
 from simulations.kept import recipe_facts
@@ -219,18 +219,9 @@ def run(
 def _about(case: Measurement) -> dict[str, Any]:
     return {
         "case": json.loads(json.dumps(asdict(case))),
-        "machine": machine(),
+        "machine": processor(),
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", *NEEDED)},
     }
-
-
-def machine() -> str:
-    """What the processor is and whether it multiplies bfloat16 natively."""
-    import torch
-
-    able = torch.cpu.get_capabilities()
-    kinds = [kind for kind in ("avx512_bf16", "amx_bf16") if able.get(kind)]
-    return " ".join([platform.machine(), str(able.get("cpu_name", "")).strip(), *kinds])
 
 
 def _case(text: str) -> Case:

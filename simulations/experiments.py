@@ -64,10 +64,15 @@ def bench_speed(
 
     Example: organ-simulate bench-speed --out runs/bench-speed
     """
-    from simulations.bench import bench as measure
+    from simulations.bench_speed import measure
     from simulations.model import base_model
 
-    report(measure(base_model(model, say), out, tokens, runs, say), as_json)
+    found = measure(base_model(model, say), out, tokens, runs, say)
+    if as_json:
+        report(found, as_json)
+        return
+    listing(found["work"], as_json)
+    report(found["arithmetic"], as_json)
 
 
 def bench_memory(
@@ -418,10 +423,10 @@ def readme(
     path: Annotated[Path, typer.Argument(help="The README to refresh.")] = Path("README.md"),
     as_json: Json = False,
 ) -> None:
-    """Put the table of kept results into the README.
+    """Put the tables of kept results into the README.
 
     Example: organ-simulate readme
     """
-    from simulations.results import QUALITY, refresh
+    from simulations.results import refresh
 
-    report({"changed": refresh(path, path.parent / QUALITY)}, as_json)
+    report({"changed": refresh(path, path.parent)}, as_json)

@@ -16,7 +16,8 @@ from not_core.commands.program import progress
 from not_core.learning.device import precision
 from not_core.learning.evaluation import compare
 from simulations import charts, frontier, tables
-from simulations.compare import Case, machine, reading, run
+from simulations.arithmetic import processor
+from simulations.compare import Case, reading, run
 from simulations.contestants import CONTESTANTS
 
 DOMAINS = ("abstracts", "cases", "weaknesses", "finance")
@@ -97,7 +98,7 @@ class _Round:
                     title = f"organ in the time of {name}"
                     timed = [self._timed(title, row["cpu_seconds"])]
                     # Another machine's seconds are not this one's.
-                    here = {} if row["machine"] == machine() else {"kept_only": True}
+                    here = {} if row["machine"] == processor() else {"kept_only": True}
                     others = list(measure(timed, **here))
                     yield from (self._tagged(other, title) for other in others)
                     if here and not others:

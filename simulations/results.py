@@ -1,16 +1,16 @@
-"""The README's table of results, made from what the comparison kept."""
+"""The README's tables of results, made from what experiments kept."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from not_core import atomic
 from not_core.errors import FormatError
-from simulations.quality import markdown
+from simulations import bench_speed, quality
 
-QUALITY = Path("docs/results/quality/quality.json")
-BEGIN, END = "<!-- results: make readme -->", "<!-- end of results -->"
+RESULTS = Path("docs/results")
+QUALITY = RESULTS / "quality" / "quality.json"
 COLUMNS = (
     "domain",
     "tokens",
@@ -23,11 +23,11 @@ COLUMNS = (
     "general",
     "artefact MB",
 )
-
-
-def block(rows: Sequence[dict[str, Any]]) -> str:
-    """The table for the README, with its markers."""
-    return f"{BEGIN}\n{markdown(rows, COLUMNS)}{END}"
+TABLES: dict[str, tuple[Path, Callable[[Any], str]]] = {
+    "quality": (QUALITY, lambda rows: quality.markdown(rows, COLUMNS)),
+    "speed": (RESULTS / "speed" / "bench-speed.json", bench_speed.markdown),
+}
+"""By the name in its markers: results, and the text that is made of them."""
 
 
 def brief(row: dict[str, Any]) -> dict[str, Any]:
@@ -35,25 +35,34 @@ def brief(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row.get(name, "") for name in COLUMNS[:8]}
 
 
-def refresh(readme: Path, results: Path) -> bool:
-    """Put the table of kept results into a README.
+def markers(name: str) -> tuple[str, str]:
+    """What stands before and after a table in the README."""
+    return f"<!-- {name}: make readme -->\n", f"<!-- end of {name} -->"
+
+
+def refresh(readme: Path, root: Path) -> bool:
+    """Put the tables of kept results into a README.
 
     Args:
-        readme: Holds the two markers.
-        results: ``quality.json``.
+        readme: Holds the markers.
+        root: The folder in which ``docs/results`` lies.
 
     Returns:
         Whether it changed.
 
     Raises:
-        FormatError: The README lacks the markers.
+        FormatError: The README lacks the markers of a table.
     """
-    text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise FormatError(f"{readme} lacks {BEGIN} and {END}; put them where the table belongs")
-    new = before + block(json.loads(results.read_bytes())) + after
+    text = new = readme.read_text(encoding="utf-8")
+    for name, (results, table) in TABLES.items():
+        first, last = markers(name)
+        before, begin, rest = new.partition(first)
+        _, end, after = rest.partition(last)
+        if not begin or not end:
+            raise FormatError(
+                f"{readme} lacks {first.strip()} and {last}; put them where the table belongs"
+            )
+        new = before + begin + table(json.loads((root / results).read_bytes())) + end + after
     if new != text:
         atomic.write(readme, new.encode())
     return new != text

@@ -1,6 +1,7 @@
 """The comparison: equal terms, what is kept, and what the table and the aims say of it."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,12 @@ def test_another_machines_seconds_are_no_budget_here(monkeypatch: pytest.MonkeyP
         return iter([] if kept_only else [row(cases[0].name, 15.0, machine="there")])
 
     round_ = quality._Round("abstracts", ("lora", "organ"), 32_000, 0, choices=False)
-    monkeypatch.setattr(quality, "machine", lambda: "here")
+    monkeypatch.setattr(quality, "processor", lambda: "here")
     said: list[str] = []
     assert [one["name"] for one in round_.measure(measured, said.append)] == ["lora", "organ"]
     assert asked == [("lora", False), ("organ-in-the-time-of-lora", True), ("organ", False)]
     assert ["lora of abstracts, seed 0, was timed on another" in line for line in said] == [True]
-    monkeypatch.setattr(quality, "machine", lambda: "there")
+    monkeypatch.setattr(quality, "processor", lambda: "there")
     assert len(list(round_.measure(measured, said.append))) == 3
     assert len(said) == 1
 
@@ -218,16 +219,18 @@ def test_documents_are_split_alike_for_everybody(monkeypatch: pytest.MonkeyPatch
         assert any({first, second} <= side for side in sides), "near-duplicates parted"
 
 
-def test_the_readmes_table_is_that_of_the_kept_results(tmp_path: Path) -> None:
-    root = Path(__file__).parent.parent
-    kept = root / results.QUALITY
-    readme = tmp_path / "README.md"
+def test_the_readmes_tables_are_those_of_the_kept_results(tmp_path: Path) -> None:
+    root, readme = Path(__file__).parent.parent, tmp_path / "README.md"
     readme.write_text((root / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
-    assert not results.refresh(readme, kept), "run make readme"
-    other = tmp_path / "quality.json"
-    other.write_text(json.dumps(summary([row("lora", 15.0)])))
-    assert results.refresh(readme, other)
-    assert "| abstracts | 32,000 | lora | 1 | 15.0 |" in readme.read_text(encoding="utf-8")
-    readme.write_text("nothing")
-    with pytest.raises(FormatError, match="lacks"):
-        results.refresh(readme, other)
+    assert not results.refresh(readme, root), "run make readme"
+    for kept, _ in results.TABLES.values():
+        (tmp_path / kept).parent.mkdir(parents=True)
+        shutil.copy(root / kept, tmp_path / kept)
+    (tmp_path / results.QUALITY).write_text(json.dumps(summary([row("lora", 15.0)])))
+    assert results.refresh(readme, tmp_path)
+    text = readme.read_text(encoding="utf-8")
+    assert "| abstracts | 32,000 | lora | 1 | 15.0 |" in text
+    for name in results.TABLES:
+        readme.write_text(text.replace(f"<!-- {name}: make readme -->", ""))
+        with pytest.raises(FormatError, match=f"lacks <!-- {name}"):
+            results.refresh(readme, tmp_path)
