@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,20 @@ def test_what_is_kept_is_not_measured_again(
     assert asked.file != case.file
     with pytest.raises(ExchangeError, match="failed"):
         list(run([asked], str(tmp_path / "no-model"), tmp_path, lambda line: None))
+
+
+def test_seconds_of_which_others_had_a_part_are_no_budget(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [domains.Record(id="", text=text, group=text) for text in sentences(20, seed=1)]
+    monkeypatch.setattr(domains, "BUILTIN", {"abstracts": lambda report: records})
+    monkeypatch.setattr(compare, "fit", lambda *given: time.sleep(0.2))  # waits, as for a core
+    contestant = CONTESTANTS["organ"]
+    case = Case(
+        domain="abstracts", name="organ", contestant=contestant, budget=("seconds", 0.2), seed=0
+    )
+    with pytest.raises(ExchangeError, match="leave it a core to itself"):
+        compare.measure(case, model)
 
 
 def test_the_question_comes_before_its_controls() -> None:
