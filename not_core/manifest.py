@@ -115,7 +115,7 @@ Stored = Annotated[StoredLayers | StoredFactors, Field(discriminator="form")]
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class TrainingFacts:
-    """How the organ was trained; enough to repeat it on the same records."""
+    """How the organ was trained; with a recipe's defaults for the rest, enough to repeat it."""
 
     scaffold: Literal["in-situ", "alone", "emulator", "inserted"]
     rank: Positive | None
