@@ -207,6 +207,8 @@ def measure(visit: Visit, model: str) -> dict[str, Any]:
     tuned = tune(method.tuning, base, own, visit)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     row: dict[str, Any] = {
+        "base": host.weights_digest,
+        "recipe": tuned.recipe and recipe_facts(tuned.recipe),
         "tokens": tuned.tokens,
         "seconds": round(time.monotonic() - began, 1),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime - cpu, 1),
@@ -247,9 +249,10 @@ def hospital(host: Checkpoint, texts: Sequence[str], visit: Visit) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """A model to measure, the tokens it was tuned on, and readings on validation documents."""
+    """A model to measure; how it was tuned, on how many tokens, and readings on validation."""
 
     model: "PreTrainedModel"
+    recipe: Recipe | None = None
     tokens: int = 0
     readings: tuple[float, ...] = ()
 
@@ -264,6 +267,7 @@ def tune(tuning: str, base: Checkpoint, own: Split, visit: Visit) -> Tuned:
         tokens=min(round(visit.passes * there), visit.most_tokens),
         patience=visit.patience,
         precision="float32",
+        scale=1.0,  # validation chooses among what is read, which is not scaled
         seed=visit.seed,
         threads=1,
         device="cpu",
@@ -273,10 +277,12 @@ def tune(tuning: str, base: Checkpoint, own: Split, visit: Visit) -> Tuned:
     if tuning == "low-rank":
         span = default_span(base.layers, recipe.rank)
         trained = train(base, span, own.train, recipe, validation=own.held_out)
-        return Tuned(with_organ(base, span, trained), trained.facts.tokens, trained.validation)
+        fitted = with_organ(base, span, trained)
+        return Tuned(fitted, recipe, trained.facts.tokens, trained.validation)
     what: What = tuning  # type: ignore[assignment]
     done = recovery.recover(base, own.train, recipe, what=what, validation=own.held_out)
-    return Tuned(recovery.assembled(base, done), done.facts.training.tokens, done.validation)
+    tokens = done.facts.training.tokens
+    return Tuned(recovery.assembled(base, done), recipe, tokens, done.validation)
 
 
 def _lora(base: Checkpoint, own: Split, recipe: Recipe) -> Tuned:
@@ -299,7 +305,8 @@ def _lora(base: Checkpoint, own: Split, recipe: Recipe) -> Tuned:
             scene, masters, lessons, recipe, Resumption(None, ""), lambda tokens, loss: None
         )
         progress = course.run(time.monotonic())
-    return Tuned(model.merge_and_unload().eval(), progress.tokens, tuple(progress.readings))
+    fitted = model.merge_and_unload().eval()
+    return Tuned(fitted, recipe, progress.tokens, tuple(progress.readings))
 
 
 class _Whole:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from not_core.errors import TrainingError
 from not_core.learning.device import Precision
 from not_core.learning.lessons import Budget, Lessons
 from not_core.learning.recipe import Recipe, default_span
@@ -50,7 +51,7 @@ class Contestant:
             every parameter.
         recipe: Scaffold and precision; of an organ, all.
         targets: Of LoRA: PEFT's ``target_modules``.
-        span: Of an organ: its layers; None for the default.
+        span: Layers that learn; None for an organ's default, and for all of LoRA's.
         scale: See ``Recipe``; None for the default of an organ, and for all of anything else.
     """
 
@@ -64,15 +65,19 @@ class Contestant:
     scale: float | None = None
 
 
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONTESTANTS: dict[str, Contestant] = {
     "stock": Contestant(kind="none"),
     "lora": Contestant(kind="lora", learning_rate=2e-3, precision="float32"),
     "lora-bf16": Contestant(kind="lora", learning_rate=2e-3, precision="bfloat16"),
+    "lora-bf16-upper": Contestant(
+        kind="lora", learning_rate=2e-3, precision="bfloat16", targets=LINEAR, span=(5, 30)
+    ),
     "lora-attention": Contestant(
         kind="lora",
         learning_rate=2e-3,
         precision="float32",
-        targets=("q_proj", "k_proj", "v_proj", "o_proj"),
+        targets=LINEAR[:4],
     ),
     "full": Contestant(kind="full", rank=None, learning_rate=2e-4, precision="float32"),
     "paper": Contestant(kind="organ", rank=None, scaffold="alone", learning_rate=5e-4),
@@ -190,7 +195,7 @@ def _plain(
             logits = model(**inputs, use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(logits[0].float(), labels[0])
             if not math.isfinite(loss.item()):
-                break
+                raise TrainingError(f"the loss is not finite after {tokens} tokens")
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(learning, recipe.clip)
             tokens += lessons.tokens(pack)
@@ -229,6 +234,7 @@ def with_lora(model: Any, contestant: Contestant) -> Any:
         r=rank,
         lora_alpha=rank,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        layers_to_transform=list(range(*contestant.span)) if contestant.span else None,
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",

@@ -16,7 +16,9 @@ from simulations.averaging import Round, perplexities
 from simulations.charts import Axis, Chart, Look, Panel, Point, Series
 from simulations.contest import Setting, flat, reading
 
-FEDAVG, ORGANS = "FedAvg, LoRA", "organs"
+FEDAVG, ORGANS, OWN = "FedAvg, LoRA", "organs", "its own organ, unshared"
+AIM = 0.1
+"""Part of averaging's bytes with which organs should reach what it ends at."""
 KINDS: tuple[tuple[str, Look], ...] = (("FedAvg", "band"), ("organs", "marks"))
 
 
@@ -67,6 +69,19 @@ def summary(
                 "rounds": 1,
             }
         )
+        own = reading(last[site]["own"]).perplexity
+        table.append(
+            {
+                **table[-1],
+                "method": OWN,
+                "end": own,
+                "last": own,
+                "kept": site,
+                "bytes": 0,
+                "seconds": organ["seconds"] - last[site]["trying"],
+                "rounds": 0,
+            }
+        )
         change = compare(
             reading(best["sites"][site]["measuring"]), reading(last[site]["measuring"]), seed=0
         )
@@ -75,6 +90,9 @@ def summary(
                 "site": site,
                 "organs over FedAvg": change.change,
                 "interval": [change.low, change.high],
+                "fedavg ends at": end["perplexity"],
+                "organs end at": organ["perplexity"],
+                "part of its bytes": organ["bytes"] / final["bytes"],
                 **_reached(curves[site], organ),
             }
         )
@@ -174,6 +192,7 @@ def markdown(found: Mapping[str, Any]) -> str:
             [_reach(row, rounds) for row in found["comparison"]],
         ),
         *[f"- {sentence(row)}" for row in found["comparison"]],
+        *[f"- {_aim(row)}" for row in found["comparison"]],
         f"- FedAvg is {'' if flats[FEDAVG] else 'not '}flat: less than "
         f"{setting['tolerance']:.1%} of change at every site in each of two rounds.",
         f"- Organs are {'' if flats[ORGANS] else 'not '}flat: less than "
@@ -195,6 +214,16 @@ def sentence(row: Mapping[str, Any]) -> str:
     return (
         f"{row['site']}: {verdict}; perplexity with organs is {change:+.1%} [{low:+.1%}, "
         f"{high:+.1%}] of FedAvg's."
+    )
+
+
+def _aim(row: Mapping[str, Any]) -> str:
+    """Whether organs reach what averaging ends at with the part of its bytes that is aimed at."""
+    met = row["organs end at"] <= row["fedavg ends at"] and row["part of its bytes"] <= AIM
+    return (
+        f"{row['site']}: FedAvg ends at {row['fedavg ends at']:.2f}, organs at "
+        f"{row['organs end at']:.2f} with {row['part of its bytes']:.1%} of its bytes; aimed at: "
+        f"no higher with at most {AIM:.0%}: {'yes' if met else '**no**'}."
     )
 
 

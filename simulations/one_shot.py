@@ -45,9 +45,9 @@ def run(
         report: Told of progress.
 
     Returns:
-        By site: what it kept, its losses, perplexity on the choosing documents with each
-        candidate, and seconds and bytes that it took. Seconds are until the slowest site has
-        trained, then the site's own trying of all organs.
+        By site: what it kept, its losses, those with its own organ, perplexity on the choosing
+        documents with each candidate, and seconds and bytes that it took. Seconds are until the
+        slowest site has trained, then the site's own trying of all organs.
     """
     if kept := contest.kept(f"organs-{tokens}"):
         return dict(kept["sites"])
@@ -78,13 +78,16 @@ def run(
             found = _tried(contest, host, mean, name, (site,), report)[site]
             candidates[f"{AVERAGE} of {', '.join(helpful)}"] = found
         best = min(candidates, key=lambda name: _perplexity(candidates[name]))
+        trying = sum(one["seconds"] for one in candidates.values())
         others = [made[donor]["bytes"] for donor in contest.sites if donor != site]
         sites[site] = {
             "kept": best,
+            "own": tried[site][site]["measuring"],
             **{part: candidates[best][part] for part in PARTS},
             "candidates": {name: _perplexity(one) for name, one in candidates.items()},
             "tokens": made[site]["tokens"],
-            "seconds": slowest + sum(one["seconds"] for one in candidates.values()),
+            "seconds": slowest + trying,
+            "trying": trying,
             "up": made[site]["bytes"],
             "down": sum(others),
         }

@@ -6,11 +6,12 @@ Source of the questions: Neural Organ Transplantation, arXiv:2601.13580.
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from not_core import atomic
 from not_core.errors import IncompatibleOrganError, UnknownFamilyError
@@ -21,16 +22,18 @@ from not_core.learning.recipe import Recipe, default_span
 from not_core.learning.records import split
 from not_core.learning.text_blocks import document_blocks
 from not_core.manifest import Span
-from not_core.surgery import graft
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.compatibility import check
-from not_core.surgery.lineage import LINEAGE
 from not_core.surgery.organ import Organ
 from not_core.surgery.plan import Mode, Plan, transplant
 from not_core.surgery.source import Source
 from simulations import charts, domains, paper_results
+from simulations.contestants import CONTESTANTS, fit
 from simulations.kept import BLOCK_TOKENS, Kept
 from simulations.tables import percent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Say = Callable[[str], None]
 Row = dict[str, Any]
@@ -47,7 +50,8 @@ WAYS: dict[str, Recipe] = {
 }
 """How organs of three layers are trained, but for tokens and seed."""
 TUNED_ON, GIVEN = "finance", "abstracts"
-"""What the recipient of a transfer has tuned its base on, and what it is given an organ of."""
+"""What the recipient of a transfer has tuned its base on, by LoRA, and what it is given an organ
+of."""
 REFUSED = ("bert", "roberta", "t5", "bart")
 
 
@@ -72,6 +76,9 @@ def positions(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[R
             say(f"trying {way}, {mode}")
             rows += _positions(way, mode, scan(host, source, mode, documents))
             _write(out / "positions.json", rows)
+    others = document_blocks(host.tokenizer, parts.held_out[TRIED:], BLOCK_TOKENS, 1)
+    _read_the_best(rows, host, sources, others)
+    _write(out / "positions.json", rows)
     _shown(out / "positions", paper_results.positions(rows), paper_results.positions_chart(rows))
     return rows
 
@@ -93,6 +100,27 @@ def _positions(way: str, mode: Mode, found: Scan) -> list[Row]:
         }
         for position, reading in found.after.items()
     ]
+
+
+def _read_the_best(
+    rows: Sequence[Row], host: Checkpoint, sources: Mapping[str, Source], documents: Any
+) -> None:
+    """Add to each best position what it does on documents by which it was not chosen."""
+    best = {(row["organ"], row["mode"]): row for row in rows if row["best"]}
+    plans = {
+        key: transplant(
+            host.layers,
+            row["organ"],
+            len(sources[row["organ"]].layers),
+            mode=row["mode"],
+            position=row["position"],
+        )
+        for key, row in best.items()
+    }
+    found = read_plans(host, sources, plans, documents)
+    for key, row in best.items():
+        change = compare(found.before, found.after[key], 0)
+        row["on others"] = f"{found.after[key].perplexity:.2f}, {percent(change)}"
 
 
 def _cut(host: Checkpoint, span: Span) -> Source:
@@ -130,7 +158,9 @@ def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Ro
     rows = _tried("base", host, {**organs, f"{GIVEN}, three layers": short}, held_out, say)
     _write(out / "transfer.json", rows)
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        tuned = _tuned(host, organs[TUNED_ON], Path(folder) / "tuned")
+        say(f"tuning the base on {TUNED_ON} by LoRA")
+        lora = fit(CONTESTANTS["lora"], host, parts[TUNED_ON].train, {"tokens": tokens}, seed)
+        tuned = _written(lora.model(), model, Path(folder) / "tuned")
         given = {GIVEN: organs[GIVEN], f"{GIVEN}, three layers": short}
         for organ in given.values():
             _refused_unless_allowed(organ, tuned)
@@ -141,12 +171,10 @@ def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Ro
     return rows
 
 
-def _tuned(host: Checkpoint, organ: Organ, out: Path) -> Checkpoint:
-    """A further tuned base: the base with another organ's layers, and nothing that says so."""
-    name, span = organ.manifest.digest, organ.manifest.span
-    plan = transplant(host.layers, name, len(organ), mode="replace", position=span.start)
-    graft.transplant(plan, host, {name: organ}, out, keep_replaced=False)
-    (out / LINEAGE).unlink()
+def _written(tuned: "PreTrainedModel", base: str, out: Path) -> Checkpoint:
+    """A tuned model as a folder, all but its weights and configuration the base's."""
+    shutil.copytree(base, out, ignore=shutil.ignore_patterns("*.safetensors*"))
+    tuned.save_pretrained(out)
     return open_checkpoint(out)
 
 

@@ -21,19 +21,19 @@ def positions(rows: Rows) -> str:
                 organ,
                 mode,
                 str(best["position"]),
-                f"{best['perplexity']:.2f}",
-                f"{best['low']:.2f} to {best['high']:.2f}",
-                best["change"],
+                f"{best['perplexity']:.2f}, {best['change']}",
+                best["on others"],
                 f"{better} of {len(group)}",
                 f"{worst['position']} ({worst['change']})",
             ]
         )
-    names = ("organ", "mode", "best position", "perplexity", "95%", "change", "better", "worst")
+    names = ("organ", "mode", "best position", "there", "there, on others", "better", "worst")
     return "\n".join(
         [
             tables.table(names, lines),
-            f"Without an organ: {rows[0]['without']:.2f}. 95% over documents, of the change "
-            "against no organ; better: positions whose interval is below no organ. One seed.",
+            f"Without an organ: {rows[0]['without']:.2f}. A position is chosen by the documents "
+            "that all positions are tried on, and measured on others, with its 95% interval; "
+            "better: positions whose own interval, of so many, is below no organ. One seed.",
             "",
         ]
     )
@@ -86,7 +86,8 @@ def transfer(rows: Rows) -> str:
         [
             tables.table(("recipient", "organ of", *texts), lines),
             "Perplexity, and its change against the recipient without an organ with its 95% "
-            "interval over documents. One seed.",
+            "interval over documents. An organ takes the place of all that tuning did to its "
+            "layers. One seed.",
             "",
         ]
     )

@@ -102,13 +102,13 @@ def test_what_the_comparison_has_measured_is_read_and_not_measured_again(
     monkeypatch.setattr(bench_dp, "KEPT", kept)
     made: list[Case] = []
 
-    def collect(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
+    def collect(cases: Sequence[Case], **how: Any) -> Iterator[dict[str, Any]]:
         made.extend(cases)
-        return iter([{"cpu_seconds": 1.0}])
+        return iter([{"seconds": 1.0, "cpu_seconds": 1.0, "machine": ""}])
 
     for round_ in quality._rounds(quick=False):
         if round_.domain in bench_dp.DOMAINS:
-            list(round_.measure(collect))
+            list(round_.measure(collect, str))
     files = {case.file for case in made}
     plain = [
         cell.case

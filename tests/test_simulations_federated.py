@@ -229,6 +229,8 @@ def test_a_site_keeps_the_organ_that_its_choosing_documents_find_best(ready: Con
         assert {"nothing", "hospital", "clinic"} <= set(row["candidates"])
         assert row["tokens"] >= 960
     assert found["clinic"]["kept"] != "nothing"
+    own = contest.reading(found["clinic"]["own"]).perplexity
+    assert contest.reading(found["clinic"]["measuring"]).perplexity != own, "another's was kept"
     reading = contest.reading(found["clinic"]["measuring"])
     assert reading.perplexity < contest.reading(start["clinic"]["measuring"]).perplexity
     # A second call does nothing again; one that was cut off trains nothing again.
@@ -258,6 +260,7 @@ def made() -> Callable[[float, float], dict[str, Any]]:
             {"round": 2, "sites": {"clinic": site(average, **learned)}},
         ]
         kept = {"kept": "hospital", "seconds": 10.0, "up": 100, "down": 300, "tokens": 192}
+        kept |= {"own": losses(27), "trying": 4.0}
         exchanges = [
             {"tokens": 192 // share, "sites": {"clinic": site(organs, **kept)}}
             for share in (4, 2, 1)
@@ -276,6 +279,8 @@ def test_the_tables_say_when_fedavg_is_better(
     assert "| clinic | 1 | 1,200 | 3.00 | 7 | 0.70 |" in text
     assert "| clinic | FedAvg, LoRA | 30.00 | 20.00 | round 2 | 2,000 | 14 | 2 |" in text
     assert "| clinic | organs | 30.00 | 26.00 | hospital | 400 | 10 | 1 |" in text
+    assert "| clinic | its own organ, unshared | 30.00 | 27.00 | clinic | 0 | 6 | 0 |" in text
+    assert "ends at 20.00, organs at 26.00 with 20.0% of its bytes; aimed at:" in text
     assert "- FedAvg is not flat" in text
     assert "- Organs are flat" in text
     by_bytes, by_seconds = federated_report.chart(made(20, 26)).rows[0]
@@ -292,6 +297,7 @@ def test_the_tables_say_when_organs_are_better(
     text = federated_report.markdown(made(20, 15))
     assert "clinic: organs are better; perplexity with organs is -25.0%" in text
     assert "| clinic | not in 2 |" in text
+    assert "no higher with at most 10%: **no**" in text, "as low, but with a fifth of the bytes"
     # Organs that gain nothing are reached before anything is sent.
     assert "| clinic | 0 | 0 | 0.00 | 0 | 0.00 |" in federated_report.markdown(made(20, 30))
     assert "no sure difference" in federated_report.markdown(made(20, 20))
@@ -311,10 +317,10 @@ def test_a_contest_on_flowers_engine(model: str, sites: Path, tmp_path: Path) ->
     assert {(row["site"], row["method"]) for row in found["table"]} == {
         (site, method)
         for site in ("hospital", "clinic")
-        for method in (federated_report.FEDAVG, federated_report.ORGANS)
+        for method in (federated_report.FEDAVG, federated_report.ORGANS, federated_report.OWN)
     }
     for row in found["table"]:
-        assert row["bytes"] > 0
+        assert (row["bytes"] > 0) == (row["method"] != federated_report.OWN)
         assert row["seconds"] > 0
         assert row["end"] < row["start"]
     assert json.loads((tmp_path / "out" / "federated.json").read_bytes()) == found

@@ -60,8 +60,8 @@ def test_every_position_of_every_organ_is_tried(model: str, tmp_path: Path) -> N
     assert json.loads((tmp_path / "positions.json").read_bytes()) == rows
     page = (tmp_path / "positions.md").read_text().splitlines()
     for row in (row for row in rows if row["best"]):
-        found = f"| {row['organ']} | {row['mode']} | {row['position']} | {row['perplexity']:.2f} |"
-        assert sum(line.startswith(found) for line in page) == 1
+        found = f"| {row['organ']} | {row['mode']} | {row['position']} | {row['perplexity']:.2f}, "
+        assert sum(line.startswith(found) and row["on others"] in line for line in page) == 1
     again: list[str] = []
     assert paper.positions(model, tmp_path, 256, 0, again.append) == rows
     assert [line for line in said if line not in again] == [
@@ -78,6 +78,9 @@ def test_organs_are_tried_on_all_domains_and_in_a_tuned_base(model: str, tmp_pat
     assert len(tuned) == 3 * 2
     own = {row["text"]: row for row in base if row["organ of"] == row["text"]}
     assert all(own[text]["with"] < own[text]["without"] for text in domains.BUILTIN)
+    for row in tuned:  # what was tuned below an organ stays
+        (same,) = (one for one in base if all(one[key] == row[key] for key in ("text", "organ of")))
+        assert row["with"] != same["with"], row
     without = {row["text"]: row["without"] for row in base}
     assert next(row for row in tuned if row["text"] == "finance")["without"] < without["finance"]
     assert json.loads((tmp_path / "transfer.json").read_bytes()) == rows
