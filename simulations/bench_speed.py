@@ -75,7 +75,7 @@ def _ours(model: str, tokens: int, rank: int | None, type_: "Precision" = "float
 
 
 def _trainer(model: str, tokens: int, rank: int | None, type_: "Precision" = "float32") -> Work:
-    """The same layers or factors of the same layers, the same blocks and steps, by the Trainer."""
+    """The same layers, or factors of them, and the same blocks, one a step, by the Trainer."""
     import torch
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 

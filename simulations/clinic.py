@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from not_core import canonical
 from not_core.cache import cache_home
-from not_core.learning import recovery
+from not_core.learning import device, recovery
 from not_core.learning.evaluation import read_losses
 from not_core.learning.lessons import Lessons
 from not_core.learning.recipe import Recipe, default_span
@@ -232,7 +232,8 @@ def hospital(host: Checkpoint, texts: Sequence[str], visit: Visit) -> Path:
     recipe = Recipe(tokens=visit.donor_tokens, seed=visit.seed, threads=1, device="cpu")
     span = default_span(host.layers, recipe.rank)
     libraries = [metadata.version(name) for name in ("torch", "transformers")]
-    decides = [host.weights_digest, str(span), recipe_facts(recipe), list(texts), libraries]
+    type_ = device.precision(recipe.precision, device.pick(recipe.device))
+    decides = [host.weights_digest, str(span), recipe_facts(recipe), type_, list(texts), libraries]
     folder = cache_home() / "clinic" / canonical.digest(decides)[:16]
     if not folder.is_dir():
         trained = train(host, span, texts, recipe)
@@ -289,7 +290,6 @@ def _lora(base: Checkpoint, own: Split, recipe: Recipe) -> Tuned:
     """PEFT's LoRA in the course that ours takes: same packs, readings, patience and choice."""
     import torch
 
-    from not_core.learning import device
     from not_core.learning.masters import Masters
     from not_core.learning.resumption import Resumption
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from not_core import atomic, canonical
+from not_core.learning import device
 from not_core.learning.evaluation import DocumentLoss, Reading, read_losses
 from not_core.learning.recipe import Recipe
 from not_core.learning.training import train
@@ -55,7 +56,12 @@ class Kept:
         self, name: str, domain: str, span: Span, texts: Sequence[str], recipe: Recipe
     ) -> Organ:
         """An organ trained on documents, or found."""
-        decides = {"span": str(span), "recipe": recipe_facts(recipe), "texts": list(texts)}
+        decides = {
+            "span": str(span),
+            "recipe": recipe_facts(recipe),
+            "computes in": device.precision(recipe.precision, device.pick(recipe.device)),
+            "texts": list(texts),
+        }
         folder = self.folder / "organs" / f"{name}-{self._key(decides)}"
         if not folder.is_dir():
             self.say(f"seed {recipe.seed}: training {name} at {span}")
