@@ -159,7 +159,8 @@ def _rounds(*, quick: bool, kept_only: bool = False) -> Iterator[_Round]:
             for domain in DOMAINS:
                 yield _Round(domain, names, TOKENS, seed, choices=seed == 0)
         for domain in LONG_DOMAINS:
-            yield _Round(domain, CORE[1:], LONG_TOKENS, seed, choices=False)
+            also = controls(kept_only=True) if kept_only else ()  # of earlier recipes
+            yield _Round(domain, CORE[1:] + also, LONG_TOKENS, seed, choices=False)
 
 
 def controls(*, kept_only: bool = False) -> tuple[str, ...]:

@@ -101,7 +101,16 @@ def test_the_note_says_how_many_seeds(counts: list[int], said: str) -> None:
     assert charts.over_seeds(iter(counts)).startswith(said)
 
 
-@pytest.mark.parametrize("name", ["attack/attack", "privacy/bench-dp", "quality/quality"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "attack/attack",
+        "compose/compose",
+        "positions/positions",
+        "privacy/bench-dp",
+        "quality/quality",
+    ],
+)
 def test_pictures_in_the_documents_are_of_the_results_beside_them(name: str) -> None:
     """After new results: organ-simulate plot."""
     results = json.loads((RESULTS / f"{name}.json").read_bytes())

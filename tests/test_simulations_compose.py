@@ -60,12 +60,11 @@ def test_every_composition_is_measured_once(model: str, tmp_path: Path) -> None:
         line = next(one for one in page.splitlines() if one.startswith(f"| {row['composition']} |"))
         assert f"| {row['law']:.2f} |" in line
     pairs = [row for row in rows if row["composition"].startswith("both")]
-    for row in (row for row in pairs if row["composition"] in compose.CLAIMED):
+    for row in pairs:
         least = min(row["medicine gain kept"], row["law gain kept"])
         word = "as" if least >= compose.AIM else "**not** as"
         assert f"- {row['composition']}: {least:.0%} at least, {word} aimed at.\n" in page
-    assert page.count(" aimed at.\n") == len(compose.CLAIMED)
-    assert all({"medicine gain kept", "law gain kept"} <= row.keys() for row in pairs)
+    assert page.count(" aimed at.\n") == len(pairs)
     # A second call does nothing again, and says the same.
     assert run(model, tmp_path) == (rows, [])
 
