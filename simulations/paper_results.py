@@ -24,7 +24,7 @@ def positions(rows: Rows) -> str:
                 f"{best['perplexity']:.2f}, {best['change']}",
                 best["on others"],
                 f"{better} of {len(group)}",
-                f"{worst['position']} ({worst['change']})",
+                f"{worst['position']}, {worst['perplexity']:,.0f}",
             ]
         )
     names = ("organ", "mode", "best position", "there", "there, on others", "better", "worst")
