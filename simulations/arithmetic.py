@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from not_core.learning.device import precision
+
 SHAPES = ((256, 576, 1536), (256, 1536, 576), (1024, 1024, 1024), (256, 576, 49_152))
 """Products by whose fastest the machine's arithmetic is known."""
 SHARES = {
@@ -22,6 +24,13 @@ def processor() -> str:
     able = torch.cpu.get_capabilities()
     kinds = [kind for kind in ("avx512_bf16", "amx_bf16") if able.get(kind)]
     return " ".join([platform.machine(), str(able.get("cpu_name", "")).strip(), *kinds])
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether what chooses its type computes in bfloat16 on this processor."""
+    import torch
+
+    return precision("auto", torch.device("cpu")) == "bfloat16"
 
 
 def machine() -> dict[str, float]:

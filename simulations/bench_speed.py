@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from not_core import atomic
 from not_core.errors import ExchangeError
-from not_core.learning.device import precision
 from simulations import tables
-from simulations.arithmetic import machine, processor, profile
+from simulations.arithmetic import machine, multiplies_bfloat16, processor, profile
 from simulations.bench import peak_bytes, spread
 
 if TYPE_CHECKING:
@@ -269,9 +268,7 @@ CONTESTS: dict[str, tuple[Contestant, Contestant]] = {
 
 def contests() -> dict[str, tuple[Contestant, Contestant]]:
     """What is measured on this machine."""
-    import torch
-
-    native = precision("auto", torch.device("cpu")) == "bfloat16"
+    native = multiplies_bfloat16()
     return {title: pair for title, pair in CONTESTS.items() if native or title != NATIVE}
 
 

@@ -32,7 +32,7 @@ from simulations import charts, domains
 from simulations.bench import peak_bytes
 from simulations.compare import BLOCK_TOKENS, TEST, run, shuffled
 from simulations.contestants import CONTESTANTS, with_lora, with_organ
-from simulations.kept import recipe_facts
+from simulations.kept import computes_in, recipe_facts
 from simulations.sources import Report, quiet
 
 if TYPE_CHECKING:
@@ -232,8 +232,8 @@ def hospital(host: Checkpoint, texts: Sequence[str], visit: Visit) -> Path:
     recipe = Recipe(tokens=visit.donor_tokens, seed=visit.seed, threads=1, device="cpu")
     span = default_span(host.layers, recipe.rank)
     libraries = [metadata.version(name) for name in ("torch", "transformers")]
-    type_ = device.precision(recipe.precision, device.pick(recipe.device))
-    decides = [host.weights_digest, str(span), recipe_facts(recipe), type_, list(texts), libraries]
+    how = [recipe_facts(recipe), computes_in(recipe)]
+    decides = [host.weights_digest, str(span), *how, list(texts), libraries]
     folder = cache_home() / "clinic" / canonical.digest(decides)[:16]
     if not folder.is_dir():
         trained = train(host, span, texts, recipe)

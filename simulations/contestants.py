@@ -205,10 +205,10 @@ def _plain(
             optimizer.zero_grad(set_to_none=True)
 
     def merged() -> "PreTrainedModel":
-        from peft.tuners.lora import LoraLayer
-
         found = model.to(torch.float32)
         if contestant.kind == "lora":
+            from peft.tuners.lora import LoraLayer
+
             for module in found.modules():
                 if isinstance(module, LoraLayer):
                     module.scale_layer(recipe.scaling)

@@ -60,7 +60,7 @@ def bench_speed(
 ) -> None:
     """Measure training and evaluation beside transformers' Trainer and the machine's arithmetic.
 
-    Tokens a second, peak memory, ratios from one run, and a profile. About eight minutes.
+    Tokens a second, peak memory, ratios from one run, and a profile. About a quarter of an hour.
 
     Example: organ-simulate bench-speed --out runs/bench-speed
     """

@@ -38,6 +38,11 @@ def recipe_facts(recipe: Recipe) -> dict[str, Any]:
     return {**{key: one for key, one in asdict(recipe).items() if key != "scale"}, **scaled}
 
 
+def computes_in(recipe: Recipe) -> str:
+    """The type that a recipe's frozen model computes in on this machine."""
+    return device.precision(recipe.precision, device.pick(recipe.device))
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A folder of organs and readings of one base.
@@ -59,7 +64,7 @@ class Kept:
         decides = {
             "span": str(span),
             "recipe": recipe_facts(recipe),
-            "computes in": device.precision(recipe.precision, device.pick(recipe.device)),
+            "computes in": computes_in(recipe),
             "texts": list(texts),
         }
         folder = self.folder / "organs" / f"{name}-{self._key(decides)}"

@@ -13,10 +13,9 @@ from typing import Any
 
 from not_core import atomic
 from not_core.commands.program import progress
-from not_core.learning.device import precision
 from not_core.learning.evaluation import compare
 from simulations import charts, frontier, tables
-from simulations.arithmetic import processor
+from simulations.arithmetic import multiplies_bfloat16, processor
 from simulations.compare import OWN, Case, reading, run
 from simulations.contestants import CONTESTANTS
 
@@ -165,9 +164,7 @@ def _rounds(*, quick: bool, kept_only: bool = False) -> Iterator[_Round]:
 
 def controls(*, kept_only: bool = False) -> tuple[str, ...]:
     """The other contestants; those in bfloat16 are measured where the processor multiplies it."""
-    import torch
-
-    native = kept_only or precision("auto", torch.device("cpu")) == "bfloat16"
+    native = kept_only or multiplies_bfloat16()
     return tuple(
         name for name in CONTESTANTS if name not in CORE and (native or "bf16" not in name)
     )
