@@ -183,7 +183,7 @@ def _plain(
             model = with_lora(model, contestant)
         model.train()
         learning = [one for one in model.parameters() if one.requires_grad]
-        optimizer = torch.optim.AdamW(learning, lr=recipe.peak, weight_decay=0.0, foreach=True)
+        optimizer = torch.optim.AdamW(learning, lr=recipe.peak, weight_decay=0.0, fused=True)
         lessons = Lessons(host.tokenizer, texts, (), recipe)
         budget = Budget(recipe, lessons.there, started)
         # Blocks are shorter than a step only at documents' ends: side by side, as trainers do.

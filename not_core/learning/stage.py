@@ -44,10 +44,13 @@ class Stage:
         dtype: str | None = None,
         frame: Held | None = None,
     ) -> None:
+        from not_core.learning.attention import quicken
+
         self._host, self._sources = host, sources
         self.model = assemble(Plan(tuple(layers)), host, sources, dtype=dtype, frame=frame)
         if device is not None:
             self.model.to(device)
+        quicken(self.model)
         stack = host.anatomy.layers.removesuffix(".")
         parent, _, self._name = stack.rpartition(".")
         self._parent = self.model.get_submodule(parent)
