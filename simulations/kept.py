@@ -30,12 +30,17 @@ Readings = dict[str, Reading]
 
 
 def recipe_facts(recipe: Recipe) -> dict[str, Any]:
-    """All of a recipe that decides a result; ``scale`` where it changes one.
+    """All of a recipe that decides a result; what came to be later, where it changes one.
 
-    What was kept before there was a scale so keeps its name.
+    What was kept before so keeps its name.
     """
-    scaled = {} if recipe.scaling == 1 else {"scale": recipe.scaling}
-    return {**{key: one for key, one in asdict(recipe).items() if key != "scale"}, **scaled}
+    facts = asdict(recipe)
+    del facts["scale"]
+    if recipe.scaling != 1:
+        facts["scale"] = recipe.scaling
+    if not recipe.compiled:
+        del facts["compiled"]
+    return facts
 
 
 def computes_in(recipe: Recipe) -> str:

@@ -368,6 +368,43 @@ def test_a_budget_of_seconds_ends_in_time(
         train(host, SPAN, ["the"], recipe)
 
 
+@pytest.mark.filterwarnings("ignore")  # tracing instantiates what is not for that
+def test_compiled_layers_learn_the_same(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.compiler.reset()
+    compiled: list[torch.nn.Module] = []
+    compile_ = torch.nn.Module.compile
+
+    def traced(module: torch.nn.Module) -> None:  # inductor needs a compiler of the machine's
+        compiled.append(module)
+        compile_(module, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    host, texts = open_checkpoint(models["llama"]), sentences(50, seed=1)
+    recipe = replace(RECIPE, tokens=500, rank=4, precision="bfloat16")
+    plain = train(host, SPAN, texts, recipe)
+    assert not compiled
+    again = train(host, SPAN, texts, replace(recipe, compiled=True))
+    assert len(compiled) == host.layers - SPAN.start
+    assert again.losses == pytest.approx(plain.losses, rel=1e-2)
+    assert again.losses[-1] < again.losses[0]
+
+
+def test_layers_that_do_not_compile_are_refused(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: object, inputs: object) -> None:
+        raise FileNotFoundError("c++")
+
+    torch.compiler.reset()
+    compile_ = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda one: compile_(one, backend=broken))
+    host = open_checkpoint(models["llama"])
+    with pytest.raises(TrainingError, match=r"do not compile .*train without --compile"):
+        train(host, SPAN, sentences(9, seed=1), replace(RECIPE, tokens=100, rank=4, compiled=True))
+
+
 @pytest.mark.parametrize(
     ("said", "able", "expected"),
     [

@@ -34,6 +34,7 @@ def quicken(model: PreTrainedModel) -> None:
         model.set_attn_implementation(NAME)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # which places are seen is no constant
 def attend(
     module: torch.nn.Module,
     query: torch.Tensor,

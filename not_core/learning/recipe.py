@@ -46,6 +46,7 @@ class Recipe:
             multiplies it natively. What learns is kept in float32.
         gradient_checkpointing: Compute activations again instead of keeping them: less memory,
             more time.
+        compiled: Compile the layers first (``torch.compile``).
         seed: Of the order of the records and of the factors' first values.
         threads: CPU threads; None for torch's choice. Equal digests need equal threads.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -68,6 +69,7 @@ class Recipe:
     scale: float | None = None
     precision: Precision = "auto"
     gradient_checkpointing: bool = False
+    compiled: bool = False
     seed: int = 0
     threads: int | None = None
     device: str = "auto"

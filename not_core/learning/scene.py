@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from not_core.errors import PlanError, TrainingError
 from not_core.learning.head import Head
@@ -30,6 +31,7 @@ class Scene:
         dtype: Type of weights and activations.
         folder: Private folder for activations; None for the system's temporary one.
         gradient_checkpointing: Whether layers compute their activations again.
+        compiled: Whether the layers are compiled when they first run.
         sample: Of the token ids that occur in no block, how many an estimate of the loss draws;
             None makes no estimates.
         apart: Whether each block is a row of its own, even where several could share one.
@@ -45,6 +47,7 @@ class Scene:
         dtype: str,
         folder: Path | None = None,
         gradient_checkpointing: bool = False,
+        compiled: bool = False,
         sample: int | None = None,
         apart: bool = False,
     ) -> None:
@@ -79,6 +82,9 @@ class Scene:
         model.requires_grad_(False)
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        if compiled:
+            for layer in upper:
+                self._stage.module(layer).compile()
         self.trained = [self._stage.module(layer) for layer in layers.trained]
         occurring = None if sample is None else {token for block in blocks for token in block}
         self._head = Head(model, occurring, sample or 0)
@@ -105,12 +111,21 @@ class Scene:
 
         Returns:
             Shape ``(rows, tokens)``, zero where nothing is predicted.
+
+        Raises:
+            TrainingError: The layers should be compiled and cannot be.
         """
         blocks = [self._blocks[number] for number in numbers]
         inputs, labels = self._rows.inputs(blocks, self._device)
         if self._prefix:
             self._stage.replay(self._prefix.output(numbers))
-        return self._head.nats(labels, draw=draw, **inputs)
+        try:
+            return self._head.nats(labels, draw=draw, **inputs)
+        except TorchDynamoException as error:
+            raise TrainingError(
+                f"the layers do not compile ({type(error).__name__}); a processor needs a C++ "
+                "compiler for it; train without --compile"
+            ) from error
 
     def check_silent(self, number: int) -> None:
         """Make sure that the organ changes nothing yet.

@@ -95,7 +95,8 @@ def train(
     Raises:
         PlanError: The span reaches past the model.
         RecordsError: The documents hold no text to learn from.
-        TrainingError: The loss is no longer finite, or the recipe does not suit the family.
+        TrainingError: The loss is no longer finite, or the recipe does not suit the family or the
+            machine.
 
     Source: Neural Organ Transplantation, arXiv:2601.13580; low-rank factors from Hu et al. (2021),
         LoRA, arXiv:2106.09685.
@@ -174,6 +175,7 @@ def workplace(
             dtype=dtype,
             folder=work,
             gradient_checkpointing=recipe.gradient_checkpointing,
+            compiled=recipe.compiled,
             sample=recipe.head_sample,
             apart=apart,
         ) as scene,
