@@ -212,6 +212,12 @@ def test_a_guard_that_guards_nothing_is_refused(
         (replace(RECIPE, tokens=None, seconds=5.0), GUARD, 100, "seconds"),
         (replace(RECIPE, head_sample=64), GUARD, 100, "ids that occur"),
         (replace(RECIPE, compiled=True), GUARD, 100, "not compiled"),
+        (
+            replace(RECIPE, gradient_checkpointing=True),
+            replace(GUARD, clipping="samples"),
+            100,
+            "clipping `loop` only",
+        ),
         (RECIPE, GUARD, 5, "16 units a step of about 6"),
         (RECIPE, replace(GUARD, delta=0.5), 100, "delta 0.5"),
         (RECIPE, GUARD, 0, "no unit"),

@@ -1,6 +1,7 @@
 import itertools
 import math
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from not_core.learning import resumption
 from not_core.learning.device import Precision
 from not_core.learning.device import precision as precision_of
 from not_core.learning.evaluation import read_losses
+from not_core.learning.lessons import FIRST_TOKENS, Budget, Lessons
 from not_core.learning.low_rank import add_factors
 from not_core.learning.packing import FILL, Rows
 from not_core.learning.recipe import Recipe, Scaffold, default_span
@@ -366,6 +368,46 @@ def test_a_budget_of_seconds_ends_in_time(
     recipe = Recipe(rank=4, seconds=1, block_tokens=32, threads=1)
     with pytest.raises(RecordsError):
         train(host, SPAN, ["the"], recipe)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])  # the last drops out in training mode
+def test_activations_that_are_computed_again_are_not_kept(family: str, tmp_path: Path) -> None:
+    host, texts = open_checkpoint(family_model(tmp_path, family)), sentences(20, seed=1)
+    recipe = replace(RECIPE, tokens=500, rank=4)
+    kept = 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    found = []
+    for again in (False, True):
+        kept = 0
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            made = train(host, SPAN, texts, replace(recipe, gradient_checkpointing=again))
+        found.append((made.losses, kept))
+    assert found[0][0] == found[1][0]
+    assert found[1][1] < found[0][1] / 2
+
+
+def test_a_budget_of_time_makes_little_ready_in_vain(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    recipe = Recipe(rank=4, seconds=100, block_tokens=32, step_tokens=64)
+    host = open_checkpoint(models["llama"])
+    lessons = Lessons(host.tokenizer, sentences(50, seed=1), (), recipe)
+    budget = Budget(recipe, lessons.there, started=0)
+    sizes = []
+    for section in lessons.sections(budget):
+        sizes.append(sum(map(lessons.tokens, section)))
+        now += sizes[-1] / 100  # 10,000 tokens in all
+        if budget.used(0) >= 1:
+            break
+    assert sizes[:3] == [pytest.approx(one, abs=64) for one in (1_024, 2_048, 4_096)]
+    assert 10_000 <= sum(sizes) <= 10_000 + FIRST_TOKENS + 64
 
 
 @pytest.mark.filterwarnings("ignore")  # tracing instantiates what is not for that

@@ -14,6 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from not_core.learning.device import multiplies_bfloat16
+
 NAME = "organ-exchange-products"
 OTHERS = ("position_bias", "cache", "softcap", "s_aux")
 """What only torch's kernel, or none, can do."""
@@ -27,8 +29,8 @@ def quicken(model: PreTrainedModel) -> None:
     Args:
         model: On its device, in its type. It computes the same but for rounding.
     """
-    suits = model.device.type == "cpu" and model.dtype == torch.bfloat16
-    if suits and model.config._attn_implementation == "sdpa":
+    native = model.device.type == "cpu" and multiplies_bfloat16(model.device)
+    if native and model.dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, attend)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)

@@ -66,8 +66,6 @@ def precision(wanted: Precision, device: "torch.device") -> Literal["float32", "
     Raises:
         TrainingError: The variable is neither ``float32`` nor ``bfloat16``.
     """
-    import torch
-
     if wanted != "auto":
         return wanted
     match os.environ.get(VARIABLE, "auto"):
@@ -79,9 +77,14 @@ def precision(wanted: Precision, device: "torch.device") -> Literal["float32", "
             pass
         case _:
             raise TrainingError(f"{VARIABLE} is neither float32 nor bfloat16; correct or unset it")
+    return "bfloat16" if multiplies_bfloat16(device) else "float32"
+
+
+def multiplies_bfloat16(device: "torch.device") -> bool:
+    """Whether a device multiplies ``bfloat16`` natively."""
+    import torch
+
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        able = torch.cpu.get_capabilities()
-        native = device.type == "cpu" and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-    return "bfloat16" if native else "float32"
+        return bool(torch.cuda.is_bf16_supported())
+    able = torch.cpu.get_capabilities()
+    return device.type == "cpu" and bool(able.get("avx512_bf16") or able.get("amx_bf16"))

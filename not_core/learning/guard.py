@@ -129,6 +129,8 @@ def plan(guard: Guard, recipe: Recipe, units: int) -> Planned:
         raise PrivacyError("a budget of seconds tells of the records; give tokens or epochs")
     if recipe.head_sample is not None:
         raise PrivacyError("the loss over the ids that occur in all records is not private")
+    if recipe.gradient_checkpointing and guard.clipping != "loop":
+        raise PrivacyError("activations are computed again under the clipping `loop` only")
     if recipe.compiled:
         raise PrivacyError("private steps are not compiled; train without --compile")
     about = around(units)

@@ -11,8 +11,8 @@ from not_core.errors import RecordsError
 from not_core.learning.recipe import Recipe
 from not_core.learning.text_blocks import Block, document_blocks
 
-SECTION_TOKENS = 16_384
-"""Tokens that are made ready together; a budget of time may end before the next."""
+SECTION_TOKENS, FIRST_TOKENS = 16_384, 1_024
+"""Tokens that are made ready together: at most, and of a budget of time at first."""
 
 
 class Lessons:
@@ -56,12 +56,14 @@ class Lessons:
     def sections(self, budget: "Budget") -> Iterator[list[list[int]]]:
         """Packs to learn in order, in sections, as many as a budget has room for."""
         section: list[list[int]] = []
-        given = 0
+        given = last = 0
         for pack in self._packs():
+            if not section:
+                before, room = given, budget.room(given, last)
             section.append(pack)
             given += self.tokens(pack)
-            full = sum(map(self.tokens, section)) >= SECTION_TOKENS
-            if full or given >= budget.tokens:
+            last = given - before
+            if last >= room or given >= budget.tokens:
                 yield section
                 section = []
             if given >= budget.tokens:
@@ -76,13 +78,14 @@ class Lessons:
         from not_core.learning.packing import pack
 
         rng = random.Random(self._recipe.seed)  # noqa: S311 - an order, not a secret
+        documents = list(self._documents)
         while True:
-            rng.shuffle(self._documents)
-            deepest = max(map(len, self._documents))
+            rng.shuffle(documents)
+            deepest = max(map(len, documents))
             order = [
                 parts[depth]
                 for depth in range(deepest)
-                for parts in self._documents
+                for parts in documents
                 if depth < len(parts)
             ]
             yield from pack(order, self.sizes, self._recipe.step_tokens)
@@ -110,6 +113,17 @@ class Budget:
     def seconds(self) -> float:
         """Time taken so far."""
         return time.monotonic() - self._started
+
+    def room(self, given: int, last: int) -> float:
+        """Tokens to make ready next, after so many, the ``last`` of them together.
+
+        Of a budget of time, as many as it seems to leave room for, so that it does not end with
+        much that was made ready in vain.
+        """
+        if self._limit is None:
+            return SECTION_TOKENS
+        left = given * (self._limit / max(self.seconds, 1e-9) - 1)
+        return min(SECTION_TOKENS, max(FIRST_TOKENS, min(2 * last, left)))
 
     def used(self, tokens: int) -> float:
         """The part of it that is used up after so many tokens; 1 or more at its end."""

@@ -88,6 +88,7 @@ class Prefix:
                 device=self._device,
                 dtype=self._dtype,
                 frame=self._frame,
+                quick=True,
             )
             stage.stack(group, replayed=below)
             for numbers in packs:

@@ -4,11 +4,13 @@ Imported by what trains, inside its functions, because it needs torch to be impo
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch._dynamo.exc import TorchDynamoException
+from torch.utils.checkpoint import checkpoint
 
 from not_core.errors import PlanError, TrainingError
 from not_core.learning.head import Head
@@ -55,11 +57,11 @@ class Scene:
         upper = layers.trained + layers.above
         self._prefix: Prefix | None = None
         try:
-            self._stage = Stage(host, layers.sources, upper, device=device, dtype=dtype)
+            self._stage = Stage(host, layers.sources, upper, quick=True, device=device, dtype=dtype)
         except PlanError:
             # The class makes layers depend on their place: all of them stand where they belong.
             whole = layers.below + upper
-            self._stage = Stage(host, layers.sources, whole, device=device, dtype=dtype)
+            self._stage = Stage(host, layers.sources, whole, quick=True, device=device, dtype=dtype)
             self._stage.stack(whole)
             self._rows = Rows(packed=False) if apart else rows_of(self._stage.model)
         else:
@@ -80,11 +82,12 @@ class Scene:
                 )
         model: Any = self._stage.model
         model.requires_grad_(False)
-        if gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        if compiled:
-            for layer in upper:
-                self._stage.module(layer).compile()
+        for module in map(self._stage.module, upper):
+            if gradient_checkpointing:
+                # The classes' own does it in training mode only, which has dropout.
+                module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+            if compiled:
+                module.compile()
         self.trained = [self._stage.module(layer) for layer in layers.trained]
         occurring = None if sample is None else {token for block in blocks for token in block}
         self._head = Head(model, occurring, sample or 0)

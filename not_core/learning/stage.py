@@ -28,6 +28,7 @@ class Stage:
         device: Where to run; None for the CPU.
         dtype: Type of all weights, such as ``bfloat16``; None for the host's.
         frame: Of another stage, to be shared with it.
+        quick: Whether it may attend as is quickest, by other roundings than a plain model's.
 
     Raises:
         PlanError: The class makes layers depend on their place, so that they cannot be stacked
@@ -43,14 +44,16 @@ class Stage:
         device: "torch.device | None" = None,
         dtype: str | None = None,
         frame: Held | None = None,
+        quick: bool = False,
     ) -> None:
-        from not_core.learning.attention import quicken
-
         self._host, self._sources = host, sources
         self.model = assemble(Plan(tuple(layers)), host, sources, dtype=dtype, frame=frame)
         if device is not None:
             self.model.to(device)
-        quicken(self.model)
+        if quick:
+            from not_core.learning.attention import quicken
+
+            quicken(self.model)
         stack = host.anatomy.layers.removesuffix(".")
         parent, _, self._name = stack.rpartition(".")
         self._parent = self.model.get_submodule(parent)

@@ -285,10 +285,12 @@ class Course:
             section, done = section[done:], max(0, done - len(section))
             for pack in section:
                 used = budget.used(progress.tokens)
+                # One step in however little time.
+                if used >= 1 and progress.losses:
+                    break
                 if self._lessons.validation and used * READINGS >= len(progress.readings):
                     self._read()
-                # One step in however little time.
-                if (used >= 1 and progress.losses) or self._stale:
+                if self._stale:
                     break
                 after = budget.used(progress.tokens + self._lessons.tokens(pack))
                 self._step(pack, self._recipe.peak * self._recipe.pace(after))
@@ -299,7 +301,8 @@ class Course:
             if budget.used(progress.tokens) >= 1 or self._stale:
                 break
         if self._lessons.validation:
-            self._read()
+            if not self._stale:
+                self._read()
             self._masters.load(self._best)
         return progress
 
