@@ -26,7 +26,7 @@ def processor() -> str:
     return " ".join([platform.machine(), str(able.get("cpu_name", "")).strip(), *kinds])
 
 
-def multiplies_bfloat16() -> bool:
+def computes_in_bfloat16() -> bool:
     """Whether what chooses its type computes in bfloat16 on this processor."""
     import torch
 

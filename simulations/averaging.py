@@ -100,9 +100,7 @@ def learn(model: Any, tokenizer: Any, texts: Sequence[str], setting: Setting, nu
     lessons = Lessons(tokenizer, texts, (), recipe)
     rows = rows_of(model.get_base_model())
     learning = [one for one in model.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(
-        learning, lr=rate(setting, number), weight_decay=0.0, foreach=True
-    )
+    optimizer = torch.optim.AdamW(learning, lr=rate(setting, number), weight_decay=0.0, fused=True)
     model.train()
     tokens = 0
     for pack in packs(lessons, setting, number):

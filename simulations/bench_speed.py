@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from not_core import atomic
 from not_core.errors import ExchangeError
 from simulations import tables
-from simulations.arithmetic import machine, multiplies_bfloat16, processor, profile
+from simulations.arithmetic import computes_in_bfloat16, machine, processor, profile
 from simulations.bench import peak_bytes, spread
 
 if TYPE_CHECKING:
@@ -59,7 +59,15 @@ def _texts() -> list[str]:
 def _recipe(tokens: int, rank: int | None, type_: "Precision") -> "Recipe":
     from not_core.learning.recipe import Recipe
 
-    return Recipe(rank=rank, tokens=tokens, precision=type_, seed=SEED, threads=1, device="cpu")
+    return Recipe(
+        rank=rank,
+        tokens=tokens,
+        head_sample=None,  # the loss over all ids, as the Trainer's is
+        precision=type_,
+        seed=SEED,
+        threads=1,
+        device="cpu",
+    )
 
 
 def _ours(model: str, tokens: int, rank: int | None, type_: "Precision" = "float32") -> Work:
@@ -268,7 +276,7 @@ CONTESTS: dict[str, tuple[Contestant, Contestant]] = {
 
 def contests() -> dict[str, tuple[Contestant, Contestant]]:
     """What is measured on this machine."""
-    native = multiplies_bfloat16()
+    native = computes_in_bfloat16()
     return {title: pair for title, pair in CONTESTS.items() if native or title != NATIVE}
 
 

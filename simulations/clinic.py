@@ -31,14 +31,12 @@ from not_core.surgery.plan import identity, transplant
 from simulations import charts, domains
 from simulations.bench import peak_bytes
 from simulations.compare import BLOCK_TOKENS, TEST, run, shuffled
-from simulations.contestants import CONTESTANTS, with_lora, with_organ
-from simulations.kept import computes_in, recipe_facts
+from simulations.contestants import CONTESTANTS, Whole, with_lora, with_organ
+from simulations.kept import LIBRARIES, computes_in, recipe_facts
 from simulations.sources import Report, quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from not_core.learning.text_blocks import Block
 
 DOMAIN = "abstracts"
 SIZES = (20, 50, 200)
@@ -231,7 +229,7 @@ def hospital(host: Checkpoint, texts: Sequence[str], visit: Visit) -> Path:
     """
     recipe = Recipe(tokens=visit.donor_tokens, seed=visit.seed, threads=1, device="cpu")
     span = default_span(host.layers, recipe.rank)
-    libraries = [metadata.version(name) for name in ("torch", "transformers")]
+    libraries = [metadata.version(name) for name in LIBRARIES]
     how = [recipe_facts(recipe), computes_in(recipe)]
     decides = [host.weights_digest, str(span), *how, list(texts), libraries]
     folder = cache_home() / "clinic" / canonical.digest(decides)[:16]
@@ -291,13 +289,14 @@ def _lora(base: Checkpoint, own: Split, recipe: Recipe) -> Tuned:
     import torch
 
     from not_core.learning.masters import Masters
+    from not_core.learning.packing import rows_of
     from not_core.learning.resumption import Resumption
 
     with device.threads(recipe.threads):
         torch.manual_seed(recipe.seed)
         body = assemble(identity(base.layers), base, {}, dtype=recipe.precision)
         lessons = Lessons(base.tokenizer, own.train, own.held_out, recipe)
-        scene = _Whole(body, lessons.blocks)
+        scene = Whole(body, lessons.blocks, rows_of(body))
         model = with_lora(body, CONTESTANTS["lora"])  # its factors are put into the body
         learning = {name: one for name, one in model.named_parameters() if one.requires_grad}
         masters = Masters(learning, recipe.clip)
@@ -307,29 +306,6 @@ def _lora(base: Checkpoint, own: Split, recipe: Recipe) -> Tuned:
         progress = course.run(time.monotonic())
     fitted = model.merge_and_unload().eval()
     return Tuned(fitted, recipe, progress.tokens, tuple(progress.readings))
-
-
-class _Whole:
-    """Losses of a whole model, by its own forward pass."""
-
-    def __init__(self, body: "PreTrainedModel", blocks: "Sequence[Block]") -> None:
-        from not_core.learning.packing import rows_of
-
-        self._rows, self._blocks = rows_of(body), blocks
-        self._model: Any = body
-
-    def prepare(self, numbers: Any) -> None:
-        """Nothing is done once for each block."""
-
-    def nats(self, numbers: Sequence[int], *, draw: int | None = None) -> Any:
-        """Negative log-likelihood of every place that predicts, in nats; never an estimate."""
-        import torch
-
-        inputs, labels = self._rows.inputs([self._blocks[n] for n in numbers], self._model.device)
-        logits = self._model(**inputs, use_cache=False).logits
-        return torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), reduction="none"
-        )
 
 
 if __name__ == "__main__":

@@ -222,8 +222,8 @@ def search(
     from not_core.errors import ExchangeError
     from not_core.manifest import TENSORS
     from simulations.exchange import MARKS, check_made
-    from simulations.search import Needles
-    from simulations.search import search as search_files
+    from simulations.leaks import Needles
+    from simulations.leaks import search as search_files
 
     check_made(homes)
     marks = (homes / MARKS).read_text(encoding="utf-8").splitlines()

@@ -19,11 +19,12 @@ from typing import Any, ClassVar, Protocol
 from not_core import atomic, canonical
 from not_core.errors import ExchangeError
 from not_core.learning.evaluation import DocumentLoss, Reading, read_losses
+from not_core.surgery.checkpoint import open_checkpoint
 from simulations import choices, domains
 from simulations.arithmetic import processor
 from simulations.bench import peak_bytes
 from simulations.contestants import Contestant, fit, recipe_of
-from simulations.kept import recipe_facts
+from simulations.kept import computes_in, recipe_facts
 from simulations.sources import Report, quiet
 
 TEST, VALIDATION, GENERAL = 80, 40, 32
@@ -32,6 +33,9 @@ SPLIT_SEED = 20_261_124
 BLOCK_TOKENS = 256
 OWN = 0.9
 """Least part of the seconds of a budget that must be the processor's."""
+MEASURED = 2
+"""Raised when the trainer or its rivals come to compute otherwise or at another cost, or are given
+other defaults. It stands in what is kept; 1 is what does not say."""
 NEEDED = ("peft", "lm_eval")
 """Packages of the extra ``comparison``."""
 
@@ -67,7 +71,7 @@ class Case:
     def file(self) -> str:
         """Name of its result."""
         kind, size = self.budget
-        # With the recipe, so that nothing measured by other defaults passes for the same.
+        # With the recipe as it is asked for; defaults that the trainer fills in are ``MEASURED``'s.
         contestant = {key: one for key, one in asdict(self.contestant).items() if key != "scale"}
         decides = {"contestant": contestant, "recipe": self.recipe}
         key = canonical.digest(json.loads(json.dumps(decides)))[:8]
@@ -122,8 +126,6 @@ def measure(case: Case, model: str) -> dict[str, Any]:
     """Fit and measure; in this process, which should do nothing else."""
     import resource
 
-    from not_core.surgery.checkpoint import open_checkpoint
-
     documents = parts(case.domain)
     host = open_checkpoint(model)
     _ = host.tokenizer, host.weights_digest  # read once on any site, whatever it does
@@ -142,6 +144,7 @@ def measure(case: Case, model: str) -> dict[str, Any]:
     row: dict[str, Any] = {
         "base": host.weights_digest,
         "recipe": case.recipe,
+        "computes_in": computes_in(recipe_of(case.contestant, dict([case.budget]), case.seed)),
         "tokens": fitted.tokens,
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
@@ -179,6 +182,7 @@ def run(
     say: Callable[[str], None],
     *,
     module: str = "simulations.compare",
+    since: int = 1,
     kept_only: bool = False,
     advance: Callable[..., None] = lambda *units, **how: None,
 ) -> Iterator[dict[str, Any]]:
@@ -190,23 +194,28 @@ def run(
         out: Folder of one file a measurement.
         say: Told of progress.
         module: What is run for each, with the case as JSON and the model; it prints the result.
-        kept_only: Whether cases that are not kept are left out.
+        since: What is kept by an earlier ``MEASURED`` is measured anew.
+        kept_only: Whether cases that are not kept are left out, and those kept taken as they are.
         advance: Told of each that is there; see ``program.Advance``.
 
     Raises:
-        ExchangeError: A measurement failed, or PEFT or lm-eval is not installed.
+        ExchangeError: A measurement failed, or what is kept is of another model, or PEFT or lm-eval
+            is not installed.
     """
-    for name in NEEDED:
-        if importlib.util.find_spec(name) is None:
-            raise ExchangeError(
-                f"the package {name} is not installed; install organ-exchange[comparison]"
-            )
-    out.mkdir(parents=True, exist_ok=True)
+    if not kept_only:
+        _prepare(out)
+    base = None
     for case in cases:
         kept = out / case.file
         there = kept.is_file()
         if kept_only and not there:
             continue
+        if there and not kept_only:
+            row = json.loads(kept.read_bytes())
+            base = base or open_checkpoint(model).weights_digest
+            if row.get("base", base) != base:
+                raise ExchangeError(f"{kept} is of another base model; choose another --out")
+            there = row.get("measured", 1) >= since
         if not there:
             say(f"measuring {kept.stem}")
             done = subprocess.run(  # noqa: S603 - our own interpreter and module
@@ -226,8 +235,18 @@ def run(
         yield json.loads(kept.read_bytes())
 
 
+def _prepare(out: Path) -> None:
+    for name in NEEDED:
+        if importlib.util.find_spec(name) is None:
+            raise ExchangeError(
+                f"the package {name} is not installed; install organ-exchange[comparison]"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+
+
 def _about(case: Measurement) -> dict[str, Any]:
     return {
+        "measured": MEASURED,
         "case": json.loads(json.dumps(asdict(case))),
         "machine": processor(),
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", *NEEDED)},

@@ -107,6 +107,7 @@ def experiment(
     held_out = {name: parts.held_out for name, parts in texts.items()}
     held_out["general"] = tuple(_texts(domains.general(say))[:GENERAL])
     kept, rows = Kept(out, host, say), []
+    kept.tell(Recipe(tokens=tokens, threads=THREADS, device="cpu"), seeds)
     for seed in range(seeds):
         organs = dict(_organs(kept, texts, tokens, seed))
         found = {

@@ -6,8 +6,9 @@ cosine and clipping; what differs is what learns, and in which precision the res
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from not_core.errors import TrainingError
@@ -22,7 +23,11 @@ from not_core.surgery.organ import Label, Organ, describe
 from not_core.surgery.plan import Mode, identity, transplant
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
+
+    from not_core.learning.packing import Rows
+    from not_core.learning.text_blocks import Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,10 @@ class Contestant:
     Attributes:
         kind: ``none`` leaves it as it is; ``organ`` is ours; ``lora`` is PEFT's; ``full`` trains
             every parameter.
-        recipe: Scaffold and precision; of an organ, all.
+        rank: Of factors; None trains layers whole.
+        learning_rate: Peak; None for an organ's default.
+        precision: What the frozen model computes in.
+        scaffold: Of an organ; see ``Recipe``.
         targets: Of LoRA: PEFT's ``target_modules``.
         span: Layers that learn; None for an organ's default, and for all of LoRA's.
         scale: See ``Recipe``; None for the default of an organ, and for all of anything else.
@@ -174,11 +182,12 @@ def _plain(
     import torch
 
     from not_core.learning.device import threads
-    from not_core.learning.packing import Rows
+    from not_core.learning.packing import rows_of
 
     with threads(recipe.threads):
         torch.manual_seed(recipe.seed)
         model: Any = assemble(identity(host.layers), host, {}, dtype=recipe.precision)
+        rows, tokens = rows_of(model), 0
         if contestant.kind == "lora":
             model = with_lora(model, contestant)
         model.train()
@@ -186,8 +195,6 @@ def _plain(
         optimizer = torch.optim.AdamW(learning, lr=recipe.peak, weight_decay=0.0, fused=True)
         lessons = Lessons(host.tokenizer, texts, (), recipe)
         budget = Budget(recipe, lessons.there, started)
-        # Blocks are shorter than a step only at documents' ends: side by side, as trainers do.
-        rows, tokens = Rows(packed=True), 0
         for pack in (pack for section in lessons.sections(budget) for pack in section):
             if budget.used(tokens) >= 1:
                 break
@@ -204,24 +211,65 @@ def _plain(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    def merged() -> "PreTrainedModel":
-        found = model.to(torch.float32)
-        if contestant.kind == "lora":
-            from peft.tuners.lora import LoraLayer
-
-            for module in found.modules():
-                if isinstance(module, LoraLayer):
-                    module.scale_layer(recipe.scaling)
-            found = found.merge_and_unload()
-        fitted: PreTrainedModel = found.eval()
-        return fitted
+    def fitted() -> "PreTrainedModel":
+        whole: PreTrainedModel = model.to(torch.float32).eval()
+        return whole
 
     return Fitted(
-        merged,
+        partial(_merged, contestant, host, model, recipe) if contestant.kind == "lora" else fitted,
         tokens,
         sum(one.numel() for one in learning),
         sum(one.numel() * one.element_size() for one in learning),
     )
+
+
+def _merged(
+    contestant: Contestant, host: Checkpoint, model: Any, recipe: Recipe
+) -> "PreTrainedModel":
+    """A model's factors, scaled, in the host as it is: not as it was rounded to compute in."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from peft.tuners.lora import LoraLayer
+
+    body: Any = assemble(identity(host.layers), host, {}, dtype="float32")
+    whole = with_lora(body, contestant)
+    # Left to guess, PEFT asks the hub whether the vocabulary is another one than the base's.
+    set_peft_model_state_dict(whole, get_peft_model_state_dict(model, save_embedding_layers=False))
+    for module in whole.modules():
+        if isinstance(module, LoraLayer):
+            module.scale_layer(recipe.scaling)
+    merged: PreTrainedModel = whole.merge_and_unload().eval()
+    return merged
+
+
+class Whole:
+    """Losses of a whole model by its own forward pass, as ``not_core.learning`` asks for them.
+
+    Args:
+        body: The model; factors may be put into it later.
+        blocks: All blocks that will be asked for.
+        rows: How it takes several of them.
+    """
+
+    def __init__(self, body: "PreTrainedModel", blocks: "Sequence[Block]", rows: "Rows") -> None:
+        self._blocks, self._rows = blocks, rows
+        self._model: Any = body
+
+    def prepare(self, numbers: Iterable[int]) -> None:
+        """Nothing is done once for each block."""
+
+    def nats(self, numbers: Sequence[int], *, draw: int | None = None) -> "torch.Tensor":
+        """Negative log-likelihood of every place that predicts, in nats; never an estimate.
+
+        Returns:
+            Shape ``(rows, tokens)``, zero where nothing is predicted.
+        """
+        import torch
+
+        inputs, labels = self._rows.inputs([self._blocks[n] for n in numbers], self._model.device)
+        logits = self._model(**inputs, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), reduction="none"
+        ).view(labels.shape)
 
 
 def with_lora(model: Any, contestant: Contestant) -> Any:

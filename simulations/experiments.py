@@ -263,7 +263,10 @@ def compare_methods(
         bool, typer.Option("--quick", help="One domain, one seed, few tokens: ten minutes.")
     ] = False,
     searching: Annotated[
-        bool, typer.Option("--search", help="Choose ranks and learning rates on validation text.")
+        bool,
+        typer.Option(
+            "--search", help="Try ranks, learning rates and scales instead, on validation text."
+        ),
     ] = False,
     kept_only: KeptOnly = False,
     as_json: Json = False,
@@ -280,10 +283,10 @@ def compare_methods(
     from simulations.model import base_model
     from simulations.results import brief
 
-    base = base_model(model, say)
     if searching:
-        listing(quality.search(base, out, say), as_json)
+        listing(quality.search(base_model(model, say), out, say), as_json)
     else:
+        base = "" if kept_only else base_model(model, say)
         rows = quality.quality(base, out, say, quick=quick, kept_only=kept_only)
         listing(rows if as_json else [brief(row) for row in rows], as_json)
         say(f"the whole table is in {out / 'quality.md'}")
@@ -332,7 +335,7 @@ def clinic(
     from simulations import clinic as clinics
     from simulations.model import base_model
 
-    base = base_model(model, say)
+    base = "" if kept_only else base_model(model, say)
     listing(clinics.experiment(base, out, say, quick=quick, kept_only=kept_only), as_json)
 
 

@@ -1,5 +1,6 @@
 """The chart of the comparison: perplexity over tokens, seconds and bytes, a row a domain."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,12 +33,31 @@ def chart(table: Sequence[dict[str, Any]]) -> Chart:
     """Rows of ``quality.summary`` as a chart; lower left is best everywhere."""
     domains = list(dict.fromkeys(row["domain"] for row in table))
     trained = [row for row in table if row["method"] != "stock"]
+    machine = _machine(trained)
     return Chart(
         title="Organs beside LoRA and full fine-tuning",
-        note=f"{over_seeds(row['seeds'] for row in trained)}. Lines join one method's budgets.",
-        rows=tuple(tuple(_panel(domain, table, *axis) for axis in AXES) for domain in domains),
+        note=f"{over_seeds(row['seeds'] for row in trained)}. Lines join one method's budgets. "
+        f"Seconds of {machine} only.",
+        rows=tuple(
+            tuple(
+                _panel(domain, [row for row in table if _drawn(row, axis[0], machine)], *axis)
+                for axis in AXES
+            )
+            for domain in domains
+        ),
         share=True,
     )
+
+
+def _machine(trained: Sequence[dict[str, Any]]) -> str:
+    """The kind of machine that most organs were timed on."""
+    organs = [row["machine"] for row in trained if row["method"] == "organ"]
+    return str(Counter(organs or [row["machine"] for row in trained]).most_common(1)[0][0])
+
+
+def _drawn(row: dict[str, Any], axis: str, machine: str) -> bool:
+    """Whether a row belongs to an axis: another machine's seconds are none of this one's."""
+    return axis != "cpu seconds" or row["method"] == "stock" or row["machine"] == machine
 
 
 def _panel(domain: str, table: Sequence[dict[str, Any]], key: str, label: str, log: bool) -> Panel:

@@ -22,9 +22,11 @@ from not_core.surgery.expansion import read_expanded
 from not_core.surgery.layer_config import fitting_fields
 from not_core.surgery.organ import Label, Organ, describe, write_organ
 from not_core.surgery.plan import Plan
+from simulations.arithmetic import processor
 from simulations.sources import Report
 
 BLOCK_TOKENS = 256
+LIBRARIES = ("torch", "transformers")
 Readings = dict[str, Reading]
 """Losses by the name of a set of texts."""
 
@@ -124,6 +126,18 @@ class Kept:
             for key, losses in json.loads(kept.read_bytes()).items()
         }
 
+    def tell(self, recipe: Recipe, seeds: int = 1) -> None:
+        """Write beside the results what they are measured with: ``about.json``."""
+        facts = {
+            "base": self.host.weights_digest,
+            "tokens": recipe.tokens,
+            "seeds": list(range(recipe.seed, recipe.seed + seeds)),
+            "computes in": computes_in(recipe),
+            "machine": processor(),
+            **{name: metadata.version(name) for name in LIBRARIES},
+        }
+        atomic.write(self.folder / "about.json", json.dumps(facts, indent=1).encode())
+
     def _key(self, decides: dict[str, Any]) -> str:
         """Beginning of a digest over the model, the libraries and what else decides a result."""
         model = {
@@ -132,5 +146,5 @@ class Kept:
             "config": fitting_fields(self.host.config, self.host.anatomy),
             "layers": self.host.source.entries,
         }
-        libraries = [metadata.version(name) for name in ("torch", "transformers")]
+        libraries = [metadata.version(name) for name in LIBRARIES]
         return canonical.digest([model, libraries, decides])[:16]

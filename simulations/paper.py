@@ -6,7 +6,6 @@ Source of the questions: Neural Organ Transplantation, arXiv:2601.13580.
 """
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -63,6 +62,7 @@ def positions(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[R
     """
     host = open_checkpoint(model)
     kept, parts = Kept(out, host, say), split(_texts(GIVEN, say), HELD_OUT, 0)
+    kept.tell(_with(WAYS["in place"], tokens, seed))
     span = default_span(host.layers, None)
     documents = document_blocks(host.tokenizer, parts.held_out[:TRIED], BLOCK_TOKENS, 1)
     sources: dict[str, Source] = {"untrained copy": _cut(host, span)}
@@ -144,6 +144,7 @@ def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Ro
     """
     host = open_checkpoint(model)
     kept = Kept(out, host, say)
+    kept.tell(_with(Recipe(tokens=1), tokens, seed))
     parts = {name: split(_texts(name, say), HELD_OUT, 0) for name in domains.BUILTIN}
     held_out = {name: part.held_out for name, part in parts.items()}
     held_out["general"] = tuple(record.text for record in domains.general(say)[:GENERAL])
@@ -160,7 +161,7 @@ def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Ro
     with tempfile.TemporaryDirectory(dir=out) as folder:
         say(f"tuning the base on {TUNED_ON} by LoRA")
         lora = fit(CONTESTANTS["lora"], host, parts[TUNED_ON].train, {"tokens": tokens}, seed)
-        tuned = _written(lora.model(), model, Path(folder) / "tuned")
+        tuned = _written(lora.model(), host, Path(folder) / "tuned")
         given = {GIVEN: organs[GIVEN], f"{GIVEN}, three layers": short}
         for organ in given.values():
             _refused_unless_allowed(organ, tuned)
@@ -171,10 +172,10 @@ def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Ro
     return rows
 
 
-def _written(tuned: "PreTrainedModel", base: str, out: Path) -> Checkpoint:
-    """A tuned model as a folder, all but its weights and configuration the base's."""
-    shutil.copytree(base, out, ignore=shutil.ignore_patterns("*.safetensors*"))
+def _written(tuned: "PreTrainedModel", base: Checkpoint, out: Path) -> Checkpoint:
+    """A tuned model as a folder, with the base's tokenizer."""
     tuned.save_pretrained(out)
+    base.tokenizer.save_pretrained(out)
     return open_checkpoint(out)
 
 

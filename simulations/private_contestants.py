@@ -4,7 +4,7 @@ Both draw, clip, add noise and step by ``not_core.learning``.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,10 @@ from not_core.privacy.account import Uncharged
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.plan import identity
-from simulations.contestants import Contestant, Fitted, of_organ, with_lora
+from simulations.contestants import Contestant, Fitted, Whole, of_organ, with_lora
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
 
     from not_core.learning.clipping import Clipped
     from not_core.learning.masters import Masters
@@ -78,7 +77,7 @@ def fit_privately(
 class Place:
     """Where a private course runs: what it asks of a ``Workplace``."""
 
-    scene: "SideBySide"
+    scene: Whole
     masters: "Masters"
     kept: "Resumption"
 
@@ -157,6 +156,7 @@ def lora_place(
     import torch
 
     from not_core.learning.masters import Masters
+    from not_core.learning.packing import Rows
     from not_core.learning.resumption import Resumption
 
     with device.threads(recipe.threads):
@@ -165,34 +165,7 @@ def lora_place(
         model = with_lora(body, contestant)  # its factors are put into the body
         learning = {name: one for name, one in model.named_parameters() if one.requires_grad}
         masters = Masters(learning, recipe.clip)
-        yield Place(SideBySide(body, blocks), masters, Resumption(None, "")), model
-
-
-class SideBySide:
-    """Losses of a whole model by its own forward pass, each block a row of its own."""
-
-    def __init__(self, body: "PreTrainedModel", blocks: Sequence[Block]) -> None:
-        from not_core.learning.packing import Rows
-
-        self._rows, self._blocks = Rows(packed=False), blocks
-        self._model: Any = body
-
-    def prepare(self, numbers: Iterable[int]) -> None:
-        """Nothing is done once for each block."""
-
-    def nats(self, numbers: Sequence[int], *, draw: int | None = None) -> "torch.Tensor":
-        """Negative log-likelihood of every place that predicts, in nats; never an estimate.
-
-        Returns:
-            Shape ``(rows, tokens)``, zero where nothing is predicted.
-        """
-        import torch
-
-        inputs, labels = self._rows.inputs([self._blocks[n] for n in numbers], self._model.device)
-        logits = self._model(**inputs, use_cache=False).logits
-        return torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), reduction="none"
-        ).view(labels.shape)
+        yield Place(Whole(body, blocks, Rows(packed=False)), masters, Resumption(None, "")), model
 
 
 def _noise_seconds(shapes: "Sequence[torch.Size]", units: int, probability: float) -> float:

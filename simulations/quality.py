@@ -15,8 +15,8 @@ from not_core import atomic
 from not_core.commands.program import progress
 from not_core.learning.evaluation import compare
 from simulations import charts, frontier, tables
-from simulations.arithmetic import multiplies_bfloat16, processor
-from simulations.compare import OWN, Case, reading, run
+from simulations.arithmetic import computes_in_bfloat16, processor
+from simulations.compare import MEASURED, OWN, Case, reading, run
 from simulations.contestants import CONTESTANTS
 
 DOMAINS = ("abstracts", "cases", "weaknesses", "finance")
@@ -33,8 +33,8 @@ RANKS, RATES, SCALES = (16, 8, 32), (2e-3, 1e-3, 4e-3), (1.0, 0.9, 0.8)
 """What is tried, the values of the default recipe first but for the scale."""
 SEARCH_DOMAIN, SEARCH_TOKENS = "abstracts", 16_384
 NOTE = """±: one standard error over questions; all intervals are 95%. Seconds and memory are
-means of the seeds that were timed on the machine that is named. artefact MB: as each is written,
-organs in float16, PEFT's factors in float32.
+means of the seeds that were timed on the machine that is named, and LoRA with them. artefact MB: as
+each is written, organs in float16, PEFT's factors in float32.
 """
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 """97.5% quantiles of Student's t by degrees of freedom."""
@@ -65,7 +65,13 @@ def quality(
     rounds = list(_rounds(quick=quick, kept_only=kept_only))
     with progress("measuring", sum(map(len, rounds)), "cells") as bar:
         measure = partial(
-            run, model=model, out=out / "cells", say=say, kept_only=kept_only, advance=bar
+            run,
+            model=model,
+            out=out / "cells",
+            say=say,
+            since=MEASURED,
+            kept_only=kept_only,
+            advance=bar,
         )
         for round_ in rounds:
             rows += round_.measure(measure, say)
@@ -164,7 +170,7 @@ def _rounds(*, quick: bool, kept_only: bool = False) -> Iterator[_Round]:
 
 def controls(*, kept_only: bool = False) -> tuple[str, ...]:
     """The other contestants; those in bfloat16 are measured where the processor multiplies it."""
-    native = kept_only or multiplies_bfloat16()
+    native = kept_only or computes_in_bfloat16()
     return tuple(
         name for name in CONTESTANTS if name not in CORE and (native or "bf16" not in name)
     )
@@ -191,7 +197,7 @@ def search(model: str, out: Path, say: Callable[[str], None]) -> list[dict[str, 
             seed=0,
             part="validation",
         )
-        for row in run([case], model, out / "cells", say):
+        for row in run([case], model, out / "cells", say, since=MEASURED):
             rows.append(
                 {
                     "method": name,
@@ -223,7 +229,12 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         beside = {other: _beside(group, its) for other, its in rivals.items() if its}
         costs = beside.get(BASELINE, {}).get("by machine")
         machine = next(iter(costs)) if costs else _machines(group)[0]
-        timed = [row for row in group if row["machine"] == machine]
+        here = (costs or {}).get(machine, {})
+        timed = [
+            row
+            for row in group
+            if _where(row) == machine and row["seed"] in here.get("seeds", (row["seed"],))
+        ]
         entry: dict[str, Any] = {
             "domain": domain,
             "tokens": budget,
@@ -233,6 +244,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "perplexity": round(math.exp(fmean(_log(row, "domain") for row in group)), 3),
             "perplexity interval": interval([_log(row, "domain") for row in group]),
             "general": round(math.exp(fmean(_log(row, "general") for row in group)), 3),
+            "machine": machine,
             "timed on": f"{machine}, {len(timed)} of {len(group)}",
             "cpu seconds": round(fmean(row["cpu_seconds"] for row in timed), 1),
             "peak MB": round(fmean(row["peak_mb"] for row in timed)),
@@ -259,7 +271,6 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             ]
             if against := [pair for pair in pairs if all("choices_right" in one for one in pair)]:
                 entry["accuracy less LoRA's"] = _difference(against)
-            here = (costs or {}).get(machine, {})
             entry |= {key: one for key, one in here.items() if key in ("x cpu", "x peak")}
         table.append(entry)
     return table
@@ -274,9 +285,15 @@ def _pairs(group: Sequence[dict[str, Any]], rivals: Sequence[dict[str, Any]]) ->
     return [(row, theirs[row["seed"]]) for row in group if row["seed"] in theirs]
 
 
+def _where(row: dict[str, Any]) -> str:
+    """The kind of machine, and whether by another trainer: only what agrees in both compares."""
+    earlier = row.get("measured", 1) < MEASURED
+    return f"{row['machine']}, by an earlier trainer" if earlier else str(row["machine"])
+
+
 def _machines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Kinds of machines, that of most rows first; of equals, that of the last."""
-    counts = Counter(row["machine"] for row in reversed(rows))
+    counts = Counter(map(_where, reversed(rows)))
     return [machine for machine, _ in counts.most_common()]
 
 
@@ -285,9 +302,9 @@ def _beside(group: Sequence[dict[str, Any]], rivals: Sequence[dict[str, Any]]) -
     pairs = _pairs(group, rivals)
     if not pairs:
         return {}
-    same = [(a, b) for a, b in pairs if a["machine"] == b["machine"] and a["tokens"]]
+    same = [(a, b) for a, b in pairs if _where(a) == _where(b) and a["tokens"]]
     machines = {
-        machine: [pair for pair in same if pair[0]["machine"] == machine]
+        machine: [pair for pair in same if _where(pair[0]) == machine]
         for machine in _machines([a for a, _ in same])
     }
     return {
@@ -295,6 +312,7 @@ def _beside(group: Sequence[dict[str, Any]], rivals: Sequence[dict[str, Any]]) -
         "by machine": {
             machine: {
                 **_ratios(there),
+                "seeds": [a["seed"] for a, _ in there],
                 "x cpu": round(fmean(a["cpu_seconds"] / b["cpu_seconds"] for a, b in there), 4),
                 "x peak": round(fmean(a["peak_mb"] / b["peak_mb"] for a, b in there), 4),
             }
@@ -378,9 +396,10 @@ def targets(table: Sequence[dict[str, Any]]) -> str:
         machines = found["by machine"] or {"no machine in common": {}}
         if row["method"] == f"organ in the time of {rival}":
             for machine, there in machines.items():
+                where = _timed_on(machine, there)
                 aims += [
-                    (f"perplexity in its seconds, {machine}", there, "perplexity", 1),
-                    (f"general perplexity in its seconds, {machine}", there, "general", 1),
+                    (f"perplexity in its seconds, {where}", there, "perplexity", 1),
+                    (f"general perplexity in its seconds, {where}", there, "general", 1),
                 ]
         elif row["method"] == "organ":
             aims = [
@@ -388,9 +407,10 @@ def targets(table: Sequence[dict[str, Any]]) -> str:
                 ("general perplexity on equal tokens", found, "general", 1),
             ]
             for machine, there in machines.items():
+                where = _timed_on(machine, there)
                 aims += [
-                    (f"CPU seconds on equal tokens, {machine}", there, "x cpu", 0.5),
-                    (f"peak memory, {machine}", there, "x peak", 0.6),
+                    (f"CPU seconds on equal tokens, {where}", there, "x cpu", 0.5),
+                    (f"peak memory, {where}", there, "x peak", 0.6),
                 ]
         for aim, of, key, most in aims:
             value, reach = of.get(key), of.get(f"{key} interval")
@@ -398,6 +418,11 @@ def targets(table: Sequence[dict[str, Any]]) -> str:
             lines.append([*line, tables.word(value), tables.word(reach), _met(value, reach, most)])
     names = ("domain", "tokens", "beside", "what", "aim", "found", "95% over seeds", "met")
     return tables.table(names, lines)
+
+
+def _timed_on(machine: str, there: Mapping[str, Any]) -> str:
+    seeds = len(there.get("seeds", ()))
+    return f"{machine}, one seed" if seeds == 1 else f"{machine}, {seeds} seeds"
 
 
 def _met(value: float | None, reach: Sequence[float] | None, most: float) -> str:

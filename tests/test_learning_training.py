@@ -372,7 +372,8 @@ def test_a_budget_of_seconds_ends_in_time(
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])  # the last drops out in training mode
 def test_activations_that_are_computed_again_are_not_kept(family: str, tmp_path: Path) -> None:
-    host, texts = open_checkpoint(family_model(tmp_path, family)), sentences(20, seed=1)
+    save_tokenizer(family_model(tmp_path, family))
+    host, texts = open_checkpoint(tmp_path), sentences(20, seed=1)
     recipe = replace(RECIPE, tokens=500, rank=4)
     kept = 0
 

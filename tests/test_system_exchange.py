@@ -46,7 +46,7 @@ from simulations import report as reports
 from simulations.beside import read_beside
 from simulations.costs import privacy_costs
 from simulations.facts import gather
-from simulations.search import Needles, search
+from simulations.leaks import Needles, search
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

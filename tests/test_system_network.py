@@ -15,7 +15,7 @@ from wire import SlowLink, listening
 from not_core.service import supervisor
 from server import service
 from simulations import exchange as simulation
-from simulations.search import Needles, search
+from simulations.leaks import Needles, search
 from simulations.served import Deployment, until
 
 pytestmark = pytest.mark.exhaustive

@@ -40,7 +40,7 @@ from not_core.trust.statement import claimed_payload
 from server import claims, service
 from server import home as coordinator_home
 from simulations import exchange as simulation
-from simulations.search import Needles, search
+from simulations.leaks import Needles, search
 from simulations.served import Deployment, until
 
 CARRIED = "clinic-without-network"

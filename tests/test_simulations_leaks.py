@@ -7,8 +7,8 @@ from conftest import write_jsonl
 from safetensors.torch import save_file
 
 from not_core.errors import RecordsError
+from simulations.leaks import WINDOW, Needles, search
 from simulations.marks import plant
-from simulations.search import WINDOW, Needles, search
 from simulations.sites import load_sites
 
 
