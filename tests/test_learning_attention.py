@@ -63,13 +63,13 @@ def test_products_attend_as_the_kernel_in_double_precision(
 
 
 def test_no_scores_are_made_of_places_that_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "TILE", 10)
-    spans = attention._tiles(documents(10, 25, 5)[None, None])
+    monkeypatch.setattr(attention, "TILE", 32)
+    spans = attention._tiles(documents(32, 40, 40)[None, None])
     assert [(tile.start, span.start, span.stop) for tile, span in spans] == [
-        (0, 0, 10),
-        (10, 10, 20),
-        (20, 10, 30),
-        (30, 10, 40),
+        (0, 0, 32),
+        (32, 32, 64),
+        (64, 32, 96),
+        (96, 64, 112),
     ]
 
 

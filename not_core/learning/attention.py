@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from not_core.learning.device import multiplies_bfloat16
+from not_core.learning.packing import FILL
 
 NAME = "organ-exchange-products"
 OTHERS = ("position_bias", "cache", "softcap", "s_aux")
@@ -127,13 +128,17 @@ class _Attention(torch.autograd.Function):
 
 
 def _tiles(seen: torch.Tensor) -> list[tuple[slice, slice]]:
-    """Places, some at a time, and the span from the first to the last that one of them sees."""
+    """Places, some at a time, and the span from the first to the last that one of them sees.
+
+    Spans begin and end at multiples of ``FILL``, for the reason that rows do.
+    """
     by_any = seen.flatten(0, 1).any(dim=0)
     found = []
     for start in range(0, len(by_any), TILE):
         tile = slice(start, start + TILE)
         columns = by_any[tile].any(dim=0).nonzero()[:, 0].tolist() or [0]
-        found.append((tile, slice(columns[0], columns[-1] + 1)))
+        first, last = columns[0] // FILL * FILL, columns[-1] // FILL * FILL + FILL
+        found.append((tile, slice(first, last)))
     return found
 
 
