@@ -3,13 +3,17 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import sentences
 from families import all_families, family_model
 from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from not_core.learning import attention
 from not_core.learning.attention import NAME, attend, quicken
+from not_core.learning.recipe import Recipe
 from not_core.learning.stage import Stage
+from not_core.learning.training import train
+from not_core.manifest import Span
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.plan import HOST, Layer, identity
@@ -141,3 +145,20 @@ def test_a_model_that_was_told_how_to_attend_keeps_to_it(tmp_path: Path) -> None
 def llama(folder: Path, dtype: str) -> PreTrainedModel:
     host = open_checkpoint(family_model(folder, "llama"))
     return assemble(identity(host.layers), host, {}, dtype=dtype)
+
+
+def test_an_organ_learns_the_same_by_products(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(attention, "TILE", 16)
+    host, texts = open_checkpoint(models["llama"]), sentences(40, seed=1)
+    recipe = Recipe(
+        rank=4, tokens=3_000, learning_rate=1e-2, block_tokens=32, precision="bfloat16", threads=1
+    )
+    found = train(host, Span(start=2, stop=4), texts, recipe).losses
+    monkeypatch.setattr(attention, "quicken", lambda model: None)
+    wanted = train(host, Span(start=2, stop=4), texts, recipe).losses
+    assert found != wanted, "attended in the same way"
+    assert found == pytest.approx(wanted, rel=2e-2)
+    assert found[-1] < found[0]
