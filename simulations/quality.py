@@ -422,7 +422,7 @@ def targets(table: Sequence[dict[str, Any]]) -> str:
 
 def _timed_on(machine: str, there: Mapping[str, Any]) -> str:
     seeds = len(there.get("seeds", ()))
-    return f"{machine}, one seed" if seeds == 1 else f"{machine}, {seeds} seeds"
+    return f"{machine}, {seeds} seed{'s' * (seeds > 1)}" if seeds else machine
 
 
 def _met(value: float | None, reach: Sequence[float] | None, most: float) -> str:

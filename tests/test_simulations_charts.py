@@ -109,6 +109,7 @@ def test_the_note_says_how_many_seeds(counts: list[int], said: str) -> None:
         "positions/positions",
         "privacy/bench-dp",
         "quality/quality",
+        "transfer/transfer",
     ],
 )
 def test_pictures_in_the_documents_are_of_the_results_beside_them(name: str) -> None:

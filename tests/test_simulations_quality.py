@@ -174,7 +174,7 @@ def test_seconds_are_of_pairs_and_of_one_trainer() -> None:
     assert found["organ"]["timed on"] == "m, 1 of 2"
     assert found["lora-bf16"]["timed on"] == "m, by an earlier trainer, 1 of 1"
     assert "x cpu" not in found["lora-bf16"]
-    assert "m, one seed" in targets(summary(rows))
+    assert "m, 1 seed" in targets(summary(rows))
 
 
 def test_aims_that_are_missed_are_named() -> None:
@@ -201,14 +201,14 @@ def test_aims_are_judged_beside_each_rival_and_machine() -> None:
     ]
     lines = [line.split(" | ")[2:] for line in targets(summary(rows)).splitlines()[2:]]
     met = {(rival, what): end.strip(" |") for rival, what, _, _, _, end in lines}
-    assert met["lora", "CPU seconds on equal tokens, 1, one seed"] == "yes"
-    assert met["lora", "CPU seconds on equal tokens, 0, one seed"] == "**no**"
-    assert met["lora-bf16", "CPU seconds on equal tokens, 1, one seed"] == "**no**"
-    assert met["lora-bf16", "perplexity in its seconds, 1, one seed"] == "yes"
-    assert met["lora-bf16", "general perplexity in its seconds, 1, one seed"] == "yes"
-    other = "CPU seconds on equal tokens, 0, one seed"
+    assert met["lora", "CPU seconds on equal tokens, 1, 1 seed"] == "yes"
+    assert met["lora", "CPU seconds on equal tokens, 0, 1 seed"] == "**no**"
+    assert met["lora-bf16", "CPU seconds on equal tokens, 1, 1 seed"] == "**no**"
+    assert met["lora-bf16", "perplexity in its seconds, 1, 1 seed"] == "yes"
+    assert met["lora-bf16", "general perplexity in its seconds, 1, 1 seed"] == "yes"
+    other = "CPU seconds on equal tokens, 0, 1 seed"
     assert ("lora-bf16", other) not in met, "times of two machines"
-    assert ("lora", "peak memory, 1, one seed") in met
+    assert ("lora", "peak memory, 1, 1 seed") in met
 
 
 def test_what_is_kept_is_not_measured_again(
