@@ -26,7 +26,7 @@ from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.plan import identity
 from simulations.contest import PARTS, Contest, Setting, flat, losses, reading
-from simulations.contestants import Contestant, with_lora
+from simulations.contestants import Contestant, adapter, with_lora
 from simulations.engine import play
 from simulations.sources import Report
 
@@ -63,11 +63,7 @@ def adapted(host: Checkpoint, setting: Setting) -> Any:
 
 def factors(model: Any) -> ArrayRecord:
     """What a site sends: PEFT's state of its adapter."""
-    from peft import get_peft_model_state_dict
-
-    # Left to guess, PEFT asks the hub whether the vocabulary is another one than the base's.
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return ArrayRecord({name: value.detach() for name, value in state.items()})
+    return ArrayRecord({name: value.detach() for name, value in adapter(model).items()})
 
 
 def packs(lessons: Lessons, setting: Setting, number: int) -> list[list[int]]:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -204,7 +205,6 @@ def run(
     """
     if not kept_only:
         _prepare(out)
-    base = None
     for case in cases:
         kept = out / case.file
         there = kept.is_file()
@@ -212,7 +212,7 @@ def run(
             continue
         if there and not kept_only:
             row = json.loads(kept.read_bytes())
-            base = base or open_checkpoint(model).weights_digest
+            base = _base(model)
             if row.get("base", base) != base:
                 raise ExchangeError(f"{kept} is of another base model; choose another --out")
             there = row.get("measured", 1) >= since
@@ -233,6 +233,12 @@ def run(
             atomic.write(kept, json.dumps({**_about(case), **row}, indent=1).encode())
         advance(1, kept=there)
         yield json.loads(kept.read_bytes())
+
+
+@lru_cache(maxsize=1)
+def _base(model: str) -> str:
+    """Digest of a model's weights, read once a process: cases are often run one by one."""
+    return open_checkpoint(model).weights_digest
 
 
 def _prepare(out: Path) -> None:

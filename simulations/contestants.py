@@ -227,13 +227,12 @@ def _merged(
     contestant: Contestant, host: Checkpoint, model: Any, recipe: Recipe
 ) -> "PreTrainedModel":
     """A model's factors, scaled, in the host as it is: not as it was rounded to compute in."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
     from peft.tuners.lora import LoraLayer
 
     body: Any = assemble(identity(host.layers), host, {}, dtype="float32")
     whole = with_lora(body, contestant)
-    # Left to guess, PEFT asks the hub whether the vocabulary is another one than the base's.
-    set_peft_model_state_dict(whole, get_peft_model_state_dict(model, save_embedding_layers=False))
+    set_peft_model_state_dict(whole, adapter(model))
     for module in whole.modules():
         if isinstance(module, LoraLayer):
             module.scale_layer(recipe.scaling)
@@ -270,6 +269,15 @@ class Whole:
         return torch.nn.functional.cross_entropy(
             logits.flatten(0, 1).float(), labels.flatten(), reduction="none"
         ).view(labels.shape)
+
+
+def adapter(model: Any) -> "dict[str, torch.Tensor]":
+    """PEFT's state of a model's factors."""
+    from peft import get_peft_model_state_dict
+
+    # Left to guess, PEFT asks the hub whether the vocabulary is another one than the base's.
+    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return state
 
 
 def with_lora(model: Any, contestant: Contestant) -> Any:
