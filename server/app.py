@@ -11,8 +11,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from not_core.errors import ExchangeError, HomeError
-from server.exchange import Event, Exchange, Settings, run_in_passes
+from server.exchange import Exchange, Settings, run_in_passes
 from server.home import Coordinator, load
+from server.progress import Event
 
 Configure = Callable[[Context], tuple[Coordinator, Settings]]
 
@@ -28,7 +29,7 @@ def configured(context: Context) -> tuple[Coordinator, Settings]:
     if not isinstance(home, str) or not home:
         raise HomeError("the run names no home; add --run-config 'home=\"/path\"'")
     coordinator, name = load(Path(home)), context.run_config.get("exchange")
-    for one in coordinator.catalogue.begun():
+    for one in coordinator.catalogue.schedule.begun():
         if one.name == name:
             return coordinator, Settings(asked=one.asked, limits=coordinator.settings.limits)
     raise ExchangeError(f"no exchange {name!r} was asked for; see 'organ-coordinator exchange'")

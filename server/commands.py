@@ -287,8 +287,8 @@ def exchange(
     from not_core.page.figures import moment
     from server import keeper
     from server import status as found
-    from server.catalogue import COMPLETED
     from server.home import opened
+    from server.schedule import COMPLETED
 
     words: dict[str, object] = {"exchange": name, "sites": sites or 0, "span": span, "mode": mode}
     words |= {"tokens": tokens, "rank": rank, "learning-rate": learning_rate, "seed": seed}
@@ -322,7 +322,7 @@ def cancel(
     from server.home import opened
 
     with opened(home) as coordinator:
-        coordinator.catalogue.cancel(name)
+        coordinator.catalogue.schedule.cancel(name)
     report({"exchange": name, "state": "cancelling"}, as_json)
 
 

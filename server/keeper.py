@@ -19,9 +19,9 @@ from not_core.service.supervisor import end_with_parent
 from not_core.trust.federation import load_trust
 from server import service
 from server.asked import read
-from server.catalogue import CANCELLED, CANCELLING, COMPLETED, UNFINISHED, Begun
 from server.control import ENDED, WELL, Control, Run
 from server.home import Coordinator, load
+from server.schedule import CANCELLED, CANCELLING, COMPLETED, UNFINISHED, Begun
 
 POLL_SECONDS = 2.0
 AGAIN_SECONDS = 10.0
@@ -54,7 +54,7 @@ def ask(coordinator: Coordinator, words: Mapping[str, object], at: float = 0.0) 
         )
     if asked.invited and asked.sites > len(asked.invited):
         raise ExchangeError(f"{asked.sites} sites to wait for, more than are named")
-    coordinator.catalogue.begin(asked, at)
+    coordinator.catalogue.schedule.begin(asked, at)
     return asked.exchange
 
 
@@ -64,7 +64,7 @@ def look(coordinator: Coordinator, control: Control, now: float) -> None:
     Raises:
         ServiceError: Flower does not run.
     """
-    due = [one for one in coordinator.catalogue.unfinished() if not one.waits(now)]
+    due = [one for one in coordinator.catalogue.schedule.unfinished() if not one.waits(now)]
     if not due:
         return
     runs, online = control.runs(), cache(control.online)
@@ -100,7 +100,7 @@ def _look_after(
         _end(coordinator, one.name, CANCELLED)
     elif run is not None and under_way:
         if run.identifier != one.run:
-            coordinator.catalogue.running(one.name, run.identifier, now)
+            coordinator.catalogue.schedule.running(one.name, run.identifier, now)
             _log.warning("is under way", extra={"exchange": one.name, "run": one.runs + 1})
     elif run is not None and run.outcome == WELL:
         _end(coordinator, one.name, COMPLETED)
@@ -112,7 +112,7 @@ def _look_after(
             return  # a run would wait in vain, and count
         home = str(coordinator.folder.resolve())
         begun = control.start({"home": home, "exchange": one.name})
-        coordinator.catalogue.running(one.name, begun, now)
+        coordinator.catalogue.schedule.running(one.name, begun, now)
         _log.warning("starts", extra={"exchange": one.name, "run": one.runs + 1})
 
 
@@ -124,14 +124,14 @@ def nodes_of(coordinator: Coordinator, one: Begun) -> set[int]:
 
 def _end(coordinator: Coordinator, name: str, state: str) -> None:
     """Note how an exchange ended, and keep no body of it that never came whole."""
-    coordinator.catalogue.ended(name, state)
+    coordinator.catalogue.schedule.ended(name, state)
     for part in coordinator.parts(name):
         part.unlink(missing_ok=True)
 
 
 def ended(coordinator: Coordinator, name: str) -> str:
     """How an exchange ended; empty while it runs."""
-    state = next(one.state for one in coordinator.catalogue.begun() if one.name == name)
+    state = next(one.state for one in coordinator.catalogue.schedule.begun() if one.name == name)
     return "" if state in UNFINISHED else state
 
 

@@ -6,10 +6,11 @@ from typing import Any
 from not_core.errors import ExchangeError
 from not_core.page.figures import ago, instant, moment
 from not_core.protocol import Receipt
-from server.catalogue import COMPLETED, RUNNING, SCHEDULED, Begun, Happened
+from server.catalogue import Happened
 from server.counts import Counted
 from server.holdings import holdings
 from server.home import Coordinator
+from server.schedule import COMPLETED, RUNNING, SCHEDULED, Begun
 
 ONLINE_SECONDS = 60.0
 """The keeper notes who is there three times in it."""
@@ -65,7 +66,7 @@ def of_exchange(coordinator: Coordinator, name: str, served: bool, now: float) -
     if not found:
         raise ExchangeError(f"no exchange {name}; 'organ-coordinator status' lists them")
     catalogue = coordinator.catalogue
-    since = next((one.since for one in catalogue.begun() if one.name == name), 0.0)
+    since = next((one.since for one in catalogue.schedule.begun() if one.name == name), 0.0)
     nodes = {f"node-{node}": site for site, (node, _) in catalogue.nodes().items()}
     events = reversed(catalogue.events(name, MOST_FAILURES))
     return {
@@ -103,7 +104,7 @@ def _sites(coordinator: Coordinator, served: bool, now: float) -> Iterator[dict[
 
 def _exchanges(coordinator: Coordinator, served: bool, now: float) -> Iterator[dict[str, Any]]:
     catalogue = coordinator.catalogue
-    begun, counts = {one.name: one for one in catalogue.begun()}, catalogue.counts
+    begun, counts = {one.name: one for one in catalogue.schedule.begun()}, catalogue.counts
     counted, verdicts, failures = counts.counted(), counts.verdicts_each(), counts.failures()
     for name in sorted({*begun, *catalogue.exchanges()}):
         one, organs = begun.get(name), counted.get(name, Counted()).organs

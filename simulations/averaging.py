@@ -19,14 +19,14 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
 from not_core import atomic
-from not_core.errors import ExchangeError, TrainingError
+from not_core.errors import ExchangeError
 from not_core.learning import device
 from not_core.learning.lessons import Budget, Lessons
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.plan import identity
 from simulations.contest import PARTS, Contest, Setting, flat, losses, reading
-from simulations.contestants import Contestant, adapter, with_lora
+from simulations.contestants import Contestant, adapter, step, with_lora
 from simulations.engine import play
 from simulations.sources import Report
 
@@ -100,15 +100,7 @@ def learn(model: Any, tokenizer: Any, texts: Sequence[str], setting: Setting, nu
     model.train()
     tokens = 0
     for pack in packs(lessons, setting, number):
-        inputs, labels = rows.inputs([lessons.blocks[n] for n in pack], model.device)
-        logits = model(**inputs, use_cache=False).logits.float()
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        if not math.isfinite(loss.item()):
-            raise TrainingError(f"the loss is not finite in round {number}; lower the rate")
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(learning, recipe.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        step(model, optimizer, rows, [lessons.blocks[n] for n in pack], recipe.clip)
         tokens += lessons.tokens(pack)
     model.eval()
     return tokens

@@ -34,6 +34,7 @@ from server import claims, database, dispatch, home
 from server.asked import Asked
 from server.catalogue import Catalogue
 from server.dispatch import Dispatch
+from server.enrolling import Enrolling
 from server.exchange import Exchange, Settings
 from server.home import Coordinator
 from server.log import Log
@@ -110,10 +111,6 @@ class _Watched(Exchange):
 
     clock: Clock
 
-    def _agree_on_base(self) -> None:
-        with self.clock.of("enrol"):
-            super()._agree_on_base()
-
     def _donate(self, donor: Any) -> None:
         with self.clock.of("collect"):
             super()._donate(donor)
@@ -137,6 +134,7 @@ def _watch(steps: Clock, parts: Clock, writes: Counter[str]) -> None:
 
     setattr(Dispatch, "post", posted)  # noqa: B010 - names of other modules
     setattr(database, "writing", written)  # noqa: B010
+    _count(steps, "enrol", Enrolling, ("_agree_on_base",))
     _count(parts, "messages", dispatch, ("pack", "unpack"))
     _count(parts, "checks", claims, VERIFYING)
     for kind in (Catalogue, Log):

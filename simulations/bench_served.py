@@ -27,7 +27,7 @@ from not_core.manifest import Span, TrainingFacts
 from not_core.protocol import SEGMENT_BYTES, Terms
 from not_core.service import supervisor
 from server import home as coordinator_home
-from server.catalogue import COMPLETED
+from server.schedule import COMPLETED
 from simulations import exchange, noise
 from simulations.bench import check_room, peak_bytes
 from simulations.served import Deployment

@@ -198,18 +198,10 @@ def _plain(
         for pack in (pack for section in lessons.sections(budget) for pack in section):
             if budget.used(tokens) >= 1:
                 break
-            inputs, labels = rows.inputs([lessons.blocks[n] for n in pack], model.device)
-            logits = model(**inputs, use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(logits[0].float(), labels[0])
-            if not math.isfinite(loss.item()):
-                raise TrainingError(f"the loss is not finite after {tokens} tokens")
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(learning, recipe.clip)
             tokens += lessons.tokens(pack)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.peak * recipe.pace(budget.used(tokens))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            step(model, optimizer, rows, [lessons.blocks[n] for n in pack], recipe.clip)
 
     def fitted() -> "PreTrainedModel":
         whole: PreTrainedModel = model.to(torch.float32).eval()
@@ -221,6 +213,39 @@ def _plain(
         sum(one.numel() for one in learning),
         sum(one.numel() * one.element_size() for one in learning),
     )
+
+
+def step(
+    model: Any,
+    optimizer: "torch.optim.Optimizer",
+    rows: "Rows",
+    blocks: "Sequence[Block]",
+    clip: float,
+) -> None:
+    """One step of a model's own forward pass, by the mean loss of a pack of blocks.
+
+    Args:
+        model: In training mode; what learns are the optimizer's parameters.
+        optimizer: Its rate as it is to be in this step.
+        rows: How the model takes several blocks.
+        blocks: The pack.
+        clip: Largest norm of the gradient.
+
+    Raises:
+        TrainingError: The loss is not finite.
+    """
+    import torch
+
+    inputs, labels = rows.inputs(blocks, model.device)
+    logits = model(**inputs, use_cache=False).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+    if not math.isfinite(loss.item()):
+        raise TrainingError("the loss is not finite; lower the learning rate")
+    loss.backward()  # type: ignore[no-untyped-call]
+    learning = [one for group in optimizer.param_groups for one in group["params"]]
+    torch.nn.utils.clip_grad_norm_(learning, clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _merged(

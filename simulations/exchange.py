@@ -21,7 +21,8 @@ from not_core.trust.federation import Trust, load_trust
 from not_core.trust.profile import read_request
 from server import home as coordinator_home
 from server.asked import Asked
-from server.exchange import Event, Settings
+from server.exchange import Settings
+from server.progress import Event
 from simulations import domains
 from simulations.marks import plant
 from simulations.sites import Federation, SiteSpec, materialise

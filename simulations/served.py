@@ -21,7 +21,7 @@ from not_core.service import supervisor
 from not_core.service.supervisor import LOOPBACK, free_port
 from server import home as coordinator_home
 from server import keeper, service
-from server.catalogue import COMPLETED
+from server.schedule import COMPLETED
 from simulations.exchange import Scenario
 
 Reached = TypeVar("Reached")
@@ -135,7 +135,9 @@ class Deployment:
     def begin(self, name: str, **changes: Any) -> None:
         """Ask for an exchange by the scenario's terms, or others."""
         with coordinator_home.opened(self.coordinator) as coordinator:
-            coordinator.catalogue.begin(replace(self.scenario.asked, exchange=name, **changes))
+            coordinator.catalogue.schedule.begin(
+                replace(self.scenario.asked, exchange=name, **changes)
+            )
 
     def waited(self, name: str, seconds: float = float("inf")) -> str:
         """Wait for an exchange to end; how it did.

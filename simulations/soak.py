@@ -21,7 +21,7 @@ from not_core.errors import ExchangeError
 from not_core.manifest import Span
 from not_core.service import supervisor
 from server import home as coordinator_home
-from server.catalogue import COMPLETED
+from server.schedule import COMPLETED
 from simulations import exchange, noise
 from simulations.served import Deployment
 from simulations.tables import table, word

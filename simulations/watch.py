@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from client.progress import read
-from server.exchange import Event
+from server.progress import Event
 from simulations.exchange import Scenario
 
 WORDS = {

@@ -12,7 +12,8 @@ from not_core.manifest import Span
 from not_core.protocol import Receipt, Terms
 from server import home as coordinator_home
 from server.catalogue import Kept
-from server.exchange import Event, Exchange, Settings, run_in_passes
+from server.exchange import Exchange, Settings, run_in_passes
+from server.progress import Event
 from simulations import exchange as simulation
 from simulations.sites import load_sites
 

@@ -179,4 +179,4 @@ def played(
 
 def begin(coordinator: Coordinator, count: int, name: str = "bench") -> None:
     """Ask for an exchange of so many sites."""
-    coordinator.catalogue.begin(replace(settings(count).asked, exchange=name))
+    coordinator.catalogue.schedule.begin(replace(settings(count).asked, exchange=name))

@@ -28,7 +28,7 @@ def test_a_site_is_where_its_operator_says() -> None:
 
 def test_a_run_is_of_an_exchange_as_it_was_asked_for(tmp_path: Path) -> None:
     coordinator = Members(tmp_path).coordinator
-    coordinator.catalogue.begin(asked(span="2:5"))
+    coordinator.catalogue.schedule.begin(asked(span="2:5"))
     file = coordinator.folder / coordinator_home.SETTINGS
     kept = file.read_text()
     file.write_text(kept.replace("step_seconds = 21600", "step_seconds = 172800"))

@@ -145,9 +145,9 @@ def carry_out(scenario: Scenario, number: int) -> threading.Thread:
 
     def run() -> None:
         with coordinator_home.opened(scenario.coordinator) as coordinator:
-            coordinator.catalogue.running("trial", number, time.time())
+            coordinator.catalogue.schedule.running("trial", number, time.time())
             by_hand(scenario)
-            coordinator.catalogue.ended("trial", "completed")
+            coordinator.catalogue.schedule.ended("trial", "completed")
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -47,13 +47,14 @@ from not_core.trust.statement import sign_statement
 from server import database
 from server import home as coordinator_home
 from server import log as log_of
-from server.catalogue import CANCELLED, RUNNING, Happened
+from server.catalogue import Happened
 from server.holdings import holdings
 from server.page import app as coordinator_page
 from server.page import log as log_page
 from server.page import views as page_views
 from server.page.rows import Wanted
 from server.page.views import Views
+from server.schedule import CANCELLED, RUNNING
 
 TOKEN = "a-token-of-a-test"
 KEY = "-----BEGIN PUBLIC KEY-----\nof a node\n"
@@ -366,17 +367,17 @@ def test_an_operator_begins_an_exchange_and_cancels_it(
     assert "learning-rate: Input should be a valid number" in refused
     assert "not &#39;0,001&#39;; correct it." in refused
     assert 'name="learning-rate" inputmode="decimal" required value="0,001"' in refused
-    assert [one.name for one in catalogue.begun()] == []
+    assert [one.name for one in catalogue.schedule.begun()] == []
     begun = operator.post("/exchanges", data=FINISH)
     assert (begun.status_code, begun.headers["location"]) == (303, "/exchanges/autumn")
-    (one,) = catalogue.begun()
+    (one,) = catalogue.schedule.begun()
     assert (one.state, one.asked) == (RUNNING, asked(exchange="autumn", sites=3))
     assert 'data-live="/exchanges/autumn/events"' in operator.get("/exchanges/autumn").text
     other = operator.post("/exchanges", data=FINISH | {"tokens": "101"})
     assert (other.status_code, "begun with other terms" in other.text) == (400, True)
     assert operator.post("/exchanges/autumn/cancel").status_code == 303
     assert operator.post("/exchanges", data=FINISH).status_code == 400  # being cancelled
-    catalogue.ended("autumn", CANCELLED)
+    catalogue.schedule.ended("autumn", CANCELLED)
     assert "data-live" not in operator.get("/exchanges/autumn").text
     assert operator.post("/exchanges", data=FINISH).status_code == 303
 
@@ -385,7 +386,7 @@ def test_one_that_waits_for_its_time_is_not_said_to_run(
     operator: TestClient, members: Members
 ) -> None:
     catalogue = members.coordinator.catalogue
-    catalogue.begin(asked(exchange="later"), at=4102444800.0)
+    catalogue.schedule.begin(asked(exchange="later"), at=4102444800.0)
     shown = operator.get("/exchanges/later").text
     assert '<span class="state wait">scheduled</span>; begins 2100-01-01 00:00 UTC' in shown
     assert operator.get("/api/exchanges/later").json()["row"]["state"] == "scheduled"
@@ -440,7 +441,7 @@ def test_a_piece_is_rendered_once_for_all_until_it_changes() -> None:
 def test_no_more_than_a_few_streams_are_open_at_once(
     operator: TestClient, members: Members
 ) -> None:
-    members.coordinator.catalogue.begin(asked(exchange="live"))
+    members.coordinator.catalogue.schedule.begin(asked(exchange="live"))
     headers = operator.headers | {"host": f"127.0.0.1:{PORT}", "cookie": cookies(operator)}
     request = {
         "type": "http",

@@ -32,8 +32,9 @@ from not_core.protocol import Donation, Enrolment, Receipt
 from not_core.trust import sealing
 from not_core.trust.offer import Offer, describe
 from server import database, home, migrations, tables
-from server.catalogue import RUNNING, Catalogue, Happened, Quotas
+from server.catalogue import Catalogue, Happened, Quotas
 from server.counts import Counted, Stamp, Tried
+from server.schedule import RUNNING
 from server.upgrade import upgrade
 
 ROOMY = Quotas(site_bytes=10**12, exchange_organs=10**6)
@@ -197,11 +198,11 @@ def test_what_is_counted_of_organs_and_exchanges(catalogue: Catalogue, offer: Of
 def test_a_stamp_changes_with_what_is_shown_of_an_exchange(catalogue: Catalogue) -> None:
     stamps = [catalogue.counts.stamp("spring")]
     for change in (
-        lambda: catalogue.begin(asked()),
-        lambda: catalogue.begin(asked(sites=3)),
-        lambda: catalogue.running("spring", 7, 5.0),
+        lambda: catalogue.schedule.begin(asked()),
+        lambda: catalogue.schedule.begin(asked(sites=3)),
+        lambda: catalogue.schedule.running("spring", 7, 5.0),
         lambda: catalogue.happened("spring", Happened(1.0, "north", "enrol", "")),
-        lambda: catalogue.cancel("spring"),
+        lambda: catalogue.schedule.cancel("spring"),
     ):
         change()
         stamps.append(catalogue.counts.stamp("spring"))
@@ -211,15 +212,15 @@ def test_a_stamp_changes_with_what_is_shown_of_an_exchange(catalogue: Catalogue)
 
 
 def test_an_exchange_goes_on_with_more_sites_and_on_no_other_terms(catalogue: Catalogue) -> None:
-    catalogue.begin(asked())
-    catalogue.running("spring", 2**64 - 1, 5.0)
-    catalogue.ended("spring", "completed")
-    catalogue.begin(asked(sites=3))
-    (one,) = catalogue.unfinished()
+    catalogue.schedule.begin(asked())
+    catalogue.schedule.running("spring", 2**64 - 1, 5.0)
+    catalogue.schedule.ended("spring", "completed")
+    catalogue.schedule.begin(asked(sites=3))
+    (one,) = catalogue.schedule.unfinished()
     assert (one.asked, one.state, one.run) == (asked(sites=3), RUNNING, 0)
     with pytest.raises(ExchangeError, match="other terms"):
-        catalogue.begin(asked(sites=3, tokens=11))
-    assert catalogue.begun() == [one]
+        catalogue.schedule.begin(asked(sites=3, tokens=11))
+    assert catalogue.schedule.begun() == [one]
 
 
 def test_an_organ_is_counted_before_it_is_fetched_and_once_whatever_its_exchanges(
@@ -326,7 +327,9 @@ def test_a_catalogue_of_the_first_version_is_brought_up_to_date(
     try:
         assert [(one.organ, one.header) for one in catalogue.organs("spring")] == [("1" * 64, None)]
         assert catalogue.nodes() == {"north": (7, b"word")}
-        assert [(one.state, one.asked) for one in catalogue.begun()] == [("completed", asked())]
+        assert [(one.state, one.asked) for one in catalogue.schedule.begun()] == [
+            ("completed", asked())
+        ]
         assert catalogue.last_run("spring") == {"failures": []}
         assert catalogue.counts.tried() == {"1" * 64: Tried(accepted=1, sites=1)}
         catalogue.reserve("spring", offer, DONATION, ROOMY)
@@ -379,12 +382,12 @@ from server.catalogue import Catalogue
 me = sys.argv[2]
 catalogue = Catalogue(database.address(sys.argv[1]))
 for number in range(8):
-    catalogue.begin(asked)
-    catalogue.running("shared", number, float(number))
-    catalogue.ended("shared", "completed")
+    catalogue.schedule.begin(asked)
+    catalogue.schedule.running("shared", number, float(number))
+    catalogue.schedule.ended("shared", "completed")
     catalogue.ran(f"exchange-{me}", {"number": number})
     catalogue.admitted("site", number, me.encode())
-    assert catalogue.begun()
+    assert catalogue.schedule.begun()
 catalogue.close()
 """
 
@@ -411,7 +414,7 @@ def test_several_processes_write_at_once(catalogue: Catalogue, url: sa.URL) -> N
     """Read, compare, write, 8 times each; SQLite would say that it is locked, or lose a row."""
     at_once(url, WRITER, 3)
     assert [catalogue.last_run(f"exchange-{me}") for me in range(3)] == [{"number": 7}] * 3
-    assert [one.name for one in catalogue.begun()] == ["shared"]
+    assert [one.name for one in catalogue.schedule.begun()] == ["shared"]
 
 
 def test_a_process_that_reads_the_file_itself_loses_no_write(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pages import WORDS, Members, asked
 
 from not_core.errors import ExchangeError, ServiceError
 from server import keeper
-from server.catalogue import CANCELLED, COMPLETED, RUNNING
 from server.control import ENDED, WELL, Run
 from server.home import Coordinator
+from server.schedule import CANCELLED, COMPLETED, RUNNING
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Runs:
 @pytest.fixture
 def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
     found = Members(tmp_path).coordinator
-    found.catalogue.begin(asked())
+    found.catalogue.schedule.begin(asked())
     for node, site in enumerate(("clinic", "hospital"), 1):
         found.catalogue.admitted(site, node, b"word")
     for name in ("spring.north.ab.part", "autumn.north.ab.part"):
@@ -57,7 +57,7 @@ def parts(coordinator: Coordinator) -> list[str]:
 
 
 def state(coordinator: Coordinator) -> tuple[str, int]:
-    (one,) = coordinator.catalogue.begun()
+    (one,) = coordinator.catalogue.schedule.begun()
     return one.state, one.runs
 
 
@@ -103,14 +103,14 @@ def test_one_begins_when_it_was_asked_for(coordinator: Coordinator) -> None:
     runs = Runs()
     for now, begun in ((1999.0, ["spring"]), (2000.0, ["spring", "winter"])):
         keeper.look(coordinator, runs, now)  # type: ignore[arg-type]
-        assert [one.name for one in coordinator.catalogue.begun() if one.run] == begun
+        assert [one.name for one in coordinator.catalogue.schedule.begun() if one.run] == begun
 
 
 def test_one_is_among_the_sites_that_are_named(coordinator: Coordinator) -> None:
     for number, site in enumerate(("north", "south"), 3):
         coordinator.catalogue.admitted(site, number, b"word")
     keeper.ask(coordinator, TERMS | {"invited": "south, north"})
-    (one,) = [one for one in coordinator.catalogue.begun() if one.name == "winter"]
+    (one,) = [one for one in coordinator.catalogue.schedule.begun() if one.name == "winter"]
     assert (one.asked.sites, one.asked.invited) == (2, ("north", "south"))
     coordinator.catalogue.admitted("west", 5, b"word")
     keeper.ask(coordinator, TERMS | {"invited": "west south north"})  # one more may come
@@ -128,7 +128,7 @@ def test_one_is_among_the_sites_that_are_named(coordinator: Coordinator) -> None
 def test_one_that_is_cancelled_is_stopped(coordinator: Coordinator) -> None:
     runs = Runs()
     keeper.look(coordinator, runs, 1000.0)  # type: ignore[arg-type]
-    coordinator.catalogue.cancel("spring")
+    coordinator.catalogue.schedule.cancel("spring")
     keeper.look(coordinator, runs, 1001.0)  # type: ignore[arg-type]
     assert runs.stopped == [1]
     assert state(coordinator) == (CANCELLED, 1)
@@ -144,13 +144,13 @@ def test_an_exchange_that_is_refused_holds_up_no_other(coordinator: Coordinator)
 
     keeper.ask(coordinator, TERMS | {"sites": 2})
     keeper.look(coordinator, Refusing(), 1.0)  # type: ignore[arg-type]
-    assert [one.name for one in coordinator.catalogue.begun() if one.run] == ["winter"]
+    assert [one.name for one in coordinator.catalogue.schedule.begun() if one.run] == ["winter"]
 
 
 def test_what_is_under_way_is_not_changed_without_a_word(coordinator: Coordinator) -> None:
     keeper.ask(coordinator, TERMS | {"sites": 2}, at=5000.0)
     keeper.ask(coordinator, TERMS | {"sites": 3}, at=2000.0)  # it waits: this is what is meant
-    (one,) = [one for one in coordinator.catalogue.begun() if one.name == "winter"]
+    (one,) = [one for one in coordinator.catalogue.schedule.begun() if one.name == "winter"]
     assert (one.since, one.asked.sites) == (2000.0, 3)
     keeper.look(coordinator, Runs(), 2000.0)  # type: ignore[arg-type]
     keeper.ask(coordinator, TERMS | {"sites": 3})  # as it is
@@ -172,7 +172,7 @@ def test_one_waits_for_two_of_its_sites_and_no_run_counts_meanwhile(
         runs.there = set(there)
         now += keeper.AGAIN_SECONDS
         keeper.look(coordinator, runs, now)  # type: ignore[arg-type]
-        return {one.name: one.runs for one in coordinator.catalogue.begun()}
+        return {one.name: one.runs for one in coordinator.catalogue.schedule.begun()}
 
     for _ in range(keeper.MOST_RUNS + 1):
         assert look(1, 7) == {"spring": 0, "winter": 0}, "7 is nobody's"
@@ -196,6 +196,6 @@ def test_a_run_that_was_started_and_not_noted_is_taken_on(coordinator: Coordinat
     assert list(runs.known) == [1, 2]
     runs.end(2, "failed")
     runs.start({"exchange": "spring"})  # and again
-    coordinator.catalogue.cancel("spring")
+    coordinator.catalogue.schedule.cancel("spring")
     keeper.look(coordinator, runs, 1300.0)  # type: ignore[arg-type]
     assert (runs.stopped, state(coordinator)) == ([3], (CANCELLED, 2))

@@ -156,9 +156,9 @@ def test_status_says_who_is_there_and_why_nothing_came(
     catalogue, now = coordinator.catalogue, time.time()
     members.exchange("spring")
     for name, at in (("autumn", 4102444800.0), ("summer", 0.0), ("winter", 0.0)):
-        catalogue.begin(asked_for(exchange=name), at)
-    catalogue.running("winter", 1, now - 50)
-    catalogue.ended("winter", "completed")
+        catalogue.schedule.begin(asked_for(exchange=name), at)
+    catalogue.schedule.running("winter", 1, now - 50)
+    catalogue.schedule.ended("winter", "completed")
     for node, site in enumerate(("north", "south", "west"), 2**63):
         catalogue.admitted(site, node, b"word")
     catalogue.happened("winter", Happened(now - 100, "north", "donate", "timeout"))  # a run before
@@ -337,14 +337,14 @@ def test_who_waits_for_an_exchange_is_told_how_it_ended(
         coordinator.catalogue.admitted(site, node, b"word")
 
     def carry_out() -> None:
-        while not coordinator.catalogue.unfinished():
+        while not coordinator.catalogue.schedule.unfinished():
             time.sleep(0.05)
-        coordinator.catalogue.running("spring", 1, time.time())
+        coordinator.catalogue.schedule.running("spring", 1, time.time())
         if ends == "completed":
             members.exchange("spring")
         failed = Happened(time.time(), "north", "donate", "policy")
         coordinator.catalogue.happened("spring", failed)
-        coordinator.catalogue.ended("spring", ends)
+        coordinator.catalogue.schedule.ended("spring", ends)
 
     asked = ("--span", "1:2", "--tokens", 10, "--sites", 2, "--wait", "--json")
     with ThreadPoolExecutor() as pool:
@@ -365,7 +365,7 @@ def test_an_exchange_is_said_to_run_only_while_it_does(members: Members, call: C
     at = ("--at", "2100-01-01T00:00")
     code, out, _ = call("exchange", home, "spring", *asked, *at, app=commands.app)
     assert (code, json.loads(out)["state"]) == (0, "scheduled 2100-01-01 00:00 UTC")
-    coordinator.catalogue.running("spring", 1, time.time())
+    coordinator.catalogue.schedule.running("spring", 1, time.time())
 
     def state() -> str:
         out = call("status", home, "--json", app=commands.app)[1]

@@ -9,7 +9,7 @@ import logging
 import flwr.supercore.logger
 from not_core.service import journal
 journal.begin()
-log = logging.getLogger("server.exchange")
+log = logging.getLogger("server.progress")
 log.info("enrol", extra={"exchange": "spring", "site": "clinic", "code": ""})
 log.warning("two\\nlines")
 logging.getLogger("flwr").info("Flower says %s", "so")
@@ -33,7 +33,7 @@ def test_every_line_is_an_object_with_its_facts_as_fields() -> None:
         "a reply failed",
     ]
     first = said[0]
-    assert (first["level"], first["from"]) == ("INFO", "server.exchange")
+    assert (first["level"], first["from"]) == ("INFO", "server.progress")
     assert (first["exchange"], first["site"], first["code"]) == ("spring", "clinic", "")
     assert first["time"].endswith("+00:00")
     assert "ValueError: broken" in said[-1]["where"]

@@ -108,7 +108,7 @@ def test_a_spoilt_reply_is_its_senders_affair(tmp_path: Path) -> None:
         silent_one = names(SITES)[SILENT]
         assert not [one for one in failures() if one[0] == silent_one], "which is still awaited"
         a_stolen_token_opens_nothing(coordinator)
-        [begun] = coordinator.catalogue.begun()
+        [begun] = coordinator.catalogue.schedule.begun()
         assert (begun.state, begun.runs) == ("running", 1)
 
 

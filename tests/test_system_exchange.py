@@ -40,7 +40,7 @@ from not_core.trust.log import Log
 from not_core.trust.offer import peek_offer
 from not_core.trust.statement import claimed_payload
 from server import home as coordinator_home
-from server.exchange import Event
+from server.progress import Event
 from simulations import exchange as simulation
 from simulations import report as reports
 from simulations.beside import read_beside

@@ -12,8 +12,8 @@ from not_core.errors import ServiceError
 from not_core.protocol import TRANSPLANT
 from server import home as homes
 from server import keeper, service
-from server.catalogue import RUNNING, Begun
 from server.home import Coordinator
+from server.schedule import RUNNING, Begun
 from simulations.bare_sites import names
 from simulations.served import until
 
@@ -21,7 +21,7 @@ COUNT = 3
 
 
 def exchange(coordinator: Coordinator, name: str) -> Begun:
-    return next(one for one in coordinator.catalogue.begun() if one.name == name)
+    return next(one for one in coordinator.catalogue.schedule.begun() if one.name == name)
 
 
 def test_the_keeper_beside_flower(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def a_run_that_was_not_noted_is_taken_on(coordinator: Coordinator) -> None:
     until(lambda: exchange(coordinator, "adopted").run, 30, "a run")
     assert exchange(coordinator, "adopted").run == begun
     assert [run.identifier for run in control.runs()] == [begun]
-    coordinator.catalogue.cancel("adopted")
+    coordinator.catalogue.schedule.cancel("adopted")
     until(lambda: keeper.ended(coordinator, "adopted"), 30, "its end")
     (run,) = control.runs()
     assert (run.exchange, run.outcome) == ("adopted", "stopped")
@@ -65,7 +65,7 @@ def an_exchange_waits_for_its_sites(coordinator: Coordinator) -> None:
         until(lambda: {one.profile.site for one in log.witnesses()} == others, 90, "signatures")
         found = exchange(coordinator, "awaited")
         assert (found.state, found.runs) == (RUNNING, 1)
-        coordinator.catalogue.cancel("awaited")
+        coordinator.catalogue.schedule.cancel("awaited")
         until(lambda: keeper.ended(coordinator, "awaited"), 30, "its end")
 
 

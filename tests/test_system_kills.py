@@ -21,7 +21,7 @@ from not_core.surgery import organ as organs
 from server import claims
 from server import home as coordinator_home
 from server.bank import chunks
-from server.catalogue import RUNNING
+from server.schedule import RUNNING
 from simulations import exchange as simulation
 from simulations.served import Deployment, until
 
@@ -180,7 +180,7 @@ def killed_exchange(
     coordinator = coordinator_home.load(deployment.coordinator)
 
     def running() -> bool:
-        states = {one.name: one.state for one in coordinator.catalogue.begun()}
+        states = {one.name: one.state for one in coordinator.catalogue.schedule.begun()}
         return states[name] == RUNNING
 
     def reached(death: Death) -> bool:
@@ -208,9 +208,9 @@ def killed_exchange(
                     break  # it is over: the next time
                 time.sleep(0.1)
         until(lambda: not running(), 900, f"end of {name} after killing {done}")
-        assert [one.state for one in coordinator.catalogue.begun() if one.name == name] == [
-            "completed"
-        ], done
+        assert [
+            one.state for one in coordinator.catalogue.schedule.begun() if one.name == name
+        ] == ["completed"], done
     finally:
         coordinator.catalogue.close()
     check(deployment, name)

@@ -22,7 +22,7 @@ from not_core.trust.offer import peek_offer, sign_offer
 from server import home as coordinator_home
 from server.bank import chunks
 from server.catalogue import Kept
-from server.exchange import Event
+from server.progress import Event
 from server.upgrade import upgrade
 from simulations import exchange as simulation
 

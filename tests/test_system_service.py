@@ -365,10 +365,10 @@ def test_an_exchange_is_cancelled_and_sites_are_heard_of(
     catalogue = coordinator.catalogue
     try:
         deployment.begin("cancelled", sites=9)  # which do not come
-        until(lambda: catalogue.unfinished()[0].run, 60, "a run of the exchange")
-        catalogue.cancel("cancelled")
+        until(lambda: catalogue.schedule.unfinished()[0].run, 60, "a run of the exchange")
+        catalogue.schedule.cancel("cancelled")
         assert deployment.waited("cancelled") == "cancelled"
-        (begun,) = [one for one in catalogue.begun() if one.name == "cancelled"]
+        (begun,) = [one for one in catalogue.schedule.begun() if one.name == "cancelled"]
         control = service.control_of(deployment.coordinator)
         (run,) = [one for one in control.runs() if one.identifier == begun.run]
         assert (run.status, run.outcome) == ("finished", "stopped")

@@ -21,7 +21,6 @@ from not_core.service import journal
 from not_core.service.connections import origin
 from not_core.service.supervisor import LOOPBACK, end_with_parent
 from server import keeper, operators
-from server.catalogue import UNFINISHED
 from server.counts import Counts
 from server.home import Coordinator, load
 from server.page.log import MOST_ENTRIES, LogPage, Proof
@@ -36,6 +35,7 @@ from server.page.rows import (
     Wanted,
 )
 from server.page.views import Views
+from server.schedule import UNFINISHED
 
 LINKS = {"/": "Exchanges", "/organs": "Organ bank", "/sites": "Sites", "/log": "Log"}
 HOST = "page.host"
@@ -267,7 +267,7 @@ def _add_deciding(page: Page, coordinator: Coordinator, views: Views) -> None:
 
     @app.post("/exchanges/{exchange}/cancel", include_in_schema=False)
     def cancel(exchange: ExchangeName) -> Response:
-        catalogue.cancel(exchange)
+        catalogue.schedule.cancel(exchange)
         return moved(f"/exchanges/{exchange}")
 
 

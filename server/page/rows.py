@@ -5,9 +5,10 @@ from typing import Literal
 
 from not_core.protocol import Receipt
 from not_core.trust.offer import Offer
-from server.catalogue import RUNNING, SCHEDULED, UNFINISHED, Happened
+from server.catalogue import Happened
 from server.page.evidence import Link
 from server.page.paging import Part
+from server.schedule import RUNNING, SCHEDULED, UNFINISHED
 
 Privacy = Literal["any", "stated", "none"]
 

@@ -12,7 +12,6 @@ from not_core.trust.offer import Offer, peek_offer
 from not_core.trust.profile import Profile
 from server import claims
 from server.asked import Asked
-from server.catalogue import SCHEDULED, Begun
 from server.counts import Counted, Tried
 from server.holdings import holdings
 from server.home import Coordinator
@@ -32,6 +31,7 @@ from server.page.rows import (
     SiteRow,
     Wanted,
 )
+from server.schedule import SCHEDULED, Begun
 
 MOST_EVENTS, MOST_ORGANS, MOST_CELLS = 100, 100, 2000
 """Of a page: events, organs of the bank, and cells of the matrix, in whole rows."""
@@ -100,7 +100,7 @@ class Views:
 
     def exchanges(self) -> list[ExchangeRow]:
         """All exchanges; those that run first, then by when they began."""
-        begun = {one.name: one for one in self._catalogue.begun()}
+        begun = {one.name: one for one in self._catalogue.schedule.begun()}
         names, counted = {*begun, *self._catalogue.exchanges()}, self._catalogue.counts.counted()
         rows = [
             _exchange(name, begun.get(name), counted, self._catalogue.enrolments(name))
@@ -112,7 +112,7 @@ class Views:
         """One exchange, and so many rows of its matrix; None where there is none."""
         if not self.known(name):
             return None
-        begun = {one.name: one for one in self._catalogue.begun()}
+        begun = {one.name: one for one in self._catalogue.schedule.begun()}
         enrolments = self._catalogue.enrolments(name)
         row = _exchange(name, begun.get(name), self._catalogue.counts.counted(name), enrolments)
         recipients = [one.profile.site for one in enrolments]
@@ -128,7 +128,7 @@ class Views:
 
     def known(self, exchange: str) -> bool:
         """Whether there is such an exchange."""
-        begun = (one.name for one in self._catalogue.begun())
+        begun = (one.name for one in self._catalogue.schedule.begun())
         return exchange in {*begun, *self._catalogue.exchanges()}
 
     def sites(self) -> list[SiteRow]:
