@@ -170,13 +170,15 @@ def private_case(
     return PrivateCase(domain=domain, method=method, guard=guard, tokens=tokens, seed=seed, **own)
 
 
-def plain_case(domain: str, name: str, tokens: int, seed: int) -> Case:
+def plain_case(
+    domain: str, name: str, tokens: int, seed: int, *, contestant: str | None = None
+) -> Case:
     """A measurement without privacy, as the comparison makes it, and as privately unscaled."""
     stock = name == "stock"  # the model as it is has no seed and no budget
     return Case(
         domain=domain,
         name=name,
-        contestant=CONTESTANTS["organ-unscaled" if name == "organ" else name],
+        contestant=CONTESTANTS[contestant or ("organ-unscaled" if name == "organ" else name)],
         budget=("tokens", 1 if stock else tokens),
         seed=0 if stock else seed,
         choices=tokens == TOKENS and seed == 0,
@@ -192,7 +194,10 @@ def cells(*, quick: bool) -> Iterator[Cell]:
     tokens = QUICK_TOKENS if quick else TOKENS
     small: dict[str, Any] = {"units_per_step": COST_UNITS}
     for method in SETTINGS:
-        yield Cell("cost", plain_case(DOMAINS[0], method, COST_TOKENS, 0))
+        # What learns is the same with privacy and without, or its cost would not be privacy's.
+        whole = "organ-whole" if SETTINGS[method].rank is None else None
+        plain = plain_case(DOMAINS[0], method, COST_TOKENS, 0, contestant=whole)
+        yield Cell("cost", plain)
         for way in () if quick else CLIPPINGS:
             case = private_case(
                 DOMAINS[0], method, COST_EPSILON, COST_TOKENS, 0, clipping=way, read=False, **small

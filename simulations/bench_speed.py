@@ -224,29 +224,42 @@ def evaluate_by_trainer(model: str, tokens: int) -> Work:
 
 def evaluate_organs(model: str, tokens: int) -> Work:
     """A host and four organs of three layers in it; what lies below them is computed once."""
-    return _organs(model, tokens, shared=True)
+    return _organs(model, tokens, None, shared=True)
 
 
 def evaluate_organs_apart(model: str, tokens: int) -> Work:
     """The same host and four organs, a whole model each."""
-    return _organs(model, tokens, shared=False)
+    return _organs(model, tokens, None, shared=False)
 
 
-def _organs(model: str, tokens: int, *, shared: bool) -> Work:
+def evaluate_wide_organs(model: str, tokens: int) -> Work:
+    """A host and four organs of the layers that factors learn in by default."""
+    return _organs(model, tokens, 16, shared=True)
+
+
+def evaluate_wide_organs_apart(model: str, tokens: int) -> Work:
+    """The same host and four wide organs, a whole model each."""
+    return _organs(model, tokens, 16, shared=False)
+
+
+def _organs(model: str, tokens: int, rank: int | None, *, shared: bool) -> Work:
+    """Their weights are the host's own: what they are decides nothing of what they cost."""
     from not_core.learning.device import threads
     from not_core.learning.evaluation import read_blocks
     from not_core.learning.readings import read_plans
+    from not_core.learning.recipe import default_span
     from not_core.learning.text_blocks import document_blocks
     from not_core.surgery.assemble import assemble
     from not_core.surgery.checkpoint import open_checkpoint
     from not_core.surgery.plan import identity, transplant
 
     host = open_checkpoint(model)
-    start = host.layers // 3
+    span = default_span(host.layers, rank)
     names = [f"organ-{number}" for number in range(ORGANS)]
     sources = {name: host.source for name in names}
     plans = {
-        name: transplant(host.layers, name, 3, mode="replace", position=start) for name in names
+        name: transplant(host.layers, name, len(span), mode="replace", position=span.start)
+        for name in names
     }
     documents = document_blocks(host.tokenizer, _texts()[: tokens // BLOCK_TOKENS], BLOCK_TOKENS, 1)
 
@@ -270,6 +283,7 @@ CONTESTS: dict[str, tuple[Contestant, Contestant]] = {
     "training of whole layers": (train_whole_layers, train_whole_layers_by_trainer),
     "evaluation": (evaluate, evaluate_by_trainer),
     "evaluation of four organs": (evaluate_organs, evaluate_organs_apart),
+    "evaluation of four wide organs": (evaluate_wide_organs, evaluate_wide_organs_apart),
 }
 """Ours, and another way of doing the same."""
 
@@ -394,6 +408,8 @@ def _main(name: str, model: str, tokens: int) -> dict[str, Any]:
         return machine()
     if name == "profile":
         return profile(train_organ(model, 4 * BLOCK_TOKENS))
+    import transformers  # noqa: F401 - and torch: what importing takes is nobody's work
+
     contestants = {one.__name__: one for pair in CONTESTS.values() for one in pair}
     work = contestants[name](model, tokens)
     started = time.perf_counter()

@@ -8,10 +8,9 @@ from statistics import fmean
 from typing import Any
 
 from not_core import atomic
-from not_core.learning.evaluation import DocumentLoss, Reading, compare
 from simulations import charts, tables
 from simulations.charts import Axis, Chart, Panel, Series, over_seeds, valued
-from simulations.quality import interval
+from simulations.quality import Pair, by_documents, interval
 
 CLAIMED = "organ+organ"
 """What is said to beat LoRA: the hospital's organ and the recovery that a command does unasked."""
@@ -69,25 +68,13 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def _ratio(name: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Any:
+def _ratio(name: str, pairs: Sequence[Pair]) -> Any:
     logs = [math.log(a["domain_perplexity"] / b["domain_perplexity"]) for a, b in pairs]
-    ours, theirs = (_over_seeds([pair[side] for pair in pairs]) for side in (0, 1))
-    change = compare(theirs, ours, seed=0)
     return {
         name: round(math.exp(fmean(logs)), 4),
         f"{name}, seeds": interval(logs),
-        f"{name}, documents": [round(1 + change.low, 4), round(1 + change.high, 4)],
+        f"{name}, documents": by_documents(pairs),
     }
-
-
-def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> Reading:
-    """Losses of each document, means over seeds."""
-    return Reading(
-        tuple(
-            DocumentLoss(fmean(nats for nats, _ in losses), losses[0][1])
-            for losses in zip(*(row["domain_losses"] for row in rows), strict=True)
-        )
-    )
 
 
 def _mean(rows: Any, name: str, digits: int) -> float:

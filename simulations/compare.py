@@ -19,7 +19,8 @@ from typing import Any, ClassVar, Protocol
 
 from not_core import atomic, canonical
 from not_core.errors import ExchangeError
-from not_core.learning.evaluation import DocumentLoss, Reading, read_losses
+from not_core.learning.evaluation import read_losses
+from not_core.learning.near_duplicates import held
 from not_core.surgery.checkpoint import open_checkpoint
 from simulations import choices, domains
 from simulations.arithmetic import processor
@@ -29,9 +30,13 @@ from simulations.kept import computes_in, recipe_facts
 from simulations.sources import Report, quiet
 
 TEST, VALIDATION, GENERAL = 80, 40, 32
-"""Documents to report on, to choose by, and to measure forgetting on."""
+"""Documents to report on and to choose by, less those of ``CLOSE``; general ones to report on."""
 SPLIT_SEED = 20_261_124
 BLOCK_TOKENS = 256
+READ_WORDS = 190
+"""About as many words as a block of ``BLOCK_TOKENS`` has, which is what is read of a document."""
+CLOSE = 0.25
+"""A document of which one training document has a larger part is not read."""
 OWN = 0.9
 """Least part of the seconds of a budget that must be the processor's."""
 MEASURED = 2
@@ -115,12 +120,19 @@ def shuffled(domain: str, report: Report = quiet) -> list[list[str]]:
 
 
 def parts(domain: str, report: Report = quiet) -> Parts:
-    """Split a domain's documents, near-duplicates on one side, the same for everybody."""
+    """Split a domain's documents, near-duplicates on one side, the same for everybody.
+
+    Nor is any read that shares a passage with a training document, as entries of a catalogue do.
+    """
     texts = shuffled(domain, report)
-    test = [text for one in texts[:TEST] for text in one]
-    validation = [text for one in texts[TEST : TEST + VALIDATION] for text in one]
-    train = [text for one in texts[TEST + VALIDATION :] for text in one]
-    return Parts(tuple(train), tuple(validation), tuple(test))
+    train = tuple(text for one in texts[TEST + VALIDATION :] for text in one)
+
+    def apart(groups: Sequence[Sequence[str]]) -> tuple[str, ...]:
+        found = [text for one in groups for text in one]
+        shared = held(found, train, READ_WORDS)
+        return tuple(text for text, part in zip(found, shared, strict=True) if part <= CLOSE)
+
+    return Parts(train, apart(texts[TEST : TEST + VALIDATION]), apart(texts[:TEST]))
 
 
 def measure(case: Case, model: str) -> dict[str, Any]:
@@ -169,11 +181,6 @@ def measure(case: Case, model: str) -> dict[str, Any]:
         row["choices_raw_accuracy"] = round(score.raw_accuracy, 4)
         row["choices_right"] = list(score.right)
     return row
-
-
-def reading(row: dict[str, Any], name: str) -> Reading:
-    """Losses by document of one measurement: of ``domain`` or ``general``."""
-    return Reading(tuple(DocumentLoss(*one) for one in row[f"{name}_losses"]))
 
 
 def run(

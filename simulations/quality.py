@@ -13,10 +13,10 @@ from typing import Any
 
 from not_core import atomic
 from not_core.commands.program import progress
-from not_core.learning.evaluation import compare
+from not_core.learning.evaluation import DocumentLoss, Reading, compare
 from simulations import charts, frontier, tables
 from simulations.arithmetic import computes_in_bfloat16, processor
-from simulations.compare import MEASURED, OWN, Case, reading, run
+from simulations.compare import MEASURED, OWN, Case, run
 from simulations.contestants import CONTESTANTS
 
 DOMAINS = ("abstracts", "cases", "weaknesses", "finance")
@@ -32,9 +32,10 @@ RIVALS = (*TIMED, "lora-scaled")
 RANKS, RATES, SCALES = (16, 8, 32), (2e-3, 1e-3, 4e-3), (1.0, 0.9, 0.8)
 """What is tried, the values of the default recipe first but for the scale."""
 SEARCH_DOMAIN, SEARCH_TOKENS = "abstracts", 16_384
-NOTE = """±: one standard error over questions; all intervals are 95%. Seconds and memory are
-means of the seeds that were timed on the machine that is named, and LoRA with them. artefact MB: as
-each is written, organs in float16, PEFT's factors in float32.
+NOTE = """±: one standard error over questions. All intervals are 95%; those of `x LoRA` over seeds,
+by Student's t, and over test documents, by a paired bootstrap: neither holds both kinds of chance.
+Seconds and memory are means of the seeds that were timed on the machine that is named, and LoRA
+with them. artefact MB: as each is written, organs in float16, PEFT's factors in float32.
 """
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 """97.5% quantiles of Student's t by degrees of freedom."""
@@ -83,6 +84,9 @@ def quality(
     return table
 
 
+Row = Mapping[str, Any]
+Pair = tuple[Row, Row]
+"""Measurements of two methods with the same seed."""
 Measure = Callable[..., Iterator[dict[str, Any]]]
 """``compare.run`` for one model and folder."""
 
@@ -213,14 +217,14 @@ def search(model: str, out: Path, say: Callable[[str], None]) -> list[dict[str, 
     return rows
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One row a domain, budget and contestant: means over seeds, with 95% intervals.
 
     Ratios are to LoRA's of the same domain, budget and seed; under ``beside``, to those of each of
     ``TIMED``. Seconds and memory are those of one kind of machine, that on which most seeds of both
     were measured, or of equals the last; ``timed on`` names it.
     """
-    found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, int, str], list[Row]] = {}
     for row in rows:
         found.setdefault((row["domain"], row["budget"], row["name"]), []).append(row)
     table = []
@@ -263,12 +267,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         elif pairs := _pairs(group, rivals[BASELINE]):
             entry["x LoRA"] = beside[BASELINE]["perplexity"]
             entry["x LoRA interval"] = beside[BASELINE]["perplexity interval"]
-            own, theirs = pairs[0]
-            over = compare(reading(theirs, "domain"), reading(own, "domain"), seed=0)
-            entry[f"by documents, seed {own['seed']}"] = [
-                round(1 + over.low, 4),
-                round(1 + over.high, 4),
-            ]
+            entry["x LoRA by documents"] = beside[BASELINE]["perplexity by documents"]
             if against := [pair for pair in pairs if all("choices_right" in one for one in pair)]:
                 entry["accuracy less LoRA's"] = _difference(against)
             entry |= {key: one for key, one in here.items() if key in ("x cpu", "x peak")}
@@ -276,28 +275,25 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-Pair = tuple[dict[str, Any], dict[str, Any]]
-
-
-def _pairs(group: Sequence[dict[str, Any]], rivals: Sequence[dict[str, Any]]) -> list[Pair]:
+def _pairs(group: Sequence[Row], rivals: Sequence[Row]) -> list[Pair]:
     """Measurements of a method, each with another's of the same seed."""
     theirs = {row["seed"]: row for row in rivals}
     return [(row, theirs[row["seed"]]) for row in group if row["seed"] in theirs]
 
 
-def _where(row: dict[str, Any]) -> str:
+def _where(row: Row) -> str:
     """The kind of machine, and whether by another trainer: only what agrees in both compares."""
     earlier = row.get("measured", 1) < MEASURED
     return f"{row['machine']}, by an earlier trainer" if earlier else str(row["machine"])
 
 
-def _machines(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _machines(rows: Sequence[Row]) -> list[str]:
     """Kinds of machines, that of most rows first; of equals, that of the last."""
     counts = Counter(map(_where, reversed(rows)))
     return [machine for machine, _ in counts.most_common()]
 
 
-def _beside(group: Sequence[dict[str, Any]], rivals: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _beside(group: Sequence[Row], rivals: Sequence[Row]) -> dict[str, Any]:
     """A method beside another, seed by seed: perplexity, and costs by kind of machine."""
     pairs = _pairs(group, rivals)
     if not pairs:
@@ -313,8 +309,7 @@ def _beside(group: Sequence[dict[str, Any]], rivals: Sequence[dict[str, Any]]) -
             machine: {
                 **_ratios(there),
                 "seeds": [a["seed"] for a, _ in there],
-                "x cpu": round(fmean(a["cpu_seconds"] / b["cpu_seconds"] for a, b in there), 4),
-                "x peak": round(fmean(a["peak_mb"] / b["peak_mb"] for a, b in there), 4),
+                **_costs(there),
             }
             for machine, there in machines.items()
         },
@@ -322,16 +317,52 @@ def _beside(group: Sequence[dict[str, Any]], rivals: Sequence[dict[str, Any]]) -
 
 
 def _ratios(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Of both kinds of perplexity, each with its interval over seeds."""
+    """Of both kinds of perplexity, each with its 95% intervals over seeds and over documents.
+
+    Neither interval holds both kinds of chance.
+    """
     found: dict[str, Any] = {}
     for name, text in (("perplexity", "domain"), ("general", "general")):
         logs = [_log(a, text) - _log(b, text) for a, b in pairs]
         found[name] = round(math.exp(fmean(logs)), 4)
         found[f"{name} interval"] = interval(logs)
+        found[f"{name} by documents"] = by_documents(pairs, text)
     return found
 
 
-def _difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[float]:
+def by_documents(pairs: Sequence[Pair], text: str = "domain") -> list[float]:
+    """95% interval of a ratio over documents, by a paired bootstrap of losses, means over seeds.
+
+    Args:
+        pairs: Measurements, each with another's of the same seed.
+        text: Which losses: ``domain`` or ``general``.
+    """
+    ours, theirs = (_means([pair[side][f"{text}_losses"] for pair in pairs]) for side in (0, 1))
+    change = compare(theirs, ours, seed=0)
+    return [round(1 + change.low, 4), round(1 + change.high, 4)]
+
+
+def _means(seeds: Sequence[Sequence[tuple[float, int]]]) -> Reading:
+    """Losses of each document, means over seeds."""
+    return Reading(
+        tuple(
+            DocumentLoss(fmean(nats for nats, _ in losses), losses[0][1])
+            for losses in zip(*seeds, strict=True)
+        )
+    )
+
+
+def _costs(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Of processor time and peak memory, each with its interval over seeds."""
+    found: dict[str, Any] = {}
+    for name, cost in (("x cpu", "cpu_seconds"), ("x peak", "peak_mb")):
+        logs = [math.log(a[cost] / b[cost]) for a, b in pairs]
+        found[name] = round(math.exp(fmean(logs)), 4)
+        found[f"{name} interval"] = interval(logs)
+    return found
+
+
+def _difference(pairs: Sequence[Pair]) -> list[float]:
     """Gain in accuracy over the other of each pair, and its standard error over questions.
 
     Both were asked the same questions, so the error is of the differences by question, each the
@@ -346,7 +377,7 @@ def _difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[
     return [round(fmean(by_question), 4), round(error, 4)]
 
 
-def _log(row: dict[str, Any], name: str) -> float:
+def _log(row: Row, name: str) -> float:
     return math.log(row[f"{name}_perplexity"])
 
 
@@ -358,6 +389,8 @@ def interval(logs: Sequence[float]) -> list[float] | None:
     return [round(math.exp(fmean(logs) + side * half), 4) for side in (-1, 1)]
 
 
+REACHES = (" interval", " by documents")
+"""What intervals are called after: over seeds, and over documents."""
 COLUMNS = (
     "domain",
     "tokens",
@@ -366,6 +399,7 @@ COLUMNS = (
     "perplexity",
     "x LoRA",
     "x LoRA interval",
+    "x LoRA by documents",
     "general",
     "accuracy",
     "accuracy less LoRA's",
@@ -379,29 +413,33 @@ COLUMNS = (
 )
 
 
-def markdown(table: Sequence[dict[str, Any]], names: Sequence[str] = COLUMNS) -> str:
+def markdown(table: Sequence[Row], names: Sequence[str] = COLUMNS) -> str:
     """The table for people; what loses to LoRA stands beside what wins."""
     rows = sorted(table, key=lambda row: (row["tokens"], row["domain"]))
     return tables.table(names, [[_cell(row, name) for name in names] for row in rows])
 
 
-def targets(table: Sequence[dict[str, Any]]) -> str:
-    """What was aimed at beside what was found, for people; misses are named as such."""
+def targets(table: Sequence[Row]) -> str:
+    """What was aimed at beside what was found, for people; misses are named as such.
+
+    An organ of all that was learned is judged, too: it has what other machines cost.
+    """
     lines: list[list[str]] = []
     for row, rival in itertools.product(table, RIVALS):
-        found = row["beside"].get(rival)
+        found, method = row["beside"].get(rival), row["method"]
         if not found:
             continue
-        aims: list[tuple[str, Mapping[str, Any], str, float]] = []
+        aims: list[tuple[str, Row, str, float]] = []
         machines = found["by machine"] or {"no machine in common": {}}
-        if row["method"] == f"organ in the time of {rival}":
+        if method == f"organ in the time of {rival}":
             for machine, there in machines.items():
                 where = _timed_on(machine, there)
                 aims += [
                     (f"perplexity in its seconds, {where}", there, "perplexity", 1),
                     (f"general perplexity in its seconds, {where}", there, "general", 1),
+                    (f"peak memory, {where}", there, "x peak", 0.6),
                 ]
-        elif row["method"] == "organ":
+        elif method in ("organ", "organ-unscaled"):
             aims = [
                 ("perplexity on equal tokens", found, "perplexity", 1.03),
                 ("general perplexity on equal tokens", found, "general", 1),
@@ -413,27 +451,36 @@ def targets(table: Sequence[dict[str, Any]]) -> str:
                     (f"peak memory, {where}", there, "x peak", 0.6),
                 ]
         for aim, of, key, most in aims:
-            value, reach = of.get(key), of.get(f"{key} interval")
-            line = [row["domain"], f"{row['tokens']:,}", rival, aim, f"at most {most:g}"]
-            lines.append([*line, tables.word(value), tables.word(reach), _met(value, reach, most)])
-    names = ("domain", "tokens", "beside", "what", "aim", "found", "95% over seeds", "met")
+            value, seeds, documents = (of.get(key + end) for end in ("", *REACHES))
+            line = [row["domain"], f"{row['tokens']:,}", method.split(" in ")[0], rival, aim]
+            found_ = [f"at most {most:g}", *map(tables.word, (value, seeds, documents))]
+            lines.append([*line, *found_, _met(value, seeds, documents, most)])
+    over = ("95% over seeds", "95% over documents")
+    names = ("domain", "tokens", "what", "beside", "of what", "aim", "found", *over, "met")
     return tables.table(names, lines)
 
 
-def _timed_on(machine: str, there: Mapping[str, Any]) -> str:
+def _timed_on(machine: str, there: Row) -> str:
     seeds = len(there.get("seeds", ()))
     return f"{machine}, {seeds} seed{'s' * (seeds > 1)}" if seeds else machine
 
 
-def _met(value: float | None, reach: Sequence[float] | None, most: float) -> str:
-    """The verdict on an aim; where the aim lies in the interval, chance may have made it."""
+def _met(
+    value: float | None,
+    seeds: Sequence[float] | None,
+    documents: Sequence[float] | None,
+    most: float,
+) -> str:
+    """The verdict on an aim; where the aim lies in an interval, chance may have made it."""
     if value is None:
         return "not comparable"
     verdict = "yes" if value <= most else "**no**"
-    return f"{verdict}, not surely" if reach and reach[0] <= most < reach[1] else verdict
+    if any(reach and reach[0] <= most < reach[1] for reach in (seeds, documents)):
+        verdict += ", not surely"
+    return verdict if seeds else f"{verdict}, one seed"
 
 
-def _cell(row: dict[str, Any], name: str) -> str:
+def _cell(row: Row, name: str) -> str:
     value = row.get(name)
     if value is None:
         return ""

@@ -18,6 +18,8 @@ COLUMNS = (
     "seeds",
     "perplexity",
     "x LoRA",
+    "x LoRA interval",
+    "x LoRA by documents",
     "x cpu",
     "x peak",
     "general",
@@ -32,7 +34,7 @@ TABLES: dict[str, tuple[Path, Callable[[Any], str]]] = {
 
 def brief(row: dict[str, Any]) -> dict[str, Any]:
     """What of a row fits a terminal."""
-    return {name: row.get(name, "") for name in COLUMNS[:8]}
+    return {name: row.get(name, "") for name in (*COLUMNS[:6], *COLUMNS[8:10])}
 
 
 def markers(name: str) -> tuple[str, str]:

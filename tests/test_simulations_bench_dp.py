@@ -287,7 +287,7 @@ def test_a_quick_run_measures_once_and_says_what_loses(
     code, out, err = call(*words, app=commands.app)
     assert code == 0, err
     found = json.loads(out)
-    assert err.count("measuring") == 5
+    assert err.count("measuring") == 6
     assert [(row["method"], row["clipping"]) for row in found["cost"]] == [
         ("organ", "none"),
         ("lora", "none"),

@@ -280,7 +280,7 @@ def test_the_tables_say_when_fedavg_is_better(
     assert "| clinic | FedAvg, LoRA | 30.00 | 20.00 | round 2 | 2,000 | 14 | 2 |" in text
     assert "| clinic | organs | 30.00 | 26.00 | hospital | 400 | 10 | 1 |" in text
     assert "| clinic | its own organ, unshared | 30.00 | 27.00 | clinic | 0 | 6 | 0 |" in text
-    assert "ends at 20.00, organs at 26.00 with 20.0% of its bytes; aimed at:" in text
+    assert "at 20.00, organs at 26.00 with 40.0% of its bytes if it sent float16; aimed" in text
     assert "- FedAvg is not flat" in text
     assert "- Organs are flat" in text
     by_bytes, by_seconds = federated_report.chart(made(20, 26)).rows[0]

@@ -328,3 +328,14 @@ def test_site_records_are_private_json_lines(tmp_path: Path) -> None:
     assert [json.loads(line) for line in lines[:-1]] == [
         {"id": "a", "text": "línea\u2028two", "group": "g"}
     ] * 2
+
+
+def test_a_passage_that_is_held_elsewhere_is_found() -> None:
+    passage = " ".join(f"w{number}" for number in range(24))
+    pool = ["other words " * 9, "before it " * 9 + passage + " after it" * 9, passage[:40]]
+    texts = [passage, passage + " x" * 200, "quite another text than those", ""]
+    whole, first, none, empty = near_duplicates.held(texts, pool, 24)
+    assert (whole, first, none, empty) == (1, 1, 0, 0), "only the first words count"
+    assert near_duplicates.held(texts, [], 24) == [0, 0, 0, 0]
+    (half,) = near_duplicates.held([passage + " x" * 200], pool, 48)
+    assert 0.4 < half < 1

@@ -52,7 +52,37 @@ def groups(texts: Sequence[str]) -> list[int]:
     return [root(node) for node in range(len(texts))]
 
 
+def held(texts: Sequence[str], pool: Sequence[str], words: int) -> list[float]:
+    """Of each text, the largest part of its first words' shingles that one document of a pool has.
+
+    Documents that share a passage need not be near-duplicates: a long one may hold a short one.
+
+    Args:
+        texts: What is to be read.
+        pool: What was learned from.
+        words: How many words of a text are read.
+
+    Returns:
+        Parts from 0 to 1, in the order of the texts.
+    """
+    wanted = [{*_shingles(" ".join(_words(text)[:words]))} for text in texts]
+    ours = set[str]().union(*wanted)
+    holders: dict[str, list[int]] = {}
+    for number, text in enumerate(pool):
+        for shingle in ours.intersection(_shingles(text)):
+            holders.setdefault(shingle, []).append(number)
+    found = []
+    for shingles in wanted:
+        counts = Counter(number for one in shingles for number in holders.get(one, ()))
+        found.append(max(counts.values(), default=0) / len(shingles))
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
 def _shingles(text: str) -> Iterator[str]:
-    words = re.findall(r"\w+", text.lower())
+    words = _words(text)
     for start in range(max(1, len(words) - SHINGLE + 1)):
         yield " ".join(words[start : start + SHINGLE])

@@ -13,7 +13,7 @@ Learns = Literal["layers", "norms"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How an organ is trained; the defaults are those that measured best (``docs/results``).
+    """How an organ is trained; the defaults are the best of what was tried (decisions 13, 25).
 
     Attributes:
         scaffold: What stands around the organ in training. ``in-situ``: the whole frozen model.
@@ -119,7 +119,7 @@ class Recipe:
 
 
 def default_span(layers: int, rank: int | None) -> Span:
-    """The layers to train where none are named; see ``docs/results``.
+    """The layers to train where none are named; see decisions 12 and 13.
 
     Factors reach over all layers but the lowest sixth; whole layers, being large, are three, a
     third of the way up.
