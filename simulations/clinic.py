@@ -31,7 +31,7 @@ from not_core.surgery.plan import identity, transplant
 from simulations import charts, domains
 from simulations.bench import peak_bytes
 from simulations.compare import BLOCK_TOKENS, TEST, run, shuffled
-from simulations.contestants import CONTESTANTS, Whole, with_lora, with_organ
+from simulations.contestants import CONTESTANTS, Whole, fit, with_lora, with_organ
 from simulations.kept import LIBRARIES, computes_in, recipe_facts
 from simulations.sources import Report, quiet
 
@@ -56,25 +56,27 @@ class Method:
     """What a clinic can do.
 
     Attributes:
-        organ: Whether it begins with the hospital's organ, or with the base model.
+        begins: With the base model, the hospital's organ, or a LoRA that the hospital would share
+            in an organ's stead.
         tuning: What it then does on its own records: nothing; LoRA by PEFT; our training with
             factors, of an organ of its own; or a recovery of some part.
     """
 
-    organ: bool
+    begins: Literal["base", "organ", "lora"]
     tuning: What | Literal["none", "lora", "low-rank"]
 
 
 METHODS = {
-    "stock": Method(False, "none"),
-    "lora": Method(False, "lora"),
-    "low-rank": Method(False, "low-rank"),
-    "organ": Method(True, "none"),
-    "organ+organ": Method(True, "organ"),
-    "organ+organ-norms": Method(True, "organ-norms"),
-    "organ+norms": Method(True, "norms"),
-    "organ+all": Method(True, "all"),
-    "organ+lora": Method(True, "lora"),
+    "stock": Method("base", "none"),
+    "lora": Method("base", "lora"),
+    "low-rank": Method("base", "low-rank"),
+    "organ": Method("organ", "none"),
+    "hospital's-lora": Method("lora", "none"),
+    "organ+organ": Method("organ", "organ"),
+    "organ+organ-norms": Method("organ", "organ-norms"),
+    "organ+norms": Method("organ", "norms"),
+    "organ+all": Method("organ", "all"),
+    "organ+lora": Method("organ", "lora"),
 }
 """Recoveries are named by what learns in them, after the plus."""
 
@@ -143,7 +145,7 @@ def visits(*, quick: bool) -> Iterator[Visit]:
                 yield Visit(
                     method=name,
                     records=0 if method.tuning == "none" else size,
-                    seed=seed if method.organ or method.tuning != "none" else 0,
+                    seed=seed if name != "stock" else 0,
                     donor_tokens=tokens,
                     most_tokens=tokens,
                 )
@@ -198,11 +200,16 @@ def measure(visit: Visit, model: str) -> dict[str, Any]:
     if visit.records:
         back = min(round(recovery.VALIDATION * visit.records), MOST_VALIDATION)
         own = split(texts.clinic[: visit.records], back, visit.seed)
-    base = open_checkpoint(hospital(host, texts.hospital, visit)) if method.organ else host
+    base, shared = host, None
+    if method.begins == "organ":
+        base = open_checkpoint(hospital(host, texts.hospital, visit))
+    elif method.begins == "lora":
+        budget = {"tokens": visit.donor_tokens}
+        shared = fit(CONTESTANTS["lora"], host, texts.hospital, budget, visit.seed)
     _ = base.tokenizer, base.weights_digest
     usage = resource.getrusage(resource.RUSAGE_SELF)
     began, cpu = time.monotonic(), usage.ru_utime + usage.ru_stime
-    tuned = tune(method.tuning, base, own, visit)
+    tuned = Tuned(shared.model()) if shared else tune(method.tuning, base, own, visit)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     row: dict[str, Any] = {
         "base": host.weights_digest,

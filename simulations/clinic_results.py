@@ -21,6 +21,7 @@ STYLE = {
     "lora": (charts.ORANGE, 0),
     "low-rank": (charts.ORANGE, 1),
     "organ": (charts.PINK, 0),
+    "hospital's-lora": (charts.PINK, 1),
     "organ+organ": (charts.BLUE, 0),
     "organ+organ-norms": (charts.GREEN, 2),
     "organ+norms": (charts.GREEN, 0),

@@ -191,13 +191,17 @@ def compare(before: Reading, after: Reading, seed: int) -> Change:
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(tokens), size=(RESAMPLES, len(tokens)))
     ratios = np.expm1(delta[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
-    tail = _expanded_tail(len(tokens))
+    tail = expanded_tail(len(tokens))
     low, high = np.quantile(ratios, [tail, 1 - tail])
     return Change(change, float(low), float(high))
 
 
-def _expanded_tail(count: int) -> float:
-    """Tail probability that makes a 95% percentile interval as wide as Student's t would."""
+def expanded_tail(count: int) -> float:
+    """Tail probability that makes a 95% percentile interval as wide as Student's t would.
+
+    Args:
+        count: What is resampled; at least two.
+    """
     normal = NormalDist()
     z, free = normal.inv_cdf(0.975), count - 1
     # Cornish-Fisher expansion of the t quantile; within 0.2% from 5 degrees of freedom on.
