@@ -15,7 +15,7 @@ from not_core.learning.clipping import Learner, Unit, clipped
 from not_core.learning.guard import Clipping
 from not_core.learning.recipe import Recipe
 from not_core.surgery.checkpoint import open_checkpoint
-from simulations import bench_dp, bench_dp_results, commands, compare, domains, quality
+from simulations import bench_dp, bench_dp_results, commands, compare, domains, quality, results
 from simulations.bench_dp import cells, measure, private_case
 from simulations.compare import Case
 from simulations.contestants import CONTESTANTS
@@ -318,3 +318,11 @@ def test_a_quick_run_measures_once_and_says_what_loses(
     code, _, err = call(*words, app=commands.app)
     assert code == 0
     assert "measuring" not in err
+
+
+def test_the_readme_says_of_which_delta_it_is() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    kept = (Path(__file__).parent.parent / results.RESULTS / "privacy" / "cells").glob("*epsilon*")
+    deltas = {json.loads(one.read_bytes())["case"]["guard"]["delta"] for one in kept}
+    assert deltas == {bench_dp.DELTA}
+    assert f"three seeds, δ = {bench_dp.DELTA:.0e} a record".replace("e-0", "e-") in readme
