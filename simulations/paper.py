@@ -41,6 +41,8 @@ THREADS = 1
 RANK = 16
 TRIED, HELD_OUT, GENERAL = 8, 24, 24
 """Documents to try positions on; of each domain, and general ones, to measure on."""
+PROSE = 900
+"""Other general documents, of which an organ is made, too: about as many as of a domain."""
 MODES: tuple[Mode, Mode] = ("replace", "insert")
 WAYS: dict[str, Recipe] = {
     "in place": Recipe(rank=None, tokens=1),
@@ -138,6 +140,8 @@ def _cut(host: Checkpoint, span: Span) -> Source:
 def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Row]:
     """Organs of four domains in the same base, on all domains; and in a base tuned further.
 
+    An organ of general prose stands beside them: what it does elsewhere, no domain does.
+
     Returns:
         One row a recipient, organ and text, with the change against that recipient without the
         organ and its 95% interval over documents.
@@ -147,11 +151,15 @@ def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Ro
     kept.tell(_with(Recipe(tokens=1), tokens, seed))
     parts = {name: split(_texts(name, say), HELD_OUT, 0) for name in domains.BUILTIN}
     held_out = {name: part.held_out for name, part in parts.items()}
-    held_out["general"] = tuple(record.text for record in domains.general(say)[:GENERAL])
+    general = domains.general(say)
+    held_out["general"] = tuple(record.text for record in general[:GENERAL])
+    apart = {record.group for record in general[:GENERAL]}
+    prose = [record.text for record in general if record.group not in apart]
     wide, narrow = default_span(host.layers, RANK), default_span(host.layers, None)
+    learned = {**{name: part.train for name, part in parts.items()}, "general": prose[:PROSE]}
     organs = {
-        name: kept.organ(name, name, wide, part.train, _with(Recipe(tokens=1), tokens, seed))
-        for name, part in parts.items()
+        name: kept.organ(name, name, wide, texts, _with(Recipe(tokens=1), tokens, seed))
+        for name, texts in learned.items()
     }
     short = kept.organ(
         f"{GIVEN}-three", GIVEN, narrow, parts[GIVEN].train, _with(WAYS["in place"], tokens, seed)

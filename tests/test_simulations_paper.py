@@ -36,6 +36,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(domains, "general", lambda say: records(5, 0, 40))
     monkeypatch.setattr(paper, "HELD_OUT", 4)
     monkeypatch.setattr(paper, "TRIED", 2)
+    monkeypatch.setattr(paper, "GENERAL", 6)
 
 
 def test_every_position_of_every_organ_is_tried(model: str, tmp_path: Path) -> None:
@@ -74,10 +75,10 @@ def test_organs_are_tried_on_all_domains_and_in_a_tuned_base(model: str, tmp_pat
     base = [row for row in rows if row["recipient"] == "base"]
     tuned = [row for row in rows if row["recipient"] == "base tuned on finance"]
     texts = [*domains.BUILTIN, "general"]
-    assert [row["text"] for row in base] == [text for text in texts for _ in range(5)]
+    assert [row["text"] for row in base] == [text for text in texts for _ in range(6)]
     assert len(tuned) == 3 * 2
     own = {row["text"]: row for row in base if row["organ of"] == row["text"]}
-    assert all(own[text]["with"] < own[text]["without"] for text in domains.BUILTIN)
+    assert all(own[text]["with"] < own[text]["without"] for text in texts)
     for row in tuned:  # what was tuned below an organ stays
         (same,) = (one for one in base if all(one[key] == row[key] for key in ("text", "organ of")))
         assert row["with"] != same["with"], row
