@@ -1,8 +1,8 @@
 """The demo's private records: real text of four domains, de-duplicated and grouped.
 
 A record's ``group`` joins near-duplicates. Whoever splits records splits by group, so that no
-held-out document has a close copy on the training side or at another site. Documents may still share
-a passage, as entries of the weaknesses' catalogue do: ``near_duplicates.held`` finds those.
+held-out document has a close copy on the training side or at another site. Documents may still
+share a passage, as entries of the weaknesses' catalogue do: ``near_duplicates.held`` finds those.
 """
 
 import json
