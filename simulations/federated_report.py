@@ -201,6 +201,31 @@ def markdown(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def brief(found: Mapping[str, Any]) -> str:
+    """One row a site, for people who have not read how it was measured."""
+    by_site = {(row["site"], row["method"]): row for row in found["table"]}
+    lines = []
+    for row in found["comparison"]:
+        site, (low, high) = row["site"], row["interval"]
+        organs = by_site[site, ORGANS]
+        lines.append(
+            (
+                site,
+                f"{organs['start']:.2f}",
+                f"{row['fedavg ends at']:.2f}",
+                f"{row['organs end at']:.2f}",
+                f"{row['organs over FedAvg']:+.1%} ({low:+.1%} to {high:+.1%})",
+                "its own" if organs["kept"] == site else organs["kept"],
+                f"{by_site[site, OWN]['end']:.2f}",
+                f"{row['part of its bytes']:.1%}",
+                f"{organs['seconds'] / by_site[site, FEDAVG]['seconds']:.2f}",
+            )
+        )
+    names = ("site", "before", "FedAvg ends at", "organs end at", "organs over FedAvg")
+    ends = ("organ that it keeps", "its own organ alone", "x bytes", "x seconds")
+    return tables.table((*names, *ends), lines)
+
+
 def sentence(row: Mapping[str, Any]) -> str:
     """Who is better at a site, and whether that is sure: 95% over documents."""
     low, high = row["interval"]

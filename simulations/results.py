@@ -7,7 +7,7 @@ from typing import Any
 
 from not_core import atomic
 from not_core.errors import FormatError
-from simulations import bench_speed, quality
+from simulations import bench_speed, federated_report, quality
 
 RESULTS = Path("docs/results")
 QUALITY = RESULTS / "quality" / "quality.json"
@@ -27,6 +27,7 @@ COLUMNS = (
 )
 TABLES: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "quality": (QUALITY, lambda rows: quality.markdown(rows, COLUMNS)),
+    "federated": (RESULTS / "federated" / "federated.json", federated_report.brief),
     "speed": (RESULTS / "speed" / "bench-speed.json", bench_speed.markdown),
 }
 """By the name in its markers: results, and the text that is made of them."""

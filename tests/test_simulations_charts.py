@@ -106,6 +106,7 @@ def test_the_note_says_how_many_seeds(counts: list[int], said: str) -> None:
     [
         "attack/attack",
         "compose/compose",
+        "federated/federated",
         "positions/positions",
         "privacy/bench-dp",
         "quality/quality",
