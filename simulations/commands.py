@@ -22,7 +22,7 @@ from not_core.commands.program import (
     span,
 )
 from not_core.commands.surgery import ModeName
-from simulations import experiments
+from simulations import experiment_commands
 
 FETCHED = "what came whole is kept; the same command fetches the rest"
 
@@ -110,14 +110,14 @@ def exchange(
     from not_core.manifest import Span
     from not_core.protocol import Terms
     from not_core.surgery.checkpoint import open_checkpoint
-    from simulations import exchange as simulation
-    from simulations import report as reports
-    from simulations import served as servers
-    from simulations.beside import read_beside
-    from simulations.facts import gather
-    from simulations.model import base_model
-    from simulations.sites import load_sites
-    from simulations.watch import Watch
+    from simulations.federation import exchange as simulation
+    from simulations.federation import report as reports
+    from simulations.federation import served as servers
+    from simulations.federation.beside import read_beside
+    from simulations.federation.facts import gather
+    from simulations.federation.sites import load_sites
+    from simulations.federation.watch import Watch
+    from simulations.material.model import base_model
 
     federation = load_sites(sites, data, seed)
     base = base_model(model, say)
@@ -178,8 +178,8 @@ def fetch(as_json: Json = False) -> None:
 
     Example: organ-simulate fetch
     """
-    from simulations import domains
-    from simulations.model import base_model
+    from simulations.material import domains
+    from simulations.material.model import base_model
 
     sources = {**domains.BUILTIN, "general": domains.general}
     documents = {}
@@ -200,7 +200,7 @@ def tutorial(
 
     Example: organ-simulate tutorial runs/tutorial
     """
-    from simulations import tutorial as folders
+    from simulations.material import tutorial as folders
 
     report({"folder": str(out), "records": folders.write(out, say)}, as_json)
 
@@ -221,9 +221,9 @@ def search(
     from client.store import Store
     from not_core.errors import ExchangeError
     from not_core.manifest import TENSORS
-    from simulations.exchange import MARKS, check_made
-    from simulations.leaks import Needles
-    from simulations.leaks import search as search_files
+    from simulations.federation.exchange import MARKS, check_made
+    from simulations.federation.leaks import Needles
+    from simulations.federation.leaks import search as search_files
 
     check_made(homes)
     marks = (homes / MARKS).read_text(encoding="utf-8").splitlines()
@@ -252,7 +252,7 @@ def search(
         )
 
 
-experiments.add_to(app)
+experiment_commands.add_to(app)
 
 
 def main() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from not_core.errors import FormatError
-from simulations import (
+from simulations import charts
+from simulations.experiments import (
     attack,
     bench_dp_results,
-    charts,
     clinic_results,
     compose,
     federated_report,

@@ -7,9 +7,10 @@ from typing import Any
 
 from not_core import atomic
 from not_core.errors import FormatError
-from simulations import bench_speed, federated_report, quality
+from simulations.benches import bench_speed
+from simulations.experiments import federated_report, quality
+from simulations.experiments.kept import RESULTS
 
-RESULTS = Path("docs/results")
 QUALITY = RESULTS / "quality" / "quality.json"
 COLUMNS = (
     "domain",

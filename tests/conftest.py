@@ -202,7 +202,7 @@ def federation_of_three(
     """What ``make_scenario`` gives, in a place that may last longer than a test."""
     from exchanges import MARKS, SITES, scenario
 
-    from simulations import domains
+    from simulations.material import domains
 
     general = [
         domains.Record(id=f"g{i}", text=text, group=f"g{i}")

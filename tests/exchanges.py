@@ -14,8 +14,8 @@ from server import home as coordinator_home
 from server.catalogue import Kept
 from server.exchange import Exchange, Settings, run_in_passes
 from server.progress import Event
-from simulations import exchange as simulation
-from simulations.sites import load_sites
+from simulations.federation import exchange as simulation
+from simulations.federation.sites import load_sites
 
 MARKS = [
     f"marked sentence number {i} of a private record, token {i * 7919:08x}" for i in range(200)

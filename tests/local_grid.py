@@ -7,7 +7,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import site_app
-from simulations.pipe_grid import PushPullGrid
+from simulations.benches.pipe_grid import PushPullGrid
 
 Tamper = Callable[[Message], Message | None]
 

@@ -31,9 +31,9 @@ from not_core.trust.statement import sign_statement
 from server import home as homes
 from server import service
 from server.home import Coordinator
-from simulations.bare_sites import FEDERATION, BareSites, found, names
-from simulations.bench_coordinator import settings
-from simulations.served import until
+from simulations.benches.bare_sites import FEDERATION, BareSites, found, names
+from simulations.benches.bench_coordinator import settings
+from simulations.federation.served import until
 
 Reply = Callable[["Line", Message], bool]
 """Answers a request by itself; whether it has."""

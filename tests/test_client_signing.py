@@ -50,7 +50,7 @@ from not_core.trust.tree_head import (
     public,
     sign_head,
 )
-from simulations.served import until
+from simulations.federation.served import until
 
 WORDS = b"a passphrase that no task is told"
 POLICY = Policy(least_documents=10, most_trials=2)

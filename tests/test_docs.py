@@ -39,7 +39,7 @@ from client.home import policy
 from client.policy import Policy
 from not_core import commands
 from not_core.commands.program import run as run_program
-from simulations import tutorial
+from simulations.material import tutorial
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(

@@ -66,8 +66,8 @@ def test_the_wheel_holds_the_packages_and_nothing_else(strewn: Path, tmp_path: P
     assert looks()
     assert names == tracked(*PACKAGES) | looks() | {
         "not_core/py.typed",
-        "simulations/demo_sites.toml",
-        "simulations/report.html.jinja",
+        "simulations/federation/demo_sites.toml",
+        "simulations/federation/report.html.jinja",
     }
 
 

@@ -33,7 +33,7 @@ from server import home as coordinator_home
 from server.catalogue import Happened
 from server.page import app as coordinator_page
 from server.page import log, views
-from simulations.exchange import Scenario, prepare
+from simulations.federation.exchange import Scenario, prepare
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TOKEN = "a-token-of-a-test"

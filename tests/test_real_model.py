@@ -15,8 +15,8 @@ from not_core.surgery import plan as plans
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.organ import Label, Organ, describe
-from simulations import domains, tutorial
-from simulations.model import base_model
+from simulations.material import domains, tutorial
+from simulations.material.model import base_model
 
 pytestmark = pytest.mark.real
 

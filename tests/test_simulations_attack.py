@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from conftest import sentences
 
-from simulations import attack, commands
+from simulations import commands
+from simulations.experiments import attack
 
 
 def shuffled(domain: str) -> list[list[str]]:

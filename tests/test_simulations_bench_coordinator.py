@@ -21,11 +21,11 @@ from not_core.protocol import (
 from not_core.trust import keys, sealing
 from server import holdings, home
 from server.exchange import Exchange
-from simulations import bench_coordinator, bench_coordinator_results, superlink
-from simulations.bare_sites import FEDERATION, BareSites, found, names
-from simulations.bench_coordinator import measure
-from simulations.clock import Clock
-from simulations.pipe_grid import PipeGrid
+from simulations.benches import bench_coordinator, bench_coordinator_results, superlink
+from simulations.benches.bare_sites import FEDERATION, BareSites, found, names
+from simulations.benches.bench_coordinator import measure
+from simulations.benches.clock import Clock
+from simulations.benches.pipe_grid import PipeGrid
 
 SITES, DONORS, SIZE = 3, 1, 5_000
 
@@ -194,7 +194,7 @@ def test_looks_cost_more_the_more_waits(tmp_path: Path) -> None:
 
 def test_a_process_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "simulations.bare_sites.found", lambda place, count: found(place, count - 1)
+        "simulations.benches.bare_sites.found", lambda place, count: found(place, count - 1)
     )
     with pytest.raises(ExchangeError, match="a process of the bench failed"):
         measure(tmp_path, [(2, 1)], SIZE, 1, lambda text: None)

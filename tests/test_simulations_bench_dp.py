@@ -15,11 +15,13 @@ from not_core.learning.clipping import Learner, Unit, clipped
 from not_core.learning.guard import Clipping
 from not_core.learning.recipe import Recipe
 from not_core.surgery.checkpoint import open_checkpoint
-from simulations import bench_dp, bench_dp_results, commands, compare, domains, quality, results
-from simulations.bench_dp import cells, measure, private_case
-from simulations.compare import Case
-from simulations.contestants import CONTESTANTS
-from simulations.private_contestants import lora_place
+from simulations import commands, results
+from simulations.experiments import bench_dp, bench_dp_results, compare, quality
+from simulations.experiments.bench_dp import cells, measure, private_case
+from simulations.experiments.compare import Case
+from simulations.experiments.contestants import CONTESTANTS
+from simulations.experiments.private_contestants import lora_place
+from simulations.material import domains
 
 BLOCKS = [tuple(range(2 + i, 2 + i + size)) for i, size in enumerate((9, 4, 12, 2, 20, 7))]
 UNITS: list[Unit] = [[0, 2], [1], [3], [4, 5, 1]]
@@ -271,7 +273,7 @@ def test_a_quick_run_measures_once_and_says_what_loses(
             if not (folder / case.file).is_file():
                 say(f"measuring {case.file}")
                 plain = isinstance(case, Case)
-                assert module == f"simulations.{'compare' if plain else 'bench_dp'}"
+                assert module == f"simulations.experiments.{'compare' if plain else 'bench_dp'}"
                 row = compare.measure(case, base) if plain else measure(case, base)
                 row["machine"] = "m"
                 (folder / case.file).write_text(json.dumps(row))

@@ -7,8 +7,8 @@ import pytest
 
 from not_core.errors import ExchangeError
 from not_core.trust import keys, sealing
-from simulations import bench_seal
-from simulations.bench_seal import WORK, Cost, Place
+from simulations.benches import bench_seal
+from simulations.benches.bench_seal import WORK, Cost, Place
 
 SIZE = 3_000_000
 

@@ -10,7 +10,7 @@ from pathlib import Path
 KEPT = Path(__file__).parent.parent / "docs" / "results" / "served" / "bench-served.json"
 JUDGED = """
 import json, sys
-from simulations.bench_served import BOUND_MB, WITH_MODEL, judge
+from simulations.benches.bench_served import BOUND_MB, WITH_MODEL, judge
 result = json.load(open(sys.argv[1]))
 judge(result)
 one = next(one for one in result["costs"] if one["what"] not in WITH_MODEL)

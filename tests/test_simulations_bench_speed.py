@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from conftest import sentences
 
-from simulations import arithmetic, bench_speed
-from simulations.bench_speed import CONTESTS
+from simulations.benches import arithmetic, bench_speed
+from simulations.benches.bench_speed import CONTESTS
 
 
 @pytest.mark.parametrize("title", list(CONTESTS))

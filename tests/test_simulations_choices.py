@@ -12,11 +12,11 @@ from not_core.errors import ExchangeError, FormatError, SourceError
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.plan import identity
-from simulations import choices, compare
-from simulations.choices import MMLU, QUIZZES, Item, Quiz, ask, chosen, parse
-from simulations.compare import Case
-from simulations.contestants import CONTESTANTS
-from simulations.quality import markdown, summary
+from simulations.experiments import choices, compare
+from simulations.experiments.choices import MMLU, QUIZZES, Item, Quiz, ask, chosen, parse
+from simulations.experiments.compare import Case
+from simulations.experiments.contestants import CONTESTANTS
+from simulations.experiments.quality import markdown, summary
 
 
 def line(**changes: object) -> bytes:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from conftest import make_model, sentences
 
-from simulations import clinic, clinic_results, compare, domains
-from simulations.clinic import METHODS, Visit, documents, experiment, measure, visits
+from simulations.experiments import clinic, clinic_results, compare
+from simulations.experiments.clinic import METHODS, Visit, documents, experiment, measure, visits
+from simulations.material import domains
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def in_process(
     **more: Any,
 ) -> Iterator[dict[str, Any]]:
     """As ``compare.run``, without a process for each."""
-    assert module == "simulations.clinic"
+    assert module == "simulations.experiments.clinic"
     out.mkdir(parents=True, exist_ok=True)
     for case in cases:
         if not (out / case.file).is_file():
@@ -133,9 +134,9 @@ def test_a_measurement_runs_in_a_process_of_its_own(
         model,
         tmp_path,
         print,
-        module="simulations.clinic",
+        module="simulations.experiments.clinic",
     )
-    assert asked[0][1:3] == ["-m", "simulations.clinic"]
+    assert asked[0][1:3] == ["-m", "simulations.experiments.clinic"]
     assert row["case"]["method"] == "stock"
     assert str(tmp_path) not in json.dumps(row)
 

@@ -8,8 +8,9 @@ import pytest
 from conftest import make_model, sentences
 
 from not_core.learning.evaluation import DocumentLoss, Reading
-from simulations import compose, domains
-from simulations.compose import COMPOSITIONS, HIGH, experiment
+from simulations.experiments import compose
+from simulations.experiments.compose import COMPOSITIONS, HIGH, experiment
+from simulations.material import domains
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,15 @@ from flwr.supercore.task_identity import TaskIdentity
 from safetensors.torch import load_file
 
 from not_core.errors import ExchangeError
-from simulations import averaging, contest, federated, federated_report, one_shot
-from simulations.contest import Contest, Setting
-from simulations.sites import load_sites
+from simulations.experiments import (
+    averaging,
+    contest,
+    federated,
+    federated_report,
+    one_shot,
+)
+from simulations.experiments.contest import Contest, Setting
+from simulations.federation.sites import load_sites
 
 SETTING = Setting(
     rank=2, round_tokens=480, rounds=2, choosing=3, measuring=4, block_tokens=32, learning_rate=2e-2

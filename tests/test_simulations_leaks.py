@@ -7,9 +7,9 @@ from conftest import write_jsonl
 from safetensors.torch import save_file
 
 from not_core.errors import RecordsError
-from simulations.leaks import WINDOW, Needles, search
-from simulations.marks import plant
-from simulations.sites import load_sites
+from simulations.federation.leaks import WINDOW, Needles, search
+from simulations.federation.marks import plant
+from simulations.federation.sites import load_sites
 
 
 @pytest.fixture

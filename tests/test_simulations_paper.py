@@ -8,7 +8,8 @@ import pytest
 from conftest import make_model, sentences
 
 from not_core.surgery.compatibility import check
-from simulations import domains, paper
+from simulations.experiments import paper
+from simulations.material import domains
 
 LAYERS = 8
 

@@ -16,10 +16,12 @@ from not_core.errors import ExchangeError, FormatError
 from not_core.learning.evaluation import read_losses
 from not_core.learning.lessons import Budget, Lessons
 from not_core.surgery.checkpoint import open_checkpoint
-from simulations import compare, domains, quality, results
-from simulations.compare import Case, run
-from simulations.contestants import CONTESTANTS, fit
-from simulations.quality import CORE, controls, markdown, summary, targets
+from simulations import results
+from simulations.experiments import compare, quality
+from simulations.experiments.compare import Case, run
+from simulations.experiments.contestants import CONTESTANTS, fit
+from simulations.experiments.quality import CORE, controls, markdown, summary, targets
+from simulations.material import domains
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from simulations import report as reports
-from simulations.costs import privacy_costs
+from simulations.federation import report as reports
+from simulations.federation.costs import privacy_costs
 
 DOMAINS = {
     "hospital": ("biomedical abstracts", True, 940, 18.9),

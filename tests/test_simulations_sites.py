@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from not_core.errors import FormatError, NotError, RecordsError
-from simulations import sites
-from simulations.domains import Record
-from simulations.sites import Builtin, divide, load_sites, materialise
+from simulations.federation import sites
+from simulations.federation.sites import Builtin, divide, load_sites, materialise
+from simulations.material.domains import Record
 
 TWO = """
 exchange = "two"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from simulations.soak import judged, shown
+from simulations.benches.soak import judged, shown
 
 MEGABYTE = 10**6
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from not_core import cache
 from not_core.errors import FormatError, SourceError
 from not_core.learning import near_duplicates
-from simulations import domains, sources
+from simulations.material import domains, sources
 
 PAGE = """<?xml version="1.0"?>
 <Weakness_Catalog xmlns="http://cwe.mitre.org/cwe-7" xmlns:x="http://www.w3.org/1999/xhtml">

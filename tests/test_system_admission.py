@@ -6,7 +6,7 @@ from played import admission, made, started
 
 from server import service
 from server.home import Coordinator
-from simulations.bare_sites import names
+from simulations.benches.bare_sites import names
 
 NAMES = names(2)
 

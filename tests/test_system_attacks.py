@@ -27,8 +27,8 @@ from not_core.service.supervisor import LOOPBACK
 from server.catalogue import Happened
 from server.home import Coordinator
 from server.service import load
-from simulations.bare_sites import names
-from simulations.served import until
+from simulations.benches.bare_sites import names
+from simulations.federation.served import until
 
 SITES, DONORS = 7, 2
 SILENT, NONSENSE, HUGE, BOMB, POISON = 2, 3, 4, 5, 6

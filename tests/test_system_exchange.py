@@ -41,12 +41,12 @@ from not_core.trust.offer import peek_offer
 from not_core.trust.statement import claimed_payload
 from server import home as coordinator_home
 from server.progress import Event
-from simulations import exchange as simulation
-from simulations import report as reports
-from simulations.beside import read_beside
-from simulations.costs import privacy_costs
-from simulations.facts import gather
-from simulations.leaks import Needles, search
+from simulations.federation import exchange as simulation
+from simulations.federation import report as reports
+from simulations.federation.beside import read_beside
+from simulations.federation.costs import privacy_costs
+from simulations.federation.facts import gather
+from simulations.federation.leaks import Needles, search
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

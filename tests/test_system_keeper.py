@@ -14,8 +14,8 @@ from server import home as homes
 from server import keeper, service
 from server.home import Coordinator
 from server.schedule import RUNNING, Begun
-from simulations.bare_sites import names
-from simulations.served import until
+from simulations.benches.bare_sites import names
+from simulations.federation.served import until
 
 COUNT = 3
 

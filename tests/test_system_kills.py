@@ -22,8 +22,8 @@ from server import claims
 from server import home as coordinator_home
 from server.bank import chunks
 from server.schedule import RUNNING
-from simulations import exchange as simulation
-from simulations.served import Deployment, until
+from simulations.federation import exchange as simulation
+from simulations.federation.served import Deployment, until
 
 COORDINATORS = ("superlink", "superexec", "keeper", "gateway", "supervisor")
 SITES = ("signing-agent", "supernode", "superexec", "task", "supervisor")

@@ -24,7 +24,7 @@ from server.bank import chunks
 from server.catalogue import Kept
 from server.progress import Event
 from server.upgrade import upgrade
-from simulations import exchange as simulation
+from simulations.federation import exchange as simulation
 
 HEADER = 32 * 1024
 """More than any header here, less than any body."""

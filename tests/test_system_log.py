@@ -32,8 +32,8 @@ from server import database, log, tables, witnesses
 from server import home as coordinator_home
 from server.dispatch import Dispatch
 from server.home import Coordinator
-from simulations import exchange as simulation
-from simulations.facts import gather
+from simulations.federation import exchange as simulation
+from simulations.federation.facts import gather
 
 Call = Callable[..., tuple[int, str, str]]
 A, B, C, D = (letter * 64 for letter in "abcd")

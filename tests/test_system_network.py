@@ -14,9 +14,9 @@ from wire import SlowLink, listening
 
 from not_core.service import supervisor
 from server import service
-from simulations import exchange as simulation
-from simulations.leaks import Needles, search
-from simulations.served import Deployment, until
+from simulations.federation import exchange as simulation
+from simulations.federation.leaks import Needles, search
+from simulations.federation.served import Deployment, until
 
 pytestmark = pytest.mark.exhaustive
 

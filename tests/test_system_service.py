@@ -39,9 +39,9 @@ from not_core.trust.revocation import LIST
 from not_core.trust.statement import claimed_payload
 from server import claims, service
 from server import home as coordinator_home
-from simulations import exchange as simulation
-from simulations.leaks import Needles, search
-from simulations.served import Deployment, until
+from simulations.federation import exchange as simulation
+from simulations.federation.leaks import Needles, search
+from simulations.federation.served import Deployment, until
 
 CARRIED = "clinic-without-network"
 """Copy of the clinic's home, beside the homes, from before it was served."""

@@ -15,8 +15,8 @@ from client.signing_wire import SOCKET, VARIABLE
 from not_core.errors import KeyFileError
 from not_core.service import supervisor
 from not_core.trust import keys, passphrase
-from simulations import exchange as simulation
-from simulations.served import Deployment, until
+from simulations.federation import exchange as simulation
+from simulations.federation.served import Deployment, until
 
 WORDS = b"only the signing agents are told"
 

@@ -25,8 +25,8 @@ from not_core.trust.log import Log
 from not_core.trust.profile import read_profile, read_request
 from not_core.trust.register import read_register
 from not_core.trust.statement import claimed_payload
-from simulations import exchange as simulation
-from simulations.facts import gather
+from simulations.federation import exchange as simulation
+from simulations.federation.facts import gather
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from not_core.trust.federation import load_trust
 from not_core.trust.profile import read_request
 from server import service
 from server.home import Coordinator
-from simulations.bare_sites import FEDERATION
+from simulations.benches.bare_sites import FEDERATION
 
 
 def connected(coordinator: Coordinator) -> Path:

@@ -1,0 +1,1 @@
+"""What organs are worth, cost and tell, measured beside others; one module an experiment."""

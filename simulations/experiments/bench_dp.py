@@ -1,0 +1,358 @@
+"""What privacy costs an organ, beside LoRA under the same privacy: time, memory and perplexity.
+
+Measurements are kept as in ``compare``; those without privacy are the comparison's own, and read
+from its folder where it has made them.
+"""
+
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from not_core import atomic, canonical
+from not_core.learning.evaluation import read_losses
+from not_core.learning.guard import Clipping, Guard, plan
+from not_core.learning.recipe import Recipe
+from not_core.learning.records import record_units
+from not_core.surgery.checkpoint import open_checkpoint
+from simulations import charts
+from simulations.benches.bench import peak_bytes
+from simulations.experiments.compare import BLOCK_TOKENS, GENERAL, Case, parts, run
+from simulations.experiments.contestants import CONTESTANTS, recipe_of
+from simulations.experiments.kept import RESULTS, recipe_facts
+from simulations.experiments.private_contestants import fit_privately
+from simulations.experiments.quality import QUICK_TOKENS, SEEDS, TOKENS
+from simulations.material import domains
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How a method learns under privacy; see ``Guard`` and ``Recipe``."""
+
+    learning_rate: float = 2e-3
+    rank: int | None = 16
+    block_tokens: int = 128
+    units_per_step: int = 8
+    clip: float = 1.0
+    most_blocks_per_unit: int = 1
+    clipping: Clipping = "loop"
+    batch_tokens: int = 1024
+
+
+SETTINGS = {
+    "organ": Setting(rank=None, block_tokens=64, units_per_step=32),
+    "lora": Setting(learning_rate=1e-2, block_tokens=64, units_per_step=32),
+}
+"""What was chosen for each method, by the validation documents of abstracts: see ``search``."""
+SEARCH_TOKENS, SEARCH_EPSILON = 16_384, 8.0
+SHAPES = ((8, 128), (32, 64))
+"""Units a step and longest block: the same places a step, in few long units or many short ones."""
+LEARNABLE = {"organ": (None, 16), "lora": (16, 4)}
+RATES = (2e-3, 4e-3, 1e-2, 2e-2)
+DOMAINS = ("abstracts", "cases")
+EPSILONS = (8.0, 3.0, 1.0)
+DELTA = 1e-5
+CLIPPINGS: tuple[Clipping, ...] = ("loop", "samples")
+"""Ghost norms are refused in bfloat16, in which the base's tensors are."""
+COST_TOKENS, COST_UNITS, COST_EPSILON = QUICK_TOKENS, 8, 8.0
+"""A cost is measured on few tokens, so in small steps; epsilon decides nothing of it."""
+KEPT = RESULTS / "quality" / "cells"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateCase:
+    """One measurement under privacy.
+
+    Attributes:
+        domain: One of ``domains.BUILTIN``.
+        method: ``organ`` or ``lora``.
+        guard: What bounds what a record adds.
+        learning_rate: Peak.
+        rank: Of what learns; None for whole layers.
+        block_tokens: Longest block.
+        tokens: Planned.
+        seed: Of first values; sampling and noise have none.
+        read: Whether perplexities are measured, too.
+        part: Documents to measure on: ``test``, or ``validation`` while choosing.
+    """
+
+    domain: str
+    method: str
+    guard: Guard
+    learning_rate: float
+    rank: int | None
+    block_tokens: int
+    tokens: int
+    seed: int
+    read: bool = True
+    part: str = "test"
+
+    @property
+    def recipe(self) -> Recipe:
+        """All that it learns by, beside the guard."""
+        contestant = replace(
+            CONTESTANTS[self.method], learning_rate=self.learning_rate, rank=self.rank
+        )
+        recipe = recipe_of(contestant, {"tokens": self.tokens}, self.seed)
+        return replace(recipe, head_sample=None, block_tokens=self.block_tokens, scale=1.0)
+
+    @property
+    def file(self) -> str:
+        """Name of its result."""
+        decides = json.loads(json.dumps([asdict(self), recipe_facts(self.recipe)]))
+        words = [
+            self.domain,
+            self.method,
+            f"epsilon{self.guard.epsilon:g}",
+            self.guard.clipping,
+            f"tokens{self.tokens}",
+            f"seed{self.seed}",
+            canonical.digest(decides)[:8],
+        ]
+        return "-".join(words) + ".json"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A measurement, and which table it is for.
+
+    Attributes:
+        table: ``cost`` or ``utility``.
+        case: What is measured.
+    """
+
+    table: str
+    case: Case | PrivateCase
+
+    @property
+    def tags(self) -> dict[str, Any]:
+        """What the tables know it by."""
+        case = self.case
+        guard = case.guard if isinstance(case, PrivateCase) else None
+        return {
+            "table": self.table,
+            "domain": case.domain,
+            "method": case.method if isinstance(case, PrivateCase) else case.name,
+            "epsilon": guard and guard.epsilon,
+            "clipping": guard and guard.clipping,
+            "seed": case.seed,
+        }
+
+
+def private_case(
+    domain: str,
+    method: str,
+    epsilon: float,
+    tokens: int,
+    seed: int,
+    setting: Setting | None = None,
+    **changes: Any,
+) -> PrivateCase:
+    """A measurement, by what was chosen for the method unless told otherwise.
+
+    Args:
+        domain: One of ``domains.BUILTIN``.
+        method: ``organ`` or ``lora``.
+        epsilon: Largest.
+        tokens: Planned.
+        seed: Of first values.
+        setting: How it learns.
+        changes: To the guard; and ``read`` and ``part``.
+    """
+    chosen = asdict(setting or SETTINGS[method])
+    own = {name: chosen.pop(name) for name in ("learning_rate", "rank", "block_tokens")}
+    own |= {name: changes.pop(name) for name in ("read", "part") if name in changes}
+    guard = Guard(epsilon=epsilon, delta=DELTA, **chosen | changes)
+    return PrivateCase(domain=domain, method=method, guard=guard, tokens=tokens, seed=seed, **own)
+
+
+def plain_case(
+    domain: str, name: str, tokens: int, seed: int, *, contestant: str | None = None
+) -> Case:
+    """A measurement without privacy, as the comparison makes it, and as privately unscaled."""
+    stock = name == "stock"  # the model as it is has no seed and no budget
+    return Case(
+        domain=domain,
+        name=name,
+        contestant=CONTESTANTS[contestant or ("organ-unscaled" if name == "organ" else name)],
+        budget=("tokens", 1 if stock else tokens),
+        seed=0 if stock else seed,
+        choices=tokens == TOKENS and seed == 0,
+    )
+
+
+def cells(*, quick: bool) -> Iterator[Cell]:
+    """All measurements: costs first, then seed by seed, so that any stop is balanced.
+
+    The quick ones take small steps, and what they cost is what they are measured for: one way to
+    clip, no measurement twice.
+    """
+    tokens = QUICK_TOKENS if quick else TOKENS
+    small: dict[str, Any] = {"units_per_step": COST_UNITS}
+    for method in SETTINGS:
+        # What learns is the same with privacy and without, or its cost would not be privacy's.
+        whole = "organ-whole" if SETTINGS[method].rank is None else None
+        plain = plain_case(DOMAINS[0], method, COST_TOKENS, 0, contestant=whole)
+        yield Cell("cost", plain)
+        for way in () if quick else CLIPPINGS:
+            case = private_case(
+                DOMAINS[0], method, COST_EPSILON, COST_TOKENS, 0, clipping=way, read=False, **small
+            )
+            yield Cell("cost", case)
+    for seed in range(1 if quick else SEEDS):
+        for domain in DOMAINS[:1] if quick else DOMAINS:
+            yield Cell("utility", plain_case(domain, "stock", tokens, 0))
+            for epsilon in (None, *EPSILONS[:1]) if quick else (None, *EPSILONS):
+                for method in SETTINGS:
+                    if epsilon is None:
+                        yield Cell("utility", plain_case(domain, method, tokens, seed))
+                    elif quick:
+                        case = private_case(domain, method, epsilon, tokens, seed, **small)
+                        yield from (Cell("cost", case), Cell("utility", case))
+                    else:
+                        case = private_case(domain, method, epsilon, tokens, seed)
+                        yield Cell("utility", case)
+
+
+def experiment(
+    model: str,
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    quick: bool = False,
+    kept_only: bool = False,
+) -> dict[str, Any]:
+    """Measure what is not measured yet, and write what all says together.
+
+    Args:
+        model: Folder of the base model.
+        out: Folder of tables, plot and ``cells``, which holds one file a measurement.
+        say: Told of progress.
+        quick: One domain, one seed, one epsilon, few tokens.
+        kept_only: Measure nothing; say what is there.
+
+    Returns:
+        Rows of the tables ``cost`` and ``utility``, and sentences under ``said``.
+    """
+    from not_core.commands.program import progress
+    from simulations.experiments import bench_dp_results as results
+
+    base = open_checkpoint(model).weights_digest
+    rows: list[dict[str, Any]] = []
+    found: dict[str, Any] = {}
+    wanted = list(dict.fromkeys(cells(quick=quick)))
+    with progress("measuring", len(wanted), "cells") as bar:
+        for cell in wanted:
+            module = "bench_dp" if isinstance(cell.case, PrivateCase) else "compare"
+            folder = _folder(cell.case.file, base, out)
+            how: dict[str, Any] = {
+                "module": f"simulations.experiments.{module}",
+                "kept_only": kept_only,
+            }
+            for row in run([cell.case], model, folder, say, advance=bar, **how):
+                rows.append({**row, **cell.tags})
+            found = results.summary(rows)
+            atomic.write(out / "bench-dp.json", json.dumps(found, indent=1).encode())
+            atomic.write(out / "bench-dp.md", results.markdown(found).encode())
+    charts.write(results.chart(found), out / "bench-dp")
+    return found
+
+
+def search(model: str, out: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Try settings on validation documents: as many for LoRA as for the organ.
+
+    Args:
+        model: Folder of the base model.
+        out: Folder of ``search.json`` and ``cells``.
+        say: Told of progress.
+
+    Returns:
+        One row a trial.
+    """
+    rows = []
+    grid = itertools.product(range(2), RATES, SHAPES, LEARNABLE)
+    for which, rate, (units, block), method in grid:
+        rank = LEARNABLE[method][which]
+        setting = Setting(learning_rate=rate, rank=rank, block_tokens=block, units_per_step=units)
+        case = private_case(
+            DOMAINS[0], method, SEARCH_EPSILON, SEARCH_TOKENS, 0, setting, part="validation"
+        )
+        for row in run([case], model, out / "cells", say, module=__name__):
+            rows.append(
+                {
+                    "method": method,
+                    "rank": rank or "whole layers",
+                    "learning rate": rate,
+                    "units a step": units,
+                    "block tokens": block,
+                    "noise multiplier": row["mechanism"]["noise_multiplier"],
+                    "steps": row["steps"],
+                    "perplexity": row["domain_perplexity"],
+                    "cpu seconds": row["cpu_seconds"],
+                }
+            )
+        atomic.write(out / "search.json", json.dumps(rows, indent=1).encode())
+    return rows
+
+
+def _folder(file: str, base: str, out: Path) -> Path:
+    """Where a measurement is, or will be: the comparison's folder only if it has it of this base.
+
+    Nothing is written there.
+    """
+    kept = KEPT / file
+    if kept.is_file() and json.loads(kept.read_bytes())["base"] == base:
+        return KEPT
+    return out / "cells"
+
+
+def measure(case: PrivateCase, model: str) -> dict[str, Any]:
+    """Fit and measure; in this process, which should do nothing else."""
+    documents, host = parts(case.domain), open_checkpoint(model)
+    _ = host.tokenizer, host.weights_digest  # read once on any site, whatever it does
+    units = record_units(documents.train)
+    imports, began = peak_bytes(), time.process_time()
+    planned = plan(case.guard, case.recipe, len(units))  # what it finds is kept for the fitting
+    planning = time.process_time() - began
+    contestant = replace(CONTESTANTS[case.method], rank=case.rank)
+    began, cpu = time.monotonic(), time.process_time()
+    done = fit_privately(contestant, host, units, case.guard, case.recipe)
+    row: dict[str, Any] = {
+        "base": host.weights_digest,
+        "recipe": recipe_facts(case.recipe),
+        "records": len(units),
+        "mechanism": asdict(planned.mechanism),
+        "epsilon_spent": planned.epsilon,
+        "tokens": done.read,
+        "planned_tokens": done.fitted.tokens,
+        "steps": done.steps,
+        "units": done.units,
+        "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "planning_cpu_seconds": round(planning, 1),
+        "noise_cpu_seconds": round(done.noise_seconds, 3),
+        "peak_mb": round(peak_bytes() / 1e6),
+        "imports_mb": round(imports / 1e6),
+        "trainable": done.fitted.trainable,
+        "artefact_bytes": done.fitted.artefact_bytes,
+    }
+    if case.read:
+        body = done.fitted.model()
+        general = [record.text for record in domains.general()[:GENERAL]]
+        for name, texts in (("domain", getattr(documents, case.part)), ("general", general)):
+            reading = read_losses(body, host.tokenizer, texts, block_tokens=BLOCK_TOKENS)
+            row[f"{name}_perplexity"] = round(reading.perplexity, 4)
+            row[f"{name}_losses"] = [(round(one.nats, 4), one.tokens) for one in reading.losses]
+    return row
+
+
+def _case(given: Mapping[str, Any]) -> PrivateCase:
+    return PrivateCase(**{**given, "guard": Guard(**given["guard"])})
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(_case(json.loads(sys.argv[1])), sys.argv[2])))

@@ -1,0 +1,320 @@
+"""A clinic with few records: what a hospital's organ is worth to it, and a recovery after that.
+
+The clinic has 20 to 200 abstracts, the hospital the rest. Everything that learns from the clinic's
+records has the same ones, keeps back the same part of them, and stops and chooses by the same rule
+(``training.Course``). Measurements are kept as in ``compare``.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from not_core import canonical
+from not_core.cache import cache_home
+from not_core.learning import device, recovery
+from not_core.learning.evaluation import read_losses
+from not_core.learning.lessons import Lessons
+from not_core.learning.recipe import Recipe, default_span
+from not_core.learning.records import Split, split
+from not_core.learning.training import Course, train
+from not_core.surgery import graft
+from not_core.surgery.assemble import assemble
+from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
+from not_core.surgery.lineage import What
+from not_core.surgery.organ import Label, Organ, describe
+from not_core.surgery.plan import identity, transplant
+from simulations import charts
+from simulations.benches.bench import peak_bytes
+from simulations.experiments.compare import BLOCK_TOKENS, TEST, run, shuffled
+from simulations.experiments.contestants import CONTESTANTS, Whole, fit, with_lora, with_organ
+from simulations.experiments.kept import LIBRARIES, computes_in, recipe_facts
+from simulations.material import domains
+from simulations.material.sources import Report, quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DOMAIN = "abstracts"
+SIZES = (20, 50, 200)
+SEEDS = 3
+GENERAL = 16
+"""General documents to measure forgetting on."""
+DONOR_TOKENS, QUICK_TOKENS = 32_000, 4_096
+MOST_TOKENS = 32_000
+"""The clinic trains on ``recovery.PASSES`` of its records, but on no more than this."""
+MOST_VALIDATION = 20
+"""It keeps back ``recovery.VALIDATION`` of them, but no more than so many documents: all are read
+eleven times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What a clinic can do.
+
+    Attributes:
+        begins: With the base model, the hospital's organ, or a LoRA that the hospital would share
+            in an organ's stead.
+        tuning: What it then does on its own records: nothing; LoRA by PEFT; our training with
+            factors, of an organ of its own; or a recovery of some part.
+    """
+
+    begins: Literal["base", "organ", "lora"]
+    tuning: What | Literal["none", "lora", "low-rank"]
+
+
+METHODS = {
+    "stock": Method("base", "none"),
+    "lora": Method("base", "lora"),
+    "low-rank": Method("base", "low-rank"),
+    "organ": Method("organ", "none"),
+    "hospital's-lora": Method("lora", "none"),
+    "organ+organ": Method("organ", "organ"),
+    "organ+organ-norms": Method("organ", "organ-norms"),
+    "organ+norms": Method("organ", "norms"),
+    "organ+all": Method("organ", "all"),
+    "organ+lora": Method("organ", "lora"),
+}
+"""Recoveries are named by what learns in them, after the plus."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """One measurement.
+
+    Attributes:
+        method: One of ``METHODS``.
+        records: Documents that the clinic has; 0 where it uses none.
+        seed: Which these are, and the order of all learning.
+        donor_tokens: Training tokens of the hospital's organ.
+        most_tokens: Training tokens of the clinic, at most.
+        passes: Of the clinic over its records, at most.
+        patience: See ``Recipe``.
+    """
+
+    method: str
+    records: int
+    seed: int
+    donor_tokens: int = DONOR_TOKENS
+    most_tokens: int = MOST_TOKENS
+    passes: float = recovery.PASSES
+    patience: int = recovery.PATIENCE
+
+    @property
+    def file(self) -> str:
+        """Name of its result."""
+        # With the trainer's defaults, so that nothing measured by others passes for the same.
+        key = canonical.digest([asdict(self), recipe_facts(Recipe(tokens=self.most_tokens))])[:8]
+        return f"{self.method}-{self.records}-seed{self.seed}-{key}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Who has which; near-duplicates of a test document are nowhere else."""
+
+    test: tuple[str, ...]
+    clinic: tuple[str, ...]
+    hospital: tuple[str, ...]
+
+
+def documents(seed: int, report: Report = quiet) -> Documents:
+    """The same test documents for all; clinics of different seeds have no document in common."""
+    groups = shuffled(DOMAIN, report)
+    first, size = TEST, max(SIZES)
+
+    def flat(part: Sequence[Sequence[str]]) -> tuple[str, ...]:
+        return tuple(text for group in part for text in group)
+
+    clinics = flat(groups[first : first + SEEDS * size])
+    return Documents(
+        test=flat(groups[:first]),
+        clinic=clinics[seed * size : (seed + 1) * size],
+        hospital=flat(groups[first + SEEDS * size :]),
+    )
+
+
+def visits(*, quick: bool) -> Iterator[Visit]:
+    """All measurements, the fewest records first, with every seed."""
+    tokens = QUICK_TOKENS if quick else DONOR_TOKENS
+    for size in SIZES[:1] if quick else SIZES:
+        for seed in range(1 if quick else SEEDS):
+            for name, method in METHODS.items():
+                yield Visit(
+                    method=name,
+                    records=0 if method.tuning == "none" else size,
+                    seed=seed if name != "stock" else 0,
+                    donor_tokens=tokens,
+                    most_tokens=tokens,
+                )
+
+
+def experiment(
+    model: str,
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    quick: bool = False,
+    kept_only: bool = False,
+) -> list[dict[str, Any]]:
+    """Measure what is not measured yet, and write what all says together.
+
+    Args:
+        model: Folder of the base model.
+        out: Folder of results; ``cells`` in it holds one file a measurement.
+        say: Told of progress.
+        quick: One size, one seed, few tokens.
+        kept_only: Measure nothing; say what is there.
+
+    Returns:
+        Rows of the table.
+    """
+    from not_core.commands.program import progress
+    from simulations.experiments.clinic_results import chart, markdown, summary, written
+
+    wanted = list(dict.fromkeys(visits(quick=quick)))
+    rows: list[dict[str, Any]] = []
+    with progress("measuring", len(wanted), "cells") as bar:
+        for visit in wanted:
+            for row in run(
+                [visit], model, out / "cells", say,
+                module=__name__, kept_only=kept_only, advance=bar,
+            ):  # fmt: skip
+                rows.append({**row, **asdict(visit)})
+                written(out, summary(rows))
+    table = summary(rows)
+    (out / "clinic.md").write_text(markdown(table), encoding="utf-8")
+    charts.write(chart(table), out / "clinic")
+    return table
+
+
+def measure(visit: Visit, model: str) -> dict[str, Any]:
+    """Tune and measure; in this process, which should do nothing else."""
+    import resource
+
+    texts = documents(visit.seed)
+    host, method = open_checkpoint(model), METHODS[visit.method]
+    own = Split(train=(), held_out=())
+    if visit.records:
+        back = min(round(recovery.VALIDATION * visit.records), MOST_VALIDATION)
+        own = split(texts.clinic[: visit.records], back, visit.seed)
+    base, shared = host, None
+    if method.begins == "organ":
+        base = open_checkpoint(hospital(host, texts.hospital, visit))
+    elif method.begins == "lora":
+        budget = {"tokens": visit.donor_tokens}
+        shared = fit(CONTESTANTS["lora"], host, texts.hospital, budget, visit.seed)
+    _ = base.tokenizer, base.weights_digest
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    began, cpu = time.monotonic(), usage.ru_utime + usage.ru_stime
+    tuned = Tuned(shared.model()) if shared else tune(method.tuning, base, own, visit)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    row: dict[str, Any] = {
+        "base": host.weights_digest,
+        "recipe": tuned.recipe and recipe_facts(tuned.recipe),
+        "tokens": tuned.tokens,
+        "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime - cpu, 1),
+        "peak_mb": round(peak_bytes() / 1e6),
+        "validation_documents": len(own.held_out),
+        "validation": [round(one, 4) for one in tuned.readings],
+    }
+    general = [record.text for record in domains.general()[:GENERAL]]
+    for name, read in (("domain", texts.test), ("general", general)):
+        reading = read_losses(tuned.model, host.tokenizer, read, block_tokens=BLOCK_TOKENS)
+        row[f"{name}_perplexity"] = round(reading.perplexity, 4)
+        row[f"{name}_losses"] = [(round(one.nats, 4), one.tokens) for one in reading.losses]
+    return row
+
+
+def hospital(host: Checkpoint, texts: Sequence[str], visit: Visit) -> Path:
+    """The model with the hospital's organ in it, by the default recipe; made once for each seed.
+
+    It lies in the cache, because a graft is as large as the model.
+    """
+    recipe = Recipe(tokens=visit.donor_tokens, seed=visit.seed, threads=1, device="cpu")
+    span = default_span(host.layers, recipe.rank)
+    libraries = [metadata.version(name) for name in LIBRARIES]
+    how = [recipe_facts(recipe), computes_in(recipe)]
+    decides = [host.weights_digest, str(span), *how, list(texts), libraries]
+    folder = cache_home() / "clinic" / canonical.digest(decides)[:16]
+    if not folder.is_dir():
+        trained = train(host, span, texts, recipe)
+        label = Label(name="organ", donor="hospital")
+        organ = Organ(
+            describe(host, span, trained.tensors, label, training=trained.facts), trained.tensors
+        )
+        name = organ.manifest.digest
+        plan = transplant(host.layers, name, len(span), mode="replace", position=span.start)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        graft.transplant(plan, host, {name: organ}, folder, keep_replaced=False)
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A model to measure; how it was tuned, on how many tokens, and readings on validation."""
+
+    model: "PreTrainedModel"
+    recipe: Recipe | None = None
+    tokens: int = 0
+    readings: tuple[float, ...] = ()
+
+
+def tune(tuning: str, base: Checkpoint, own: Split, visit: Visit) -> Tuned:
+    """Tune a model on the clinic's records."""
+    if tuning == "none":
+        return Tuned(assemble(identity(base.layers), base, {}))
+    one = Recipe(tokens=1)
+    there = Lessons(base.tokenizer, own.train, (), one).there
+    recipe = Recipe(
+        tokens=min(round(visit.passes * there), visit.most_tokens),
+        patience=visit.patience,
+        precision="float32",
+        scale=1.0,  # validation chooses among what is read, which is not scaled
+        seed=visit.seed,
+        threads=1,
+        device="cpu",
+    )
+    if tuning == "lora":
+        return _lora(base, own, recipe)
+    if tuning == "low-rank":
+        span = default_span(base.layers, recipe.rank)
+        trained = train(base, span, own.train, recipe, validation=own.held_out)
+        fitted = with_organ(base, span, trained)
+        return Tuned(fitted, recipe, trained.facts.tokens, trained.validation)
+    what: What = tuning  # type: ignore[assignment]
+    done = recovery.recover(base, own.train, recipe, what=what, validation=own.held_out)
+    tokens = done.facts.training.tokens
+    return Tuned(recovery.assembled(base, done), recipe, tokens, done.validation)
+
+
+def _lora(base: Checkpoint, own: Split, recipe: Recipe) -> Tuned:
+    """PEFT's LoRA in the course that ours takes: same packs, readings, patience and choice."""
+    import torch
+
+    from not_core.learning.masters import Masters
+    from not_core.learning.packing import rows_of
+    from not_core.learning.resumption import Resumption
+
+    with device.threads(recipe.threads):
+        torch.manual_seed(recipe.seed)
+        body = assemble(identity(base.layers), base, {}, dtype=recipe.precision)
+        lessons = Lessons(base.tokenizer, own.train, own.held_out, recipe)
+        scene = Whole(body, lessons.blocks, rows_of(body))
+        model = with_lora(body, CONTESTANTS["lora"])  # its factors are put into the body
+        learning = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        masters = Masters(learning, recipe.clip)
+        course = Course(
+            scene, masters, lessons, recipe, Resumption(None, ""), lambda tokens, loss: None
+        )
+        progress = course.run(time.monotonic())
+    fitted = model.merge_and_unload().eval()
+    return Tuned(fitted, recipe, progress.tokens, tuple(progress.readings))
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Visit(**json.loads(sys.argv[1])), sys.argv[2])))

@@ -1,0 +1,274 @@
+"""The paper's questions on real text: where an organ works, in whom, and who can take none.
+
+Composition is ``compose``'s question, the comparison with LoRA ``compare``'s.
+
+Source of the questions: Neural Organ Transplantation, arXiv:2601.13580.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from not_core import atomic
+from not_core.errors import IncompatibleOrganError, UnknownFamilyError
+from not_core.learning.evaluation import compare
+from not_core.learning.positions import Scan, scan
+from not_core.learning.readings import read_plans
+from not_core.learning.recipe import Recipe, default_span
+from not_core.learning.records import split
+from not_core.learning.text_blocks import document_blocks
+from not_core.manifest import Span
+from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
+from not_core.surgery.compatibility import check
+from not_core.surgery.organ import Organ
+from not_core.surgery.plan import Mode, Plan, transplant
+from not_core.surgery.source import Source
+from simulations import charts
+from simulations.experiments import paper_results
+from simulations.experiments.contestants import CONTESTANTS, fit
+from simulations.experiments.kept import BLOCK_TOKENS, Kept
+from simulations.material import domains
+from simulations.tables import percent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Say = Callable[[str], None]
+Row = dict[str, Any]
+
+THREADS = 1
+RANK = 16
+TRIED, HELD_OUT, GENERAL = 8, 24, 24
+"""Documents to try positions on; of each domain, and general ones, to measure on."""
+PROSE = 900
+"""Other general documents, of which an organ is made, too: about as many as of a domain."""
+MODES: tuple[Mode, Mode] = ("replace", "insert")
+WAYS: dict[str, Recipe] = {
+    "in place": Recipe(rank=None, tokens=1),
+    "inserted": Recipe(rank=None, tokens=1, scaffold="inserted"),
+    "the paper's": Recipe(rank=None, tokens=1, scaffold="alone", learning_rate=5e-4),
+}
+"""How organs of three layers are trained, but for tokens and seed."""
+TUNED_ON, GIVEN = "finance", "abstracts"
+"""What the recipient of a transfer has tuned its base on, by LoRA, and what it is given an organ
+of."""
+REFUSED = ("bert", "roberta", "t5", "bart")
+
+
+def positions(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Row]:
+    """Perplexity with an organ at every position: of three ways to train it, and untrained.
+
+    Returns:
+        One row an organ, mode and position; ``change`` is against the host.
+    """
+    host = open_checkpoint(model)
+    kept, parts = Kept(out, host, say), split(_texts(GIVEN, say), HELD_OUT, 0)
+    kept.tell(_with(WAYS["in place"], tokens, seed))
+    span = default_span(host.layers, None)
+    documents = document_blocks(host.tokenizer, parts.held_out[:TRIED], BLOCK_TOKENS, 1)
+    sources: dict[str, Source] = {"untrained copy": _cut(host, span)}
+    for way, recipe in WAYS.items():
+        name = "-".join("".join(c for c in word if c.isalnum()) for word in way.split())
+        recipe = _with(recipe, tokens, seed)
+        sources[way] = kept.organ(name, GIVEN, span, parts.train, recipe).source
+    rows: list[Row] = []
+    for way, source in sources.items():
+        for mode in MODES:
+            say(f"trying {way}, {mode}")
+            rows += _positions(way, mode, scan(host, source, mode, documents))
+            _write(out / "positions.json", rows)
+    others = document_blocks(host.tokenizer, parts.held_out[TRIED:], BLOCK_TOKENS, 1)
+    _read_the_best(rows, host, sources, others)
+    _write(out / "positions.json", rows)
+    _shown(out / "positions", paper_results.positions(rows), paper_results.positions_chart(rows))
+    return rows
+
+
+def _positions(way: str, mode: Mode, found: Scan) -> list[Row]:
+    before = found.before.perplexity
+    changes = {position: compare(found.before, one, 0) for position, one in found.after.items()}
+    return [
+        {
+            "organ": way,
+            "mode": mode,
+            "position": position,
+            "perplexity": round(reading.perplexity, 2),
+            "change": f"{reading.perplexity / before - 1:+.1%}",
+            "best": position == found.best,
+            "without": round(before, 2),
+            "low": round(before * (1 + changes[position].low), 2),
+            "high": round(before * (1 + changes[position].high), 2),
+        }
+        for position, reading in found.after.items()
+    ]
+
+
+def _read_the_best(
+    rows: Sequence[Row], host: Checkpoint, sources: Mapping[str, Source], documents: Any
+) -> None:
+    """Add to each best position what it does on documents by which it was not chosen."""
+    best = {(row["organ"], row["mode"]): row for row in rows if row["best"]}
+    plans = {
+        key: transplant(
+            host.layers,
+            row["organ"],
+            len(sources[row["organ"]].layers),
+            mode=row["mode"],
+            position=row["position"],
+        )
+        for key, row in best.items()
+    }
+    found = read_plans(host, sources, plans, documents)
+    for key, row in best.items():
+        change = compare(found.before, found.after[key], 0)
+        row["on others"] = f"{found.after[key].perplexity:.2f}, {percent(change)}"
+
+
+def _cut(host: Checkpoint, span: Span) -> Source:
+    """A span's own layers, as an organ's."""
+    return Source(
+        tensors=host.tensors,
+        layers={
+            new: host.source.layer(old) for new, old in enumerate(range(span.start, span.stop))
+        },
+        entries={name: list(v[span.start : span.stop]) for name, v in host.source.entries.items()},
+        start=span.start,
+    )
+
+
+def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Row]:
+    """Organs of four domains in the same base, on all domains; and in a base tuned further.
+
+    An organ of general prose stands beside them: what it does elsewhere, no domain does.
+
+    Returns:
+        One row a recipient, organ and text, with the change against that recipient without the
+        organ and its 95% interval over documents.
+    """
+    host = open_checkpoint(model)
+    kept = Kept(out, host, say)
+    kept.tell(_with(Recipe(tokens=1), tokens, seed))
+    parts = {name: split(_texts(name, say), HELD_OUT, 0) for name in domains.BUILTIN}
+    held_out = {name: part.held_out for name, part in parts.items()}
+    general = domains.general(say)
+    held_out["general"] = tuple(record.text for record in general[:GENERAL])
+    apart = {record.group for record in general[:GENERAL]}
+    prose = [record.text for record in general if record.group not in apart]
+    wide, narrow = default_span(host.layers, RANK), default_span(host.layers, None)
+    learned = {**{name: part.train for name, part in parts.items()}, "general": prose[:PROSE]}
+    organs = {
+        name: kept.organ(name, name, wide, texts, _with(Recipe(tokens=1), tokens, seed))
+        for name, texts in learned.items()
+    }
+    short = kept.organ(
+        f"{GIVEN}-three", GIVEN, narrow, parts[GIVEN].train, _with(WAYS["in place"], tokens, seed)
+    )
+    rows = _tried("base", host, {**organs, f"{GIVEN}, three layers": short}, held_out, say)
+    _write(out / "transfer.json", rows)
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        say(f"tuning the base on {TUNED_ON} by LoRA")
+        lora = fit(CONTESTANTS["lora"], host, parts[TUNED_ON].train, {"tokens": tokens}, seed)
+        tuned = _written(lora.model(), host, Path(folder) / "tuned")
+        given = {GIVEN: organs[GIVEN], f"{GIVEN}, three layers": short}
+        for organ in given.values():
+            _refused_unless_allowed(organ, tuned)
+        chosen = {name: held_out[name] for name in (GIVEN, TUNED_ON, "general")}
+        rows += _tried(f"base tuned on {TUNED_ON}", tuned, given, chosen, say)
+    _write(out / "transfer.json", rows)
+    _shown(out / "transfer", paper_results.transfer(rows), paper_results.transfer_chart(rows))
+    return rows
+
+
+def _written(tuned: "PreTrainedModel", base: Checkpoint, out: Path) -> Checkpoint:
+    """A tuned model as a folder, with the base's tokenizer."""
+    tuned.save_pretrained(out)
+    base.tokenizer.save_pretrained(out)
+    return open_checkpoint(out)
+
+
+def _refused_unless_allowed(organ: Organ, host: Checkpoint) -> None:
+    """Check that a tuned base is noticed, and can be accepted."""
+    try:
+        check(organ.manifest, host)
+    except IncompatibleOrganError:
+        check(organ.manifest, host, {"base"})
+        return
+    raise ValueError("expected a tuned base to differ from the organ's")
+
+
+def _tried(
+    recipient: str,
+    host: Checkpoint,
+    organs: Mapping[str, Organ],
+    texts: Mapping[str, Sequence[str]],
+    say: Say,
+) -> list[Row]:
+    """Each organ in place of the recipient's own layers, measured on each set of texts."""
+    plans: dict[str, Plan] = {}
+    for name, organ in organs.items():
+        start = organ.manifest.span.start
+        plans[name] = transplant(host.layers, name, len(organ), mode="replace", position=start)
+    sources = {name: organ.source for name, organ in organs.items()}
+    rows: list[Row] = []
+    for text, documents in texts.items():
+        say(f"measuring {recipient} on {text}")
+        blocks = document_blocks(host.tokenizer, documents, BLOCK_TOKENS, 1)
+        found = read_plans(host, sources, plans, blocks)
+        for name, reading in found.after.items():
+            change = compare(found.before, reading, 0)
+            rows.append(
+                {
+                    "recipient": recipient,
+                    "organ of": name,
+                    "text": text,
+                    "without": round(found.before.perplexity, 2),
+                    "with": round(reading.perplexity, 2),
+                    "change": percent(change),
+                    "ratio": [
+                        round(1 + one, 4) for one in (change.change, change.low, change.high)
+                    ],
+                }
+            )
+    return rows
+
+
+def encoders(out: Path) -> list[Row]:
+    """What is said of models that are no decoders: made small, saved, opened.
+
+    Raises:
+        ValueError: One was opened.
+    """
+    from transformers import AutoConfig
+
+    rows: list[Row] = []
+    for family in REFUSED:
+        with tempfile.TemporaryDirectory() as folder:
+            AutoConfig.for_model(family).save_pretrained(folder)
+            try:
+                open_checkpoint(folder)
+            except UnknownFamilyError as error:
+                rows.append({"family": family, "refused": str(error)})
+            else:
+                raise ValueError(f"expected {family} to be refused")
+    _write(out / "encoders.json", rows)
+    return rows
+
+
+def _texts(domain: str, say: Say) -> list[str]:
+    return [record.text for record in domains.BUILTIN[domain](say)]
+
+
+def _with(recipe: Recipe, tokens: int, seed: int) -> Recipe:
+    return replace(recipe, tokens=tokens, seed=seed, threads=THREADS, device="cpu")
+
+
+def _shown(stem: Path, page: str, chart: charts.Chart) -> None:
+    atomic.write(stem.with_suffix(".md"), page.encode())
+    charts.write(chart, stem)
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    atomic.write(path, json.dumps(rows, indent=1).encode())
