@@ -133,7 +133,7 @@ def test_a_measurement_of_an_experiment_ends_with_it(
         "from not_core.commands.program import run as program, say\n"
         "from simulations.experiments.clinic import Visit\n"
         "from simulations.experiments.compare import run\n"
-        "from simulations.experiments import resumed\n"
+        "from simulations.experiment_commands import resumed\n"
         "app = typer.Typer()\n"
         "@app.command()\n"
         "@resumed\n"

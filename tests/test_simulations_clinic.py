@@ -89,6 +89,7 @@ def test_every_method_is_measured_once_and_what_loses_is_printed(
     by_name = {row["method"]: row for row in table}
     assert by_name["stock"]["trained tokens"] == by_name["organ"]["trained tokens"] == 0
     assert by_name["stock"]["x organ"] > 1, "the organ taught nothing"
+    assert by_name["shared-lora"]["perplexity"] < by_name["stock"]["perplexity"]
     assert {"x lora", "x organ"} <= by_name["organ+all"].keys()
     assert "x lora" not in by_name["lora"]
     text = (tmp_path / "out" / "clinic.md").read_text()

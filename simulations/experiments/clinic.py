@@ -58,7 +58,7 @@ class Method:
 
     Attributes:
         begins: With the base model, the hospital's organ, or a LoRA that the hospital would share
-            in an organ's stead.
+            in an organ's stead, scaled alike.
         tuning: What it then does on its own records: nothing; LoRA by PEFT; our training with
             factors, of an organ of its own; or a recovery of some part.
     """
@@ -72,7 +72,7 @@ METHODS = {
     "lora": Method("base", "lora"),
     "low-rank": Method("base", "low-rank"),
     "organ": Method("organ", "none"),
-    "hospital's-lora": Method("lora", "none"),
+    "shared-lora": Method("lora", "none"),
     "organ+organ": Method("organ", "organ"),
     "organ+organ-norms": Method("organ", "organ-norms"),
     "organ+norms": Method("organ", "norms"),
@@ -206,7 +206,7 @@ def measure(visit: Visit, model: str) -> dict[str, Any]:
         base = open_checkpoint(hospital(host, texts.hospital, visit))
     elif method.begins == "lora":
         budget = {"tokens": visit.donor_tokens}
-        shared = fit(CONTESTANTS["lora"], host, texts.hospital, budget, visit.seed)
+        shared = fit(CONTESTANTS["lora-scaled"], host, texts.hospital, budget, visit.seed)
     _ = base.tokenizer, base.weights_digest
     usage = resource.getrusage(resource.RUSAGE_SELF)
     began, cpu = time.monotonic(), usage.ru_utime + usage.ru_stime

@@ -21,7 +21,7 @@ STYLE = {
     "lora": (charts.ORANGE, 0),
     "low-rank": (charts.ORANGE, 1),
     "organ": (charts.PINK, 0),
-    "hospital's-lora": (charts.PINK, 1),
+    "shared-lora": (charts.PINK, 1),
     "organ+organ": (charts.BLUE, 0),
     "organ+organ-norms": (charts.GREEN, 2),
     "organ+norms": (charts.GREEN, 0),
@@ -58,7 +58,10 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "trained tokens": round(fmean(row["tokens"] for row in found.values())),
             "nothing kept": sum(_idle(row) for row in found.values()),
             "cpu seconds": round(fmean(row["cpu_seconds"] for row in found.values()), 1),
-            "peak MB": round(fmean(row["peak_mb"] for row in found.values())),
+            # Of who tunes nothing it would be the hospital's training.
+            "peak MB": round(fmean(row["peak_mb"] for row in found.values()))
+            if any(row["tokens"] for row in found.values())
+            else None,
         }
         for baseline in BASELINES:
             beside = cells.get((size, baseline), {})
