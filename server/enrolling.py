@@ -173,10 +173,10 @@ class Enrolling:
             if site.enrolment.base_weights != common:
                 del self._sites[name]
                 self._progress.fail(name, "enrol", "other-base")
-                continue
-            self._progress.done(name, "enrol")
         taken = [site.enrolment for site in self._sites.values()]
         self._home.catalogue.enrolled(self._asked.exchange, *taken)
+        for name in self._sites:
+            self._progress.done(name, "enrol")
         self._progress.write()
 
 

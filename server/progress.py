@@ -50,16 +50,12 @@ class Progress:
     def done(self, site: str, step: str, organ: str = "") -> None:
         """A site has done a step."""
         self._tell(Event(site, step, organ=organ))
-        self.mark(step)
+        self._ended[step] = time.monotonic() - self._started
 
     def fail(self, site: str, step: str, code: str, organ: str = "") -> None:
         """A site, or a node of which nobody knows yet whose it is, has failed in a step."""
         self.failures.append({"site": site, "step": step, "code": code})
         self._tell(Event(site, step, code, organ))
-
-    def mark(self, step: str) -> None:
-        """Note the time as that of the latest end of a step."""
-        self._ended[step] = time.monotonic() - self._started
 
     def write(self) -> None:
         """Write down what has happened, at once: each transaction waits for the disk."""

@@ -66,7 +66,7 @@ from not_core.manifest import Manifest
 from not_core.trust import federation, profile, revocation, sealing, signing
 from not_core.trust.federation import verify_profile
 from not_core.trust.offer import describe
-from simulations.benches.bench import peak_bytes
+from simulations.machine import peak_bytes
 from simulations.tables import table
 
 GROWTH = 400_000_000

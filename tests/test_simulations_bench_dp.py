@@ -144,7 +144,11 @@ def cost(method: str, clipping: str | None, **more: Any) -> dict[str, Any]:
         "clipping": clipping,
         "seed": 0,
         "machine": "m",
-        "recipe": {"step_tokens": 256, "precision": "float32" if method == "lora" else "auto"},
+        "recipe": {
+            "rank": 16 if method == "lora" else None,
+            "step_tokens": 256,
+            "precision": "float32" if method == "lora" else "auto",
+        },
         "peak_mb": 1000,
         **more,
     }

@@ -10,8 +10,8 @@ import pytest
 from not_core.errors import ExchangeError
 from not_core.surgery.checkpoint import open_checkpoint
 from simulations.benches import bench_memory
-from simulations.benches.bench import peak_bytes
 from simulations.benches.bench_memory import SHAPE, STOP, Cost, cut, generate, graft, mergekit
+from simulations.machine import peak_bytes
 
 TINY = SHAPE | {
     "vocab_size": 512,
@@ -107,7 +107,7 @@ def test_a_childs_peak_is_its_own() -> None:
     """``ru_maxrss`` outlives exec: measured so, a small child of a large parent looks as large."""
     script = (
         "import sys\n"
-        "from simulations.benches.bench import peak_bytes\n"
+        "from simulations.machine import peak_bytes\n"
         "before = peak_bytes()\n"
         "held = bytearray(int(sys.argv[1]))\n"
         "print(before, peak_bytes())\n"

@@ -266,11 +266,12 @@ def made() -> Callable[[float, float], dict[str, Any]]:
             {"round": 2, "sites": {"clinic": site(average, **learned)}},
         ]
         kept = {"kept": "hospital", "seconds": 10.0, "up": 100, "down": 300, "tokens": 192}
-        kept |= {"own": losses(27), "trying": 4.0}
-        exchanges = [
-            {"tokens": 192 // share, "sites": {"clinic": site(organs, **kept)}}
-            for share in (4, 2, 1)
-        ]
+        kept |= {"trying": 4.0}
+        alone = {4: 29, 2: 27, 1: 31}  # the longest training is too long
+        exchanges = []
+        for share, own in alone.items():
+            more = {**kept, "own": losses(own), "candidates": {"clinic": own}}
+            exchanges.append({"tokens": 192 // share, "sites": {"clinic": site(organs, **more)}})
         return federated_report.summary(SETTING, rounds, exchanges)
 
     return summary
@@ -285,7 +286,10 @@ def test_the_tables_say_when_fedavg_is_better(
     assert "| clinic | 1 | 1,200 | 3.00 | 7 | 0.70 |" in text
     assert "| clinic | FedAvg, LoRA | 30.00 | 20.00 | round 2 | 2,000 | 14 | 2 |" in text
     assert "| clinic | organs | 30.00 | 26.00 | hospital | 400 | 10 | 1 |" in text
-    assert "| clinic | its own organ, unshared | 30.00 | 27.00 | clinic | 0 | 6 | 0 |" in text
+    assert (
+        "| clinic | its own organ, unshared | 30.00 | 27.00 | clinic, 96 tokens | 0 | 6 | 0 |"
+        in text
+    )
     assert "at 20.00, organs at 26.00 with 40.0% of its bytes if it sent float16; aimed" in text
     assert "- FedAvg is not flat" in text
     assert "- Organs are flat" in text

@@ -92,7 +92,44 @@ def test_contestants_learn_from_the_same_blocks_in_the_same_order(
     assert learned[0] == learned[1] == learned[2] != []
 
 
-def test_a_search_reads_nothing_that_a_table_is_of(
+def test_measurements_of_other_documents_are_not_compared() -> None:
+    other = row("organ", 15.3, domain_losses=[(10.0, 10)] * 5)
+    with pytest.raises(ExchangeError, match="different domain documents, such as that of organ"):
+        summary([row("lora", 15.0), other])
+
+
+def test_what_chooses_reads_other_general_passages(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [
+        domains.Record(id=str(i), text=text, group=str(i))
+        for i, text in enumerate(sentences(40, seed=1))
+    ]
+    monkeypatch.setattr(domains, "BUILTIN", {"abstracts": lambda report: records})
+    monkeypatch.setattr(domains, "general", lambda: records)
+    read: dict[str, list[set[str]]] = {"test": [], "validation": []}
+    for name, count in (("TEST", 10), ("VALIDATION", 5), ("GENERAL", 4)):
+        monkeypatch.setattr(compare, name, count)
+    for part, found in read.items():
+        with monkeypatch.context() as patch:
+
+            def reading(*given: Any, found: list[set[str]] = found, **how: Any) -> Any:
+                found.append(set(given[2]))
+                return read_losses(*given, **how)
+
+            patch.setattr(compare, "read_losses", reading)
+            case = Case(
+                domain="abstracts", name="stock", contestant=CONTESTANTS["stock"],
+                budget=("tokens", 1), seed=0, part=part,
+            )  # fmt: skip
+            compare.measure(case, model)
+    (test, general), (validation, others) = read["test"], read["validation"]
+    assert not test & validation
+    assert len(general) == len(others) == 4
+    assert not general & others
+
+
+def test_a_search_gives_lora_as_many_trials(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Case] = []

@@ -182,7 +182,7 @@ def test_refusing_takes_bounded_memory(
         "import sys\n"
         "from not_core.errors import CheckpointError\n"
         "from not_core.surgery.checkpoint import open_checkpoint\n"
-        "from simulations.benches.bench import peak_bytes\n"
+        "from simulations.machine import peak_bytes\n"
         "open_checkpoint(sys.argv[1]).source\n"
         "before = peak_bytes()\n"
         "try:\n"

@@ -420,7 +420,7 @@ def test_memory_follows_the_largest_tensor(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from not_core.surgery.checkpoint import open_checkpoint\n"
         "from not_core.surgery.quarantine import Bounds, admit\n"
-        "from simulations.benches.bench import peak_bytes\n"
+        "from simulations.machine import peak_bytes\n"
         "host = open_checkpoint(sys.argv[1])\n"
         "host.weights_digest, host.source, host.tokenizer_digest\n"
         "before = peak_bytes()\n"

@@ -1,11 +1,8 @@
 """What a machine multiplies at best, and what of a piece of work is multiplication."""
 
-import platform
 import time
 from collections.abc import Callable
 from typing import Any
-
-from not_core.learning.device import precision
 
 SHAPES = ((256, 576, 1536), (256, 1536, 576), (1024, 1024, 1024), (256, 576, 49_152))
 """Products by whose fastest the machine's arithmetic is known."""
@@ -15,22 +12,6 @@ SHARES = {
     "optimizer": ("adamw", "foreach"),
     "copies and fills": ("copy_", "fill_", "cat", "clone", "index"),
 }
-
-
-def processor() -> str:
-    """What the processor is and whether it multiplies bfloat16 natively."""
-    import torch
-
-    able = torch.cpu.get_capabilities()
-    kinds = [kind for kind in ("avx512_bf16", "amx_bf16") if able.get(kind)]
-    return " ".join([platform.machine(), str(able.get("cpu_name", "")).strip(), *kinds])
-
-
-def computes_in_bfloat16() -> bool:
-    """Whether what chooses its type computes in bfloat16 on this processor."""
-    import torch
-
-    return precision("auto", torch.device("cpu")) == "bfloat16"
 
 
 def machine() -> dict[str, float]:

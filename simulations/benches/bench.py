@@ -1,9 +1,7 @@
-"""What benchmarks share: room on disk, memory of a process, spread of a few measurements."""
+"""What benchmarks share: room on disk, spread of a few measurements."""
 
-import resource
 import shutil
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,22 +26,3 @@ def check_room(out: Path, needed: int, option: str) -> None:
             f"{out} has {free / 1e9:.1f} GB of space, {needed / 1e9:.1f} GB are needed; choose "
             f"another folder or fewer {option}"
         )
-
-
-def peak_bytes(process: int | str = "self") -> int:
-    """Most memory that a process has had resident since its program was started.
-
-    ``ru_maxrss``, taken where the system tells no better, outlives ``exec`` on Linux: a child
-    would be told the peak of the parent that started it.
-
-    Raises:
-        OSError: The process is gone, or the system does not tell of others.
-    """
-    try:
-        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
-        return int(dict(line.split(":", 1) for line in lines)["VmHWM"].removesuffix("kB")) * 1024
-    except (OSError, KeyError) as error:
-        if process != "self":
-            raise OSError(f"no memory is known of process {process}") from error
-        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -41,11 +41,12 @@ from server.log import Log
 from server.page.rows import Wanted
 from server.page.views import Views
 from server.witnesses import request, signed_head
-from simulations.benches.bench import check_room, peak_bytes
+from simulations.benches.bench import check_room
 from simulations.benches.bench_seal import machine
 from simulations.benches.clock import Clock
 from simulations.benches.pipe_grid import STEPS, WAITING, Pipe, PipeGrid
 from simulations.benches.superlink import looks
+from simulations.machine import peak_bytes
 
 if TYPE_CHECKING:
     from simulations.benches.bare_sites import BareSites

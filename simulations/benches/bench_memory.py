@@ -22,7 +22,8 @@ from not_core import atomic
 from not_core.errors import ExchangeError
 from not_core.surgery.checkpoint import CONFIG, INDEX
 from not_core.surgery.tensors import Form, write_safetensors
-from simulations.benches.bench import peak_bytes, spread
+from simulations.benches.bench import spread
+from simulations.machine import peak_bytes
 
 if TYPE_CHECKING:
     import torch

@@ -23,7 +23,8 @@ from typing import Any
 from not_core import atomic, canonical
 from not_core.errors import ExchangeError
 from not_core.manifest import CARD, MANIFEST, TENSORS, BaseFacts, Manifest, NoPrivacy, Span
-from simulations.benches.bench import check_room, peak_bytes, spread
+from simulations.benches.bench import check_room, spread
+from simulations.machine import peak_bytes
 from simulations.tables import table
 
 PIECE = 1024 * 1024

@@ -29,9 +29,10 @@ from not_core.service import supervisor
 from server import home as coordinator_home
 from server.schedule import COMPLETED
 from simulations.benches import noise
-from simulations.benches.bench import check_room, peak_bytes
+from simulations.benches.bench import check_room
 from simulations.federation import exchange
 from simulations.federation.served import Deployment
+from simulations.machine import peak_bytes
 from simulations.tables import table, word
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from not_core import atomic
 from not_core.errors import ExchangeError
 from simulations import tables
-from simulations.benches.arithmetic import computes_in_bfloat16, machine, processor, profile
-from simulations.benches.bench import peak_bytes, spread
+from simulations.benches.arithmetic import machine, profile
+from simulations.benches.bench import spread
+from simulations.machine import computes_in_bfloat16, peak_bytes, processor
 
 if TYPE_CHECKING:
     from not_core.learning.device import Precision

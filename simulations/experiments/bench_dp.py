@@ -20,12 +20,12 @@ from not_core.learning.recipe import Recipe
 from not_core.learning.records import record_units
 from not_core.surgery.checkpoint import open_checkpoint
 from simulations import charts
-from simulations.benches.bench import peak_bytes
 from simulations.experiments.compare import BLOCK_TOKENS, GENERAL, Case, parts, run
 from simulations.experiments.contestants import CONTESTANTS, recipe_of
 from simulations.experiments.kept import RESULTS, recipe_facts
 from simulations.experiments.private_contestants import fit_privately
 from simulations.experiments.quality import QUICK_TOKENS, SEEDS, TOKENS
+from simulations.machine import peak_bytes
 from simulations.material import domains
 
 
@@ -173,7 +173,15 @@ def private_case(
 def plain_case(
     domain: str, name: str, tokens: int, seed: int, *, contestant: str | None = None
 ) -> Case:
-    """A measurement without privacy, as the comparison makes it, and as privately unscaled."""
+    """A measurement without privacy, as the comparison makes it, and as privately unscaled.
+
+    Args:
+        domain: One of ``domains.BUILTIN``.
+        name: What it is called in tables: ``stock``, ``organ`` or ``lora``.
+        tokens: To learn from.
+        seed: Of order and first values.
+        contestant: What learns, where that is not what has the name.
+    """
     stock = name == "stock"  # the model as it is has no seed and no budget
     return Case(
         domain=domain,

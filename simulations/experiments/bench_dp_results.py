@@ -46,6 +46,7 @@ def _cost(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         steps = row.get("steps") or row["tokens"] / row["recipe"]["step_tokens"]
         entry: dict[str, Any] = {
             "method": row["method"],
+            "learns": f"rank {row['recipe']['rank']}" if row["recipe"]["rank"] else "whole layers",
             "clipping": row["clipping"] or "none",
             "frozen part in": _precision(row),
             "tokens": row["tokens"],
@@ -148,6 +149,21 @@ def _at(row: Row, ratio: str) -> str:
     if range_:
         sure = "perhaps by chance" if range_[0] <= 1 <= range_[1] else "surely"
     return f"{row['epsilon']:g} ({row[ratio] - 1:+.1%}, {sure})"
+
+
+def brief(found: Mapping[str, Any]) -> str:
+    """One row a domain: perplexity untrained, and of organ and LoRA at each epsilon."""
+    rows = {(row["domain"], row["epsilon"], row["method"]): row for row in found["utility"]}
+    epsilons = list(dict.fromkeys(epsilon for _, epsilon, _ in rows))
+    lines = []
+    for domain in dict.fromkeys(domain for domain, _, _ in rows):
+        cells = [f"{rows[domain, 'none', 'stock']['perplexity']:.1f}"]
+        for epsilon in (*(one for one in epsilons if one != "none"), "none"):
+            pair = [rows[domain, epsilon, method]["perplexity"] for method in ("organ", "lora")]
+            cells.append(", ".join(f"{one:.1f}" for one in pair))
+        lines.append((domain, *cells))
+    names = [f"ε = {one:g}: organ, LoRA" for one in epsilons if one != "none"]
+    return tables.table(("domain", "untrained", *names, "no privacy: organ, LoRA"), lines)
 
 
 def markdown(found: Mapping[str, Any]) -> str:

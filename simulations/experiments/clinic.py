@@ -29,10 +29,10 @@ from not_core.surgery.lineage import What
 from not_core.surgery.organ import Label, Organ, describe
 from not_core.surgery.plan import identity, transplant
 from simulations import charts
-from simulations.benches.bench import peak_bytes
 from simulations.experiments.compare import BLOCK_TOKENS, TEST, run, shuffled
 from simulations.experiments.contestants import CONTESTANTS, Whole, fit, with_lora, with_organ
 from simulations.experiments.kept import LIBRARIES, computes_in, recipe_facts
+from simulations.machine import peak_bytes
 from simulations.material import domains
 from simulations.material.sources import Report, quiet
 

@@ -22,16 +22,15 @@ from not_core.errors import ExchangeError
 from not_core.learning.evaluation import read_losses
 from not_core.learning.near_duplicates import held
 from not_core.surgery.checkpoint import open_checkpoint
-from simulations.benches.arithmetic import processor
-from simulations.benches.bench import peak_bytes
 from simulations.experiments import choices
 from simulations.experiments.contestants import Contestant, fit, recipe_of
 from simulations.experiments.kept import computes_in, recipe_facts
+from simulations.machine import peak_bytes, processor
 from simulations.material import domains
 from simulations.material.sources import Report, quiet
 
 TEST, VALIDATION, GENERAL = 80, 40, 32
-"""Documents to report on and to choose by, less those of ``CLOSE``; general ones to report on."""
+"""Documents to report on and to choose by, of which ``CLOSE`` drops some; general ones."""
 SPLIT_SEED = 20_261_124
 BLOCK_TOKENS = 256
 READ_WORDS = 190
@@ -123,7 +122,8 @@ def shuffled(domain: str, report: Report = quiet) -> list[list[str]]:
 def parts(domain: str, report: Report = quiet) -> Parts:
     """Split a domain's documents, near-duplicates on one side, the same for everybody.
 
-    Nor is any read that shares a passage with a training document, as entries of a catalogue do.
+    Nor is any read of which one training document holds more than ``CLOSE``, as entries of a
+    catalogue do of each other. What several hold together is not looked at.
     """
     texts = shuffled(domain, report)
     train = tuple(text for one in texts[TEST + VALIDATION :] for text in one)

@@ -5,7 +5,6 @@ documents of both domains and on general text, beside the host and each organ al
 """
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +166,8 @@ def chart(rows: Sequence[dict[str, Any]]) -> Chart:
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The table for people, means over seeds, and which pairs keep what is aimed at."""
     lines: list[list[str]] = []
-    least: dict[str, list[float]] = {}
+    least: dict[str, tuple[float, float, float]] = {}
+    """By pair: the least part of both gains and all seeds, and its interval over documents."""
     for name in _names(rows):
         cells = [name]
         for text in TEXTS:
@@ -184,16 +184,16 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             lows, highs = zip(*(row[f"{key}, documents"] for row in own), strict=True)
             cells.append(f"{fmean(kept):.0%} ({min(kept):.0%} to {max(kept):.0%})")
             cells.append(f"{min(lows):.0%} to {max(highs):.0%}")
-            so_far = least.get(name, [math.inf] * 2)
-            least[name] = [min(so_far[0], *kept), min(so_far[1], *lows)]
+            parts = zip(kept, lows, highs, strict=True)
+            least[name] = min([*parts, *([least[name]] if name in least else [])])
         lines.append(cells)
     names = ["composition", *(one for text in TEXTS for one in (text, "change"))]
     kept_names = [f"{text} gain kept{of}" for text in DOMAINS for of in ("", ", by documents")]
     seeds = len({row["seed"] for row in rows})
     said = [
         f"- {name}: {part:.0%} at least, {'as' if part >= AIM else '**not** as'} aimed at"
-        f"{', not surely' if low < AIM <= part else ''}."
-        for name, (part, low) in least.items()
+        f"{', not surely' if low < AIM <= high else ''}."
+        for name, (part, low, high) in least.items()
     ]
     return "\n".join(
         [

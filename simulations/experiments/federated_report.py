@@ -69,16 +69,18 @@ def summary(
                 "rounds": 1,
             }
         )
-        own = reading(last[site]["own"]).perplexity
+        # A site that trains alone would choose how long, too, by its choosing documents.
+        alone = min(exchanges, key=lambda one: one["sites"][site]["candidates"][site])
         table.append(
             {
-                **table[-1],
+                **common,
                 "method": OWN,
-                "end": own,
-                "last": own,
-                "kept": site,
+                "end": reading(alone["sites"][site]["own"]).perplexity,
+                "last": reading(last[site]["own"]).perplexity,
+                "kept": f"{site}, {alone['tokens']:,} tokens",
                 "bytes": 0,
-                "seconds": organ["seconds"] - last[site]["trying"],
+                "seconds": alone["sites"][site]["seconds"] - alone["sites"][site]["trying"],
+                "tokens": alone["sites"][site]["tokens"],
                 "rounds": 0,
             }
         )
@@ -249,10 +251,11 @@ def _aim(row: Mapping[str, Any]) -> str:
     """
     part = 2 * row["part of its bytes"]
     met = row["organs end at"] <= row["fedavg ends at"] and part <= AIM
+    sure = "" if row["interval"][0] > 0 or row["interval"][1] < 0 else ", not surely"
     return (
         f"{row['site']}: FedAvg ends at {row['fedavg ends at']:.2f}, organs at "
         f"{row['organs end at']:.2f} with {part:.1%} of its bytes if it sent float16; aimed at: "
-        f"no higher with at most {AIM:.0%}: {'yes' if met else '**no**'}."
+        f"no higher with at most {AIM:.0%}: {'yes' if met else '**no**'}{sure}."
     )
 
 

@@ -22,7 +22,7 @@ from not_core.surgery.expansion import read_expanded
 from not_core.surgery.layer_config import fitting_fields
 from not_core.surgery.organ import Label, Organ, describe, write_organ
 from not_core.surgery.plan import Plan
-from simulations.benches.arithmetic import processor
+from simulations.machine import processor
 from simulations.material.sources import Report
 
 RESULTS = Path("docs/results")

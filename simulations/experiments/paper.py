@@ -142,7 +142,7 @@ def _cut(host: Checkpoint, span: Span) -> Source:
 def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Row]:
     """Organs of four domains in the same base, on all domains; and in a base tuned further.
 
-    An organ of general prose stands beside them: what it does elsewhere, no domain does.
+    An organ of general prose stands beside them: what it does to a domain, any prose would.
 
     Returns:
         One row a recipient, organ and text, with the change against that recipient without the

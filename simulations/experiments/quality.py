@@ -13,12 +13,13 @@ from typing import Any
 
 from not_core import atomic
 from not_core.commands.program import progress
+from not_core.errors import ExchangeError
 from not_core.learning.evaluation import DocumentLoss, Reading, compare
 from simulations import charts, tables
-from simulations.benches.arithmetic import computes_in_bfloat16, processor
 from simulations.experiments import frontier
 from simulations.experiments.compare import MEASURED, OWN, Case, run
 from simulations.experiments.contestants import CONTESTANTS
+from simulations.machine import computes_in_bfloat16, processor
 
 DOMAINS = ("abstracts", "cases", "weaknesses", "finance")
 LONG_DOMAINS = ("abstracts", "cases")
@@ -222,9 +223,13 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One row a domain, budget and contestant: means over seeds, with 95% intervals.
 
     Ratios are to LoRA's of the same domain, budget and seed; under ``beside``, to those of each of
-    ``TIMED``. Seconds and memory are those of one kind of machine, that on which most seeds of both
-    were measured, or of equals the last; ``timed on`` names it.
+    ``RIVALS``. Seconds and memory are those of one kind of machine, that on which most seeds of
+    both were measured, or of equals the last; ``timed on`` names it.
+
+    Raises:
+        ExchangeError: Measurements of a domain are of different documents.
     """
+    _of_the_same_documents(rows)
     found: dict[tuple[str, int, str], list[Row]] = {}
     for row in rows:
         found.setdefault((row["domain"], row["budget"], row["name"]), []).append(row)
@@ -274,6 +279,22 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
             entry |= {key: one for key, one in here.items() if key in ("x cpu", "x peak")}
         table.append(entry)
     return table
+
+
+def _of_the_same_documents(rows: Sequence[Row]) -> None:
+    """Check that all measurements of a domain are of the same documents.
+
+    Raises:
+        ExchangeError: Some are of others: kept by a program that dropped others, or none.
+    """
+    read: dict[tuple[str, str], list[int]] = {}
+    for row, text in itertools.product(rows, ("domain", "general")):
+        tokens = [count for _, count in row[f"{text}_losses"]]
+        if read.setdefault((row["domain"], text), tokens) != tokens:
+            raise ExchangeError(
+                f"measurements of {row['domain']} are of different {text} documents, such as that "
+                f"of {row['name']}, seed {row['seed']}; choose another --out"
+            )
 
 
 def _pairs(group: Sequence[Row], rivals: Sequence[Row]) -> list[Pair]:
@@ -423,7 +444,7 @@ def markdown(table: Sequence[Row], names: Sequence[str] = COLUMNS) -> str:
 def targets(table: Sequence[Row]) -> str:
     """What was aimed at beside what was found, for people; misses are named as such.
 
-    An organ of all that was learned is judged, too: it has what other machines cost.
+    The unscaled organ is judged, too: only it was timed on some machines.
     """
     lines: list[list[str]] = []
     for row, rival in itertools.product(table, RIVALS):
@@ -438,7 +459,7 @@ def targets(table: Sequence[Row]) -> str:
                 aims += [
                     (f"perplexity in its seconds, {where}", there, "perplexity", 1),
                     (f"general perplexity in its seconds, {where}", there, "general", 1),
-                    (f"peak memory, {where}", there, "x peak", 0.6),
+                    (f"peak memory in its seconds, {where}", there, "x peak", 0.6),
                 ]
         elif method in ("organ", "organ-unscaled"):
             aims = [
@@ -457,7 +478,7 @@ def targets(table: Sequence[Row]) -> str:
             found_ = [f"at most {most:g}", *map(tables.word, (value, seeds, documents))]
             lines.append([*line, *found_, _met(value, seeds, documents, most)])
     over = ("95% over seeds", "95% over documents")
-    names = ("domain", "tokens", "what", "beside", "of what", "aim", "found", *over, "met")
+    names = ("domain", "tokens", "method", "beside", "measure", "aim", "found", *over, "met")
     return tables.table(names, lines)
 
 

@@ -49,7 +49,7 @@ class Deployment:
     """A prepared scenario, served.
 
     Args:
-        scenario: As ``simulations.exchange.prepare`` left it.
+        scenario: As ``simulations.federation.exchange.prepare`` left it.
         site_app: ``module:attribute`` of what answers at sites; for measurements.
     """
 

@@ -1,0 +1,43 @@
+"""What a result says of the machine that it was measured on: its processor, a process's memory."""
+
+import platform
+import resource
+import sys
+from pathlib import Path
+
+from not_core.learning.device import precision
+
+
+def processor() -> str:
+    """What the processor is and whether it multiplies bfloat16 natively."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    kinds = [kind for kind in ("avx512_bf16", "amx_bf16") if able.get(kind)]
+    return " ".join([platform.machine(), str(able.get("cpu_name", "")).strip(), *kinds])
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether what chooses its type computes in bfloat16 on this processor."""
+    import torch
+
+    return precision("auto", torch.device("cpu")) == "bfloat16"
+
+
+def peak_bytes(process: int | str = "self") -> int:
+    """Most memory that a process has had resident since its program was started.
+
+    ``ru_maxrss``, taken where the system tells no better, outlives ``exec`` on Linux: a child
+    would be told the peak of the parent that started it.
+
+    Raises:
+        OSError: The process is gone, or the system does not tell of others.
+    """
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
+        return int(dict(line.split(":", 1) for line in lines)["VmHWM"].removesuffix("kB")) * 1024
+    except (OSError, KeyError) as error:
+        if process != "self":
+            raise OSError(f"no memory is known of process {process}") from error
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
