@@ -210,7 +210,8 @@ def measured(name: str, seed: int, right: list[int] | None) -> dict[str, Any]:
     row = {
         **{"domain": "cases", "budget": 9, "name": name, "seed": seed, "machine": "m"},
         **{"tokens": 9, "cpu_seconds": 1.0, "peak_mb": 1, "trainable": 1, "artefact_bytes": 1},
-        **{"domain_perplexity": 9.0, "general_perplexity": 9.0, "domain_losses": [[1.0, 1]] * 2},
+        **{"domain_perplexity": 9.0, "general_perplexity": 9.0},
+        **dict.fromkeys(("domain_losses", "general_losses"), [[1.0, 1]] * 2),
     }
     if right is not None:
         share = sum(right) / len(right)
