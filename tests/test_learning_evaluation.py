@@ -11,8 +11,8 @@ from not_core.learning.evaluation import (
     Change,
     DocumentLoss,
     Reading,
+    _expanded_tail,
     compare,
-    expanded_tail,
     read_losses,
 )
 from not_core.learning.text_blocks import document_blocks
@@ -100,7 +100,7 @@ def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
 @pytest.mark.parametrize(("count", "t"), [(6, 2.571), (10, 2.262), (20, 2.093), (1000, 1.962)])
 def test_the_tail_follows_students_t(count: int, t: float) -> None:
     expected = NormalDist().cdf(-math.sqrt(count / (count - 1)) * t)
-    assert expanded_tail(count) == pytest.approx(expected, rel=0.02)
+    assert _expanded_tail(count) == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -188,20 +188,32 @@ def compare(before: Reading, after: Reading, seed: int) -> Change:
     change = math.expm1(delta.sum() / tokens.sum())
     if len(tokens) < 2:
         return Change(change, -1.0, math.inf)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(tokens), size=(RESAMPLES, len(tokens)))
-    ratios = np.expm1(delta[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
-    tail = expanded_tail(len(tokens))
-    low, high = np.quantile(ratios, [tail, 1 - tail])
-    return Change(change, float(low), float(high))
+
+    def changes(drawn: Any) -> Any:
+        return np.expm1(delta[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
+
+    return Change(change, *resampled(len(tokens), changes, seed))
 
 
-def expanded_tail(count: int) -> float:
-    """Tail probability that makes a 95% percentile interval as wide as Student's t would.
+def resampled(count: int, statistic: Callable[[Any], Any], seed: int) -> tuple[float, float]:
+    """95% interval of a statistic over documents, by the bootstrap that ``compare`` describes.
 
     Args:
-        count: What is resampled; at least two.
+        count: Documents; at least two.
+        statistic: Takes numbers of documents, shape ``(resamples, count)``, and returns what was
+            found with each row of them, shape ``(resamples,)``.
+        seed: Of the resampling.
     """
+    import numpy as np
+
+    drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+    tail = _expanded_tail(count)
+    low, high = np.quantile(statistic(drawn), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _expanded_tail(count: int) -> float:
+    """Tail probability that makes a 95% percentile interval as wide as Student's t would."""
     normal = NormalDist()
     z, free = normal.inv_cdf(0.975), count - 1
     # Cornish-Fisher expansion of the t quantile; within 0.2% from 5 degrees of freedom on.

@@ -304,14 +304,7 @@ def _exchange(place: Path, sites: int, donors: int, size: int) -> dict[str, Any]
     given = [str(place), str(sites), str(donors), str(size)]
     children = [
         subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [
-                sys.executable,
-                "-m",
-                __name__,
-                who,
-                *given,
-                str(end.fileno()),
-            ],
+            [sys.executable, "-m", __name__, who, *given, str(end.fileno())],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=[end.fileno()],

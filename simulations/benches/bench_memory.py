@@ -314,13 +314,7 @@ def _measure(name: str, host: Path, organ: Path, made: Path) -> Cost:
     if name == cut_first.__name__:
         cache["ORGAN_EXCHANGE_CACHE"] = str(made.with_name("empty-cache"))
     done = subprocess.run(  # noqa: S603 - our own interpreter and module
-        [
-            sys.executable,
-            "-m",
-            __name__,
-            name,
-            *map(str, (host, organ, made)),
-        ],
+        [sys.executable, "-m", __name__, name, *map(str, (host, organ, made))],
         capture_output=True,
         text=True,
         check=False,

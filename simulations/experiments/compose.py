@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from not_core import atomic
-from not_core.learning.evaluation import RESAMPLES, Reading, compare, expanded_tail
+from not_core.learning.evaluation import Reading, compare, resampled
 from not_core.learning.recipe import Recipe, default_span
 from not_core.learning.records import Split, split
 from not_core.manifest import Span
@@ -240,12 +240,12 @@ def gain_kept(
         np.array([loss.nats for loss in reading.losses]) for reading in (host, alone, pair)
     )
     part = (before - both).sum() / (before - one).sum()
-    count = len(before)
-    drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-    parts = (before - both)[drawn].sum(axis=1) / (before - one)[drawn].sum(axis=1)
-    tail = expanded_tail(count)
-    low, high = np.quantile(parts, [tail, 1 - tail])
-    return round(float(part), 3), (round(float(low), 3), round(float(high), 3))
+
+    def parts(drawn: Any) -> Any:
+        return (before - both)[drawn].sum(axis=1) / (before - one)[drawn].sum(axis=1)
+
+    low, high = resampled(len(before), parts, seed)
+    return round(float(part), 3), (round(low, 3), round(high, 3))
 
 
 def _texts(records: Sequence[domains.Record]) -> list[str]:
