@@ -197,7 +197,7 @@ def compose(
     out: Annotated[Path, typer.Option(help="Folder for compose.json, organs and readings.")],
     model: BaseModel = None,
     tokens: Annotated[int, typer.Option(min=256, help="Training tokens an organ.")] = 16_384,
-    seeds: Annotated[int, typer.Option(min=1, help="Times that all is trained anew.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Times that all is trained anew.")] = 3,
     as_json: Json = False,
 ) -> None:
     """Measure several organs in one host: other spans, stacked inserts, average and TIES.
@@ -206,10 +206,13 @@ def compose(
 
     Example: organ-simulate compose --out runs/compose
     """
-    from simulations.experiments.compose import experiment
+    from simulations.experiments import compose as compositions
     from simulations.material.model import base_model
 
-    listing(experiment(base_model(model, say), out, tokens, seeds, say), as_json)
+    rows = compositions.experiment(base_model(model, say), out, tokens, seeds, say)
+    listing(rows if as_json else compositions.brief(rows), as_json)
+    for line in compositions.aims(rows):
+        say(line)
 
 
 def positions(

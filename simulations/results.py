@@ -8,7 +8,7 @@ from typing import Any
 from not_core import atomic
 from not_core.errors import FormatError
 from simulations.benches import bench_speed
-from simulations.experiments import bench_dp_results, federated_report, quality
+from simulations.experiments import bench_dp_results, federated_report, quality_results
 from simulations.experiments.kept import RESULTS
 
 QUALITY = RESULTS / "quality" / "quality.json"
@@ -27,7 +27,7 @@ COLUMNS = (
     "artefact MB",
 )
 TABLES: dict[str, tuple[Path, Callable[[Any], str]]] = {
-    "quality": (QUALITY, lambda rows: quality.markdown(rows, COLUMNS)),
+    "quality": (QUALITY, lambda rows: quality_results.markdown(rows, COLUMNS)),
     "federated": (RESULTS / "federated" / "federated.json", federated_report.brief),
     "privacy": (RESULTS / "privacy" / "bench-dp.json", bench_dp_results.brief),
     "speed": (RESULTS / "speed" / "bench-speed.json", bench_speed.markdown),

@@ -16,7 +16,7 @@ from simulations.experiments import choices, compare
 from simulations.experiments.choices import MMLU, QUIZZES, Item, Quiz, ask, chosen, parse
 from simulations.experiments.compare import Case
 from simulations.experiments.contestants import CONTESTANTS
-from simulations.experiments.quality import markdown, summary
+from simulations.experiments.quality_results import markdown, summary
 
 
 def line(**changes: object) -> bytes:

@@ -20,7 +20,8 @@ from simulations import results
 from simulations.experiments import compare, quality
 from simulations.experiments.compare import Case, run
 from simulations.experiments.contestants import CONTESTANTS, fit
-from simulations.experiments.quality import CORE, controls, markdown, summary, targets
+from simulations.experiments.quality import CORE, controls
+from simulations.experiments.quality_results import markdown, summary, targets
 from simulations.material import domains
 
 

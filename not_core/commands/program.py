@@ -171,10 +171,11 @@ def listing(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
         console.print("none")
         return
     table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
         table.add_column(_escaped(name), overflow="fold")
     for row in rows:
-        table.add_row(*(_escaped(_short(value)) for value in row.values()))
+        table.add_row(*(_escaped(_short(row.get(name, ""))) for name in names))
     console.print(table)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from simulations import charts, tables
 from simulations.charts import Axis, Chart, Look, Panel, Point, Series, over_seeds, valued
-from simulations.experiments.quality import interval
+from simulations.experiments.intervals import interval
 
 Row = Mapping[str, Any]
 DRAWN = {

@@ -10,7 +10,7 @@ from typing import Any
 from not_core import atomic
 from simulations import charts, tables
 from simulations.charts import Axis, Chart, Panel, Series, over_seeds, valued
-from simulations.experiments.quality import Pair, by_documents, interval
+from simulations.experiments.intervals import Pair, by_documents, interval
 
 CLAIMED = "organ+organ"
 """What is said to beat LoRA: the hospital's organ and the recovery that a command does unasked."""

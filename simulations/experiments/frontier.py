@@ -30,7 +30,7 @@ AXES = (
 
 
 def chart(table: Sequence[dict[str, Any]]) -> Chart:
-    """Rows of ``quality.summary`` as a chart; lower left is best everywhere."""
+    """Rows of ``quality_results.summary`` as a chart; lower left is best everywhere."""
     domains = list(dict.fromkeys(row["domain"] for row in table))
     trained = [row for row in table if row["method"] != "stock"]
     machine = _machine(trained)
