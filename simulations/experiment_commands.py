@@ -282,16 +282,15 @@ def compare_methods(
 
     Example: organ-simulate compare --quick --out runs/quality
     """
-    from simulations.experiments import quality
+    from simulations.experiments import quality, quality_results
     from simulations.material.model import base_model
-    from simulations.results import brief
 
     if searching:
         listing(quality.search(base_model(model, say), out, say), as_json)
     else:
         base = "" if kept_only else base_model(model, say)
         rows = quality.quality(base, out, say, quick=quick, kept_only=kept_only)
-        listing(rows if as_json else [brief(row) for row in rows], as_json)
+        listing(rows if as_json else [quality_results.shown(row) for row in rows], as_json)
         say(f"the whole table is in {out / 'quality.md'}")
 
 

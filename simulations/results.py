@@ -11,33 +11,13 @@ from simulations.benches import bench_speed
 from simulations.experiments import bench_dp_results, federated_report, quality_results
 from simulations.experiments.kept import RESULTS
 
-QUALITY = RESULTS / "quality" / "quality.json"
-COLUMNS = (
-    "domain",
-    "tokens",
-    "method",
-    "seeds",
-    "perplexity",
-    "x LoRA",
-    "x LoRA interval",
-    "x LoRA by documents",
-    "x cpu",
-    "x peak",
-    "general",
-    "artefact MB",
-)
 TABLES: dict[str, tuple[Path, Callable[[Any], str]]] = {
-    "quality": (QUALITY, lambda rows: quality_results.markdown(rows, COLUMNS)),
+    "quality": (RESULTS / "quality" / "quality.json", quality_results.brief),
     "federated": (RESULTS / "federated" / "federated.json", federated_report.brief),
     "privacy": (RESULTS / "privacy" / "bench-dp.json", bench_dp_results.brief),
     "speed": (RESULTS / "speed" / "bench-speed.json", bench_speed.markdown),
 }
 """By the name in its markers: results, and the text that is made of them."""
-
-
-def brief(row: dict[str, Any]) -> dict[str, Any]:
-    """What of a row fits a terminal."""
-    return {name: row.get(name, "") for name in (*COLUMNS[:6], *COLUMNS[8:10])}
 
 
 def markers(name: str) -> tuple[str, str]:

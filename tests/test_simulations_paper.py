@@ -45,8 +45,10 @@ def test_every_position_of_every_organ_is_tried(model: str, tmp_path: Path) -> N
     rows = paper.positions(model, tmp_path, 256, 0, said.append)
     ways = ["untrained copy", *paper.WAYS]
     places = {"replace": LAYERS - 2, "insert": LAYERS + 1}  # an organ of three layers
-    assert [(row["organ"], row["mode"]) for row in rows] == [
-        (way, mode) for way in ways for mode in paper.MODES for _ in range(places[mode])
+    made = [(way, paper.MADE_THERE, start) for way in paper.WAYS for start in (0, 3)]
+    assert [(row["organ"], row["mode"], row["position"]) for row in rows] == [
+        *((way, mode, n) for way in ways for mode in paper.MODES for n in range(places[mode])),
+        *made,
     ]
     start = LAYERS // 3
     untouched = next(row for row in rows if row["mode"] == "replace" and row["position"] == start)
@@ -58,7 +60,7 @@ def test_every_position_of_every_organ_is_tried(model: str, tmp_path: Path) -> N
         if row["organ"] == "in place" and row["mode"] == "replace" and row["position"] == start
     )
     assert trained["perplexity"] < untouched["perplexity"]
-    assert sum(row["best"] for row in rows) == len(ways) * len(paper.MODES)
+    assert sum(row["best"] for row in rows) == len(ways) * len(paper.MODES) + len(paper.WAYS)
     assert json.loads((tmp_path / "positions.json").read_bytes()) == rows
     page = (tmp_path / "positions.md").read_text().splitlines()
     for row in (row for row in rows if row["best"]):

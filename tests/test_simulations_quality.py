@@ -21,7 +21,7 @@ from simulations.experiments import compare, quality
 from simulations.experiments.compare import Case, run
 from simulations.experiments.contestants import CONTESTANTS, fit
 from simulations.experiments.quality import CORE, controls
-from simulations.experiments.quality_results import markdown, summary, targets
+from simulations.experiments.quality_results import brief, markdown, summary, targets
 from simulations.material import domains
 
 
@@ -223,6 +223,19 @@ def test_the_table_compares_seed_by_seed() -> None:
     assert "| 1.01 |" in text
 
 
+def test_the_turned_table_says_what_is_surely_lower() -> None:
+    wins, nears = ([row("organ in the time of lora", p, seed) for seed in (0, 1)] for p in (14, 15))
+    rows = [*(row("lora", 15.0, seed) for seed in (0, 1)), *wins]
+    rows += [one | {"domain": "cases"} for one in (*rows[:2], *nears)]
+    header, _, lora, organ = brief(summary(rows)).splitlines()
+    assert header.startswith(
+        "| 32,000 tokens | seeds | abstracts, LoRA 15.00 | cases, LoRA 15.00 |"
+    )
+    assert lora.startswith("| LoRA | 2 | 1 | 1 | 1.00 | 1.00 | 1.00 | 10.0 |")
+    assert organ.startswith("| organ, in LoRA's seconds | 2 | **0.933** (")
+    assert "| 1.000 (1.000 to 1.000) | 1.00 |" in organ
+
+
 def test_seconds_are_of_one_kind_of_machine() -> None:
     rows = [
         row("lora", 15.0, machine="old", cpu_seconds=100.0),
@@ -401,10 +414,10 @@ def test_the_readmes_tables_are_those_of_the_kept_results(tmp_path: Path) -> Non
     for kept, _ in results.TABLES.values():
         (tmp_path / kept).parent.mkdir(parents=True)
         shutil.copy(root / kept, tmp_path / kept)
-    (tmp_path / results.QUALITY).write_text(json.dumps(summary([row("lora", 15.0)])))
+    (tmp_path / results.TABLES["quality"][0]).write_text(json.dumps(summary([row("lora", 15.0)])))
     assert results.refresh(readme, tmp_path)
     text = readme.read_text(encoding="utf-8")
-    assert "| abstracts | 32,000 | lora | 1 | 15.0 |" in text
+    assert "| 32,000 tokens | seeds | abstracts, LoRA 15.00 |" in text
     for name in results.TABLES:
         readme.write_text(text.replace(f"<!-- {name}: make readme -->", ""))
         with pytest.raises(FormatError, match=f"lacks <!-- {name}"):

@@ -8,9 +8,9 @@ from simulations import charts
 from simulations.charts import Axis, Chart, Panel, Point, Series, over_seeds, valued
 
 METHODS = {
+    "lora": ("LoRA", charts.ORANGE, 1),
     "organ": ("organ", charts.BLUE, 0),
     "organ in the time of lora": ("organ, in LoRA's seconds", charts.SKY, 4),
-    "lora": ("LoRA", charts.ORANGE, 1),
     "lora-bf16": ("LoRA in bfloat16", charts.ORANGE, 1),
     "organ in the time of lora-bf16": ("organ, in its seconds", charts.SKY, 4),
     "lora-bf16-upper": ("LoRA in bfloat16, layers 5:30", charts.AMBER, 7),

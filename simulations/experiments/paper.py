@@ -52,6 +52,8 @@ WAYS: dict[str, Recipe] = {
     "the paper's": Recipe(rank=None, tokens=1, scaffold="alone", learning_rate=5e-4),
 }
 """How organs of three layers are trained, but for tokens and seed."""
+MADE_THERE = "made there"
+"""The mode of an organ that is tried only where it was trained."""
 TUNED_ON, GIVEN = "finance", "abstracts"
 """What the recipient of a transfer has tuned its base on, by LoRA, and what it is given an organ
 of."""
@@ -60,6 +62,8 @@ REFUSED = ("bert", "roberta", "t5", "bart")
 
 def positions(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Row]:
     """Perplexity with an organ at every position: of three ways to train it, and untrained.
+
+    And with organs made at each tenth of the model, or so, every one where it was made.
 
     Returns:
         One row an organ, mode and position; ``change`` is against the host.
@@ -71,15 +75,22 @@ def positions(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[R
     documents = document_blocks(host.tokenizer, parts.held_out[:TRIED], BLOCK_TOKENS, 1)
     sources: dict[str, Source] = {"untrained copy": _cut(host, span)}
     for way, recipe in WAYS.items():
-        name = "-".join("".join(c for c in word if c.isalnum()) for word in way.split())
         recipe = _with(recipe, tokens, seed)
-        sources[way] = kept.organ(name, GIVEN, span, parts.train, recipe).source
+        sources[way] = kept.organ(_name(way), GIVEN, span, parts.train, recipe).source
     rows: list[Row] = []
     for way, source in sources.items():
         for mode in MODES:
             say(f"trying {way}, {mode}")
             rows += _positions(way, mode, scan(host, source, mode, documents))
             _write(out / "positions.json", rows)
+    for way, recipe in WAYS.items():
+        say(f"trying {way}, {MADE_THERE}")
+        made = _made_there(kept, way, _with(recipe, tokens, seed), len(span), parts.train)
+        sources |= {_source(way, MADE_THERE, start): organ.source for start, organ in made.items()}
+        plans = {start: _plan(host, sources, way, MADE_THERE, start) for start in made}
+        found = read_plans(host, sources, plans, documents)
+        rows += _positions(way, MADE_THERE, Scan(found.before, found.after, {}))
+        _write(out / "positions.json", rows)
     others = document_blocks(host.tokenizer, parts.held_out[TRIED:], BLOCK_TOKENS, 1)
     _read_the_best(rows, host, sources, others)
     _write(out / "positions.json", rows)
@@ -87,7 +98,40 @@ def positions(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[R
     return rows
 
 
-def _positions(way: str, mode: Mode, found: Scan) -> list[Row]:
+def _made_there(
+    kept: Kept, way: str, recipe: Recipe, layers: int, texts: Sequence[str]
+) -> dict[int, Organ]:
+    """Organs by where they begin: spans beside each other, from the lowest layer up."""
+    spans = [
+        Span(start=start, stop=start + layers)
+        for start in range(0, kept.host.layers - layers + 1, layers)
+    ]
+    return {
+        span.start: kept.organ(f"{_name(way)}-{span.start}", GIVEN, span, texts, recipe)
+        for span in spans
+    }
+
+
+def _name(way: str) -> str:
+    return "-".join("".join(c for c in word if c.isalnum()) for word in way.split())
+
+
+def _source(way: str, mode: str, position: int) -> str:
+    """What an organ is called among the sources."""
+    return f"{way} {position}" if mode == MADE_THERE else way
+
+
+def _plan(
+    host: Checkpoint, sources: Mapping[str, Source], way: str, mode: str, position: int
+) -> Plan:
+    name = _source(way, mode, position)
+    put: Mode = "insert" if mode == "insert" else "replace"
+    if mode == MADE_THERE and WAYS[way].scaffold == "inserted":
+        put = "insert"
+    return transplant(host.layers, name, len(sources[name].layers), mode=put, position=position)
+
+
+def _positions(way: str, mode: str, found: Scan) -> list[Row]:
     before = found.before.perplexity
     changes = {position: compare(found.before, one, 0) for position, one in found.after.items()}
     return [
@@ -110,17 +154,8 @@ def _read_the_best(
     rows: Sequence[Row], host: Checkpoint, sources: Mapping[str, Source], documents: Any
 ) -> None:
     """Add to each best position what it does on documents by which it was not chosen."""
-    best = {(row["organ"], row["mode"]): row for row in rows if row["best"]}
-    plans = {
-        key: transplant(
-            host.layers,
-            row["organ"],
-            len(sources[row["organ"]].layers),
-            mode=row["mode"],
-            position=row["position"],
-        )
-        for key, row in best.items()
-    }
+    best = {(row["organ"], row["mode"], row["position"]): row for row in rows if row["best"]}
+    plans = {key: _plan(host, sources, *key) for key in best}
     found = read_plans(host, sources, plans, documents)
     for key, row in best.items():
         change = compare(found.before, found.after[key], 0)

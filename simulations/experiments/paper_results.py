@@ -48,7 +48,7 @@ def positions_chart(rows: Rows) -> Chart:
         rows=(
             tuple(
                 Panel(
-                    title=f"{mode} at each position",
+                    title=f"{mode} at each position" if mode in ("replace", "insert") else mode,
                     x=Axis(label="position (layer of the recipient)"),
                     y=Axis(label="perplexity on held-out documents", log=True),
                     series=tuple(_lines(group)),

@@ -10,6 +10,7 @@ from typing import Any
 from not_core.errors import ExchangeError
 from simulations import tables
 from simulations.experiments.compare import MEASURED
+from simulations.experiments.frontier import METHODS
 from simulations.experiments.intervals import Pair, Row, by_documents, interval
 
 BASELINE = "lora"
@@ -17,6 +18,7 @@ TIMED = ("lora", "lora-bf16")
 """Contestants whose time ours is given, too."""
 RIVALS = (*TIMED, "lora-scaled")
 """Contestants beside which ours is judged."""
+NAMES = {"stock": "untrained"} | {method: name for method, (name, *_) in METHODS.items()}
 NOTE = """±: one standard error over questions. All intervals are 95%; those of `x LoRA` over seeds,
 by Student's t, and over test documents, by a paired bootstrap: neither holds both kinds of chance.
 Seconds and memory are means of the seeds that were timed on the machine that is named, and LoRA
@@ -208,12 +210,59 @@ COLUMNS = (
     "trainable",
     "artefact MB",
 )
+TERMINAL = ("domain", "tokens", "method", "seeds", "perplexity", "x LoRA", "x cpu", "x peak")
 
 
-def markdown(table: Sequence[Row], names: Sequence[str] = COLUMNS) -> str:
+def markdown(table: Sequence[Row]) -> str:
     """The table for people; what loses to LoRA stands beside what wins."""
     rows = sorted(table, key=lambda row: (row["tokens"], row["domain"]))
-    return tables.table(names, [[_cell(row, name) for name in names] for row in rows])
+    return tables.table(COLUMNS, [[_cell(row, name) for name in COLUMNS] for row in rows])
+
+
+def shown(row: Row) -> dict[str, Any]:
+    """What of a row fits a terminal."""
+    return {name: row.get(name, "") for name in TERMINAL}
+
+
+def brief(table: Sequence[Row]) -> str:
+    """The table turned, for the README: a row a method, a column a domain, a table a budget."""
+    return "\n".join(_turned(table, budget) for budget in sorted({row["tokens"] for row in table}))
+
+
+def _turned(table: Sequence[Row], budget: int) -> str:
+    rows = {(row["method"], row["domain"]): row for row in table if row["tokens"] == budget}
+    domains = sorted({domain for _, domain in rows})
+    theirs = [f"{domain}, LoRA {rows[BASELINE, domain]['perplexity']:.2f}" for domain in domains]
+    lines = []
+    for method in NAMES:
+        if own := [rows[method, domain] for domain in domains if (method, domain) in rows]:
+            seeds = _reach([row["seeds"] for row in own], "")
+            ratios = [_ratio(rows.get((method, domain), {})) for domain in domains]
+            general = _reach(
+                [1.0 if method == BASELINE else row["beside"][BASELINE]["general"] for row in own]
+            )
+            costs = [_reach([row[key] for row in own if key in row]) for key in ("x cpu", "x peak")]
+            lines.append(
+                [NAMES[method], seeds, *ratios, general, *costs, str(own[0]["artefact MB"])]
+            )
+    names = ("seeds", *theirs, "general text", "CPU seconds", "peak memory", "MB to send")
+    return tables.table((f"{budget:,} tokens", *names), lines)
+
+
+def _ratio(row: Row) -> str:
+    """Perplexity over LoRA's and the ends of both intervals; bold where surely lower."""
+    if not row or row["method"] == BASELINE:
+        return "1" if row else ""
+    reaches = [row[f"x LoRA{end}"] for end in REACHES if row[f"x LoRA{end}"]]
+    low, high = min(low for low, _ in reaches), max(high for _, high in reaches)
+    value = f"{row['x LoRA']:.3f}"
+    return f"{f'**{value}**' if high < 1 else value} ({low:.3f} to {high:.3f})"
+
+
+def _reach(values: Sequence[float], form: str = ".2f") -> str:
+    """The least and the greatest of some values."""
+    ends = dict.fromkeys(f"{one:{form}}" for one in (min(values), max(values))) if values else ()
+    return " to ".join(ends)
 
 
 def targets(table: Sequence[Row]) -> str:
