@@ -206,12 +206,13 @@ def compose(
 
     Example: organ-simulate compose --out runs/compose
     """
-    from simulations.experiments import compose as compositions
+    from simulations.experiments import compose_results
+    from simulations.experiments.compose import experiment
     from simulations.material.model import base_model
 
-    rows = compositions.experiment(base_model(model, say), out, tokens, seeds, say)
-    listing(rows if as_json else compositions.brief(rows), as_json)
-    for line in compositions.aims(rows):
+    rows = experiment(base_model(model, say), out, tokens, seeds, say)
+    listing(rows if as_json else compose_results.brief(rows), as_json)
+    for line in compose_results.aims(rows):
         say(line)
 
 
@@ -310,7 +311,7 @@ def federated(
     Example: organ-simulate federated --quick --out runs/federated
     """
     from simulations.experiments.federated import against_fedavg
-    from simulations.experiments.federated_report import sentence
+    from simulations.experiments.federated_results import sentence
     from simulations.material.model import base_model
 
     found = against_fedavg(base_model(model, say), out, say, quick=quick)

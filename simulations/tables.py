@@ -18,6 +18,14 @@ def percent(change: Change) -> str:
     return f"{change.change:+.1%} [{change.low:+.1%}, {change.high:+.1%}]"
 
 
+def ratio(value: float, *intervals: Sequence[float] | None) -> str:
+    """A ratio, and from where to where its intervals reach together; bold where surely below 1."""
+    known = [one for one in intervals if one]
+    low, high = min(low for low, _ in known), max(high for _, high in known)
+    said = f"**{value:.3f}**" if high < 1 else f"{value:.3f}"
+    return f"{said} ({low:.3f} to {high:.3f})"
+
+
 def word(value: Any) -> str:
     """A value for a cell; None is an empty one, a list an interval."""
     if value is None:

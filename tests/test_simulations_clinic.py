@@ -92,6 +92,8 @@ def test_every_method_is_measured_once_and_what_loses_is_printed(
     assert by_name["shared-lora"]["perplexity"] < by_name["stock"]["perplexity"]
     assert {"x lora", "x organ"} <= by_name["organ+all"].keys()
     assert "x lora" not in by_name["lora"]
+    said_briefly = clinic_results.brief(table).splitlines()[2:]
+    assert [line.split(" | ")[0][2:] for line in said_briefly] == [*clinic_results.WORDS.values()]
     text = (tmp_path / "out" / "clinic.md").read_text()
     for row in table:
         assert f"| {row['method']} |" in text

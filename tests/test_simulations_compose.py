@@ -8,7 +8,7 @@ import pytest
 from conftest import make_model, sentences
 
 from not_core.learning.evaluation import DocumentLoss, Reading
-from simulations.experiments import compose
+from simulations.experiments import compose, compose_results
 from simulations.experiments.compose import COMPOSITIONS, HIGH, experiment
 from simulations.material import domains
 
@@ -64,13 +64,13 @@ def test_every_composition_is_measured_once(model: str, tmp_path: Path) -> None:
     pairs = [row for row in rows if row["composition"].startswith("both")]
     for row in pairs:
         least = min(row["medicine gain kept"], row["law gain kept"])
-        word = "as" if least >= compose.AIM else "less than"
+        word = "as" if least >= compose_results.AIM else "less than"
         assert f"- {row['composition']}: {least:.0%} at least, {word} aimed at" in page
-        for text in compose.DOMAINS:
+        for text in compose_results.DOMAINS:
             low, high = row[f"{text} gain kept, documents"]
             assert low <= row[f"{text} gain kept"] <= high
     assert page.count(" aimed at") == len(pairs)
-    shown = compose.brief(rows)
+    shown = compose_results.brief(rows)
     assert [line["composition"] for line in shown] == [one.name for one in COMPOSITIONS]
     assert [line["law gain kept"] != "" for line in shown] == [
         line["composition"].startswith("both") for line in shown

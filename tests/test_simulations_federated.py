@@ -18,7 +18,7 @@ from simulations.experiments import (
     averaging,
     contest,
     federated,
-    federated_report,
+    federated_results,
     one_shot,
 )
 from simulations.experiments.contest import Contest, Setting
@@ -272,7 +272,7 @@ def made() -> Callable[[float, float], dict[str, Any]]:
         for share, own in alone.items():
             more = {**kept, "own": losses(own), "candidates": {"clinic": own}}
             exchanges.append({"tokens": 192 // share, "sites": {"clinic": site(organs, **more)}})
-        return federated_report.summary(SETTING, rounds, exchanges)
+        return federated_results.summary(SETTING, rounds, exchanges)
 
     return summary
 
@@ -280,7 +280,7 @@ def made() -> Callable[[float, float], dict[str, Any]]:
 def test_the_tables_say_when_fedavg_is_better(
     made: Callable[[float, float], dict[str, Any]],
 ) -> None:
-    text = federated_report.markdown(made(20, 26))
+    text = federated_results.markdown(made(20, 26))
     assert "clinic: FedAvg is better; perplexity with organs is +30.0% [+30.0%, +30.0%]" in text
     # After round 1: one download, one upload, and the average; 1,200 of 400 bytes, 7 of 10 s.
     assert "| clinic | 1 | 1,200 | 3.00 | 7 | 0.70 |" in text
@@ -293,7 +293,7 @@ def test_the_tables_say_when_fedavg_is_better(
     assert "at 20.00, organs at 26.00 with 40.0% of its bytes if it sent float16; aimed" in text
     assert "- FedAvg is not flat" in text
     assert "- Organs are flat" in text
-    by_bytes, by_seconds = federated_report.chart(made(20, 26)).rows[0]
+    by_bytes, by_seconds = federated_results.chart(made(20, 26)).rows[0]
     fedavg, organs = by_bytes.series
     assert [one.x for one in fedavg.points] == pytest.approx([0.0012, 0.002])
     assert [one.y for one in fedavg.points] == pytest.approx([25, 20])
@@ -304,13 +304,13 @@ def test_the_tables_say_when_fedavg_is_better(
 def test_the_tables_say_when_organs_are_better(
     made: Callable[[float, float], dict[str, Any]],
 ) -> None:
-    text = federated_report.markdown(made(20, 15))
+    text = federated_results.markdown(made(20, 15))
     assert "clinic: organs are better; perplexity with organs is -25.0%" in text
     assert "| clinic | not in 2 |" in text
     assert "no higher with at most 10%: **no**" in text, "as low, but with a fifth of the bytes"
     # Organs that gain nothing are reached before anything is sent.
-    assert "| clinic | 0 | 0 | 0.00 | 0 | 0.00 |" in federated_report.markdown(made(20, 30))
-    assert "no sure difference" in federated_report.markdown(made(20, 20))
+    assert "| clinic | 0 | 0 | 0.00 | 0 | 0.00 |" in federated_results.markdown(made(20, 30))
+    assert "no sure difference" in federated_results.markdown(made(20, 20))
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -327,10 +327,10 @@ def test_a_contest_on_flowers_engine(model: str, sites: Path, tmp_path: Path) ->
     assert {(row["site"], row["method"]) for row in found["table"]} == {
         (site, method)
         for site in ("hospital", "clinic")
-        for method in (federated_report.FEDAVG, federated_report.ORGANS, federated_report.OWN)
+        for method in (federated_results.FEDAVG, federated_results.ORGANS, federated_results.OWN)
     }
     for row in found["table"]:
-        assert (row["bytes"] > 0) == (row["method"] != federated_report.OWN)
+        assert (row["bytes"] > 0) == (row["method"] != federated_results.OWN)
         assert row["seconds"] > 0
         assert row["end"] < row["start"]
     assert json.loads((tmp_path / "out" / "federated.json").read_bytes()) == found

@@ -14,8 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from not_core import canonical
+from not_core import atomic, canonical
 from not_core.cache import cache_home
+from not_core.commands.program import progress
 from not_core.learning import device, recovery
 from not_core.learning.evaluation import read_losses
 from not_core.learning.lessons import Lessons
@@ -29,6 +30,7 @@ from not_core.surgery.lineage import What
 from not_core.surgery.organ import Label, Organ, describe
 from not_core.surgery.plan import identity, transplant
 from simulations import charts
+from simulations.experiments.clinic_results import chart, markdown, summary
 from simulations.experiments.compare import BLOCK_TOKENS, TEST, run, shuffled
 from simulations.experiments.contestants import CONTESTANTS, Whole, fit, with_lora, with_organ
 from simulations.experiments.kept import LIBRARIES, computes_in, recipe_facts
@@ -172,11 +174,9 @@ def experiment(
     Returns:
         Rows of the table.
     """
-    from not_core.commands.program import progress
-    from simulations.experiments.clinic_results import chart, markdown, summary, written
-
     wanted = list(dict.fromkeys(visits(quick=quick)))
     rows: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
     with progress("measuring", len(wanted), "cells") as bar:
         for visit in wanted:
             for row in run(
@@ -184,9 +184,9 @@ def experiment(
                 module=__name__, kept_only=kept_only, advance=bar,
             ):  # fmt: skip
                 rows.append({**row, **asdict(visit)})
-                written(out, summary(rows))
-    table = summary(rows)
-    (out / "clinic.md").write_text(markdown(table), encoding="utf-8")
+                table = summary(rows)
+                atomic.write(out / "clinic.json", json.dumps(table, indent=1).encode())
+                atomic.write(out / "clinic.md", markdown(table).encode())
     charts.write(chart(table), out / "clinic")
     return table
 

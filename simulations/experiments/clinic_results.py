@@ -1,13 +1,10 @@
 """What the clinic's measurements say together: JSON, a table and a chart."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from not_core import atomic
 from simulations import charts, tables
 from simulations.charts import Axis, Chart, Panel, Series, over_seeds, valued
 from simulations.experiments.intervals import Pair, by_documents, interval
@@ -29,6 +26,19 @@ STYLE = {
     "organ+lora": (charts.VIOLET, 0),
 }
 """Hue and style of each line."""
+WORDS = {
+    "stock": "nothing",
+    "lora": "LoRA on its own records",
+    "low-rank": "an organ of its own records",
+    "organ": "the hospital's organ",
+    "shared-lora": "a LoRA of the hospital's in its stead",
+    "organ+organ": "the organ, then recovery of its layers",
+    "organ+organ-norms": "the organ, then of their norms",
+    "organ+norms": "the organ, then of all norms",
+    "organ+all": "the organ, then of all layers",
+    "organ+lora": "the organ, then LoRA",
+}
+"""What the clinic puts into its model."""
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -91,9 +101,25 @@ def _idle(row: Mapping[str, Any]) -> bool:
     return bool(readings) and readings[0] < min(readings[1:])
 
 
-def written(out: Path, table: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table as JSON, while measurements go on."""
-    atomic.write(out / "clinic.json", json.dumps(table, indent=1).encode())
+def brief(table: Sequence[Mapping[str, Any]]) -> str:
+    """For the README: a table a number of records."""
+    return "\n".join(_brief(table, size) for size in sorted({row["records"] for row in table}))
+
+
+def _brief(table: Sequence[Mapping[str, Any]], size: int) -> str:
+    rows = {row["method"]: row for row in table if row["records"] == size}
+    lines = []
+    for method, row in ((one, rows[one]) for one in WORDS if one in rows):
+        ratios = [
+            tables.ratio(row[f"x {one}"], row[f"x {one}, seeds"], row[f"x {one}, documents"])
+            if f"x {one}" in row
+            else ""
+            for one in BASELINES
+        ]
+        numbers = [f"{row[name]:.2f}" for name in ("perplexity", "general")]
+        lines.append([WORDS[method], str(row["seeds"]), numbers[0], *ratios, numbers[1]])
+    names = ("seeds", "perplexity", "x LoRA on its own", "x the organ", "general text")
+    return tables.table((f"{size} records", *names), lines)
 
 
 def markdown(table: Sequence[Mapping[str, Any]]) -> str:

@@ -48,7 +48,7 @@ def experiment(
     setting: Setting, federation: Federation, model: str, out: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Carry out a contest, or what is left of it, and report on it; see ``against_fedavg``."""
-    from simulations.experiments.federated_report import chart, markdown, summary
+    from simulations.experiments.federated_results import chart, markdown, summary
 
     contest = prepare(setting, federation, model, out, say)
     rounds = averaging.run(contest, say)

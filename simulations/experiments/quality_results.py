@@ -250,13 +250,10 @@ def _turned(table: Sequence[Row], budget: int) -> str:
 
 
 def _ratio(row: Row) -> str:
-    """Perplexity over LoRA's and the ends of both intervals; bold where surely lower."""
+    """Perplexity over LoRA's."""
     if not row or row["method"] == BASELINE:
         return "1" if row else ""
-    reaches = [row[f"x LoRA{end}"] for end in REACHES if row[f"x LoRA{end}"]]
-    low, high = min(low for low, _ in reaches), max(high for _, high in reaches)
-    value = f"{row['x LoRA']:.3f}"
-    return f"{f'**{value}**' if high < 1 else value} ({low:.3f} to {high:.3f})"
+    return tables.ratio(row["x LoRA"], *(row[f"x LoRA{end}"] for end in REACHES))
 
 
 def _reach(values: Sequence[float], form: str = ".2f") -> str:
