@@ -5,10 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import make_model, sentences
 
+from not_core.learning.recipe import Recipe
+from not_core.manifest import Span
+from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.compatibility import check
 from simulations.experiments import paper
+from simulations.experiments.kept import Kept
 from simulations.material import domains
 
 LAYERS = 8
@@ -79,10 +84,11 @@ def test_organs_are_tried_on_all_domains_and_in_a_tuned_base(model: str, tmp_pat
     tuned = [row for row in rows if row["recipient"] == "base tuned on finance"]
     texts = [*domains.BUILTIN, "general"]
     assert [row["text"] for row in base] == [text for text in texts for _ in range(6)]
-    assert len(tuned) == 3 * 2
+    assert len(tuned) == 3 * 4
     own = {row["text"]: row for row in base if row["organ of"] == row["text"]}
     assert all(own[text]["with"] < own[text]["without"] for text in texts)
-    for row in tuned:  # what was tuned below an organ stays
+    replaced = [row for row in tuned if "added" not in row["organ of"]]
+    for row in replaced:  # what was tuned below an organ stays
         (same,) = (one for one in base if all(one[key] == row[key] for key in ("text", "organ of")))
         assert row["with"] != same["with"], row
     without = {row["text"]: row["without"] for row in base}
@@ -90,8 +96,31 @@ def test_organs_are_tried_on_all_domains_and_in_a_tuned_base(model: str, tmp_pat
     assert json.loads((tmp_path / "transfer.json").read_bytes()) == rows
     page = (tmp_path / "transfer.md").read_text()
     assert all(f"{row['with']:.2f}, {row['change']} |" in page for row in rows)
-    assert page.count("\n| base tuned on finance | ") == 3
+    assert page.count("\n| base tuned on finance | ") == 5
     assert not list(tmp_path.glob("*/tuned")), "the tuned base is gone"
+
+
+def test_what_is_added_is_what_the_organ_changed(model: str, tmp_path: Path) -> None:
+    host, texts = open_checkpoint(model), sentences(16, seed=1)
+    recipe = Recipe(rank=None, tokens=256, threads=1, device="cpu")
+    organ = Kept(tmp_path, host, print).organ(
+        "o", "abstracts", Span(start=2, stop=5), texts, recipe
+    )
+    other = open_checkpoint(make_model(tmp_path / "other", "llama", LAYERS, width=16, seed=1))
+    unchanged, changed = (paper._added(organ, host, one) for one in (host, other))
+    for index, layer in host.source.layers.items():
+        for rest, name in layer.items() if index in range(2, 5) else ():
+            key = f"{index - 2}.{rest}"
+            made, before, tuned = (
+                organ.tensors.read(key),
+                host.tensors.read(name),
+                other.tensors.read(name),
+            )
+            torch.testing.assert_close(unchanged.tensors.read(key), made)
+            torch.testing.assert_close(
+                changed.tensors.read(key) - tuned, made - before, atol=1e-6, rtol=1e-4
+            )
+            assert rest.endswith("norm.weight") or not torch.equal(before, tuned)
 
 
 def test_a_tuned_base_must_be_noticed(

@@ -26,6 +26,7 @@ from not_core.surgery.compatibility import check
 from not_core.surgery.organ import Organ
 from not_core.surgery.plan import Mode, Plan, transplant
 from not_core.surgery.source import Source
+from not_core.surgery.tensors import Held, Renamed, Tensors
 from simulations import charts
 from simulations.experiments import paper_results
 from simulations.experiments.contestants import CONTESTANTS, fit
@@ -177,7 +178,8 @@ def _cut(host: Checkpoint, span: Span) -> Source:
 def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Row]:
     """Organs of four domains in the same base, on all domains; and in a base tuned further.
 
-    An organ of general prose stands beside them: what it does to a domain, any prose would.
+    An organ of general prose stands beside them: what it does to a domain, any prose would. In the
+    tuned base an organ takes the place of what tuning made, or what it changed is added to that.
 
     Returns:
         One row a recipient, organ and text, with the change against that recipient without the
@@ -201,17 +203,20 @@ def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Ro
     short = kept.organ(
         f"{GIVEN}-three", GIVEN, narrow, parts[GIVEN].train, _with(WAYS["in place"], tokens, seed)
     )
-    rows = _tried("base", host, {**organs, f"{GIVEN}, three layers": short}, held_out, say)
+    given = {GIVEN: organs[GIVEN], f"{GIVEN}, three layers": short}
+    tried = {name: organ.source for name, organ in (organs | given).items()}
+    rows = _tried("base", host, tried, held_out, say)
     _write(out / "transfer.json", rows)
     with tempfile.TemporaryDirectory(dir=out) as folder:
         say(f"tuning the base on {TUNED_ON} by LoRA")
         lora = fit(CONTESTANTS["lora"], host, parts[TUNED_ON].train, {"tokens": tokens}, seed)
         tuned = _written(lora.model(), host, Path(folder) / "tuned")
-        given = {GIVEN: organs[GIVEN], f"{GIVEN}, three layers": short}
         for organ in given.values():
             _refused_unless_allowed(organ, tuned)
+        tried = {name: organ.source for name, organ in given.items()}
+        tried |= {f"{name}, added": _added(one, host, tuned) for name, one in given.items()}
         chosen = {name: held_out[name] for name in (GIVEN, TUNED_ON, "general")}
-        rows += _tried(f"base tuned on {TUNED_ON}", tuned, given, chosen, say)
+        rows += _tried(f"base tuned on {TUNED_ON}", tuned, tried, chosen, say)
     _write(out / "transfer.json", rows)
     _shown(out / "transfer", paper_results.transfer(rows), paper_results.transfer_chart(rows))
     return rows
@@ -234,19 +239,39 @@ def _refused_unless_allowed(organ: Organ, host: Checkpoint) -> None:
     raise ValueError("expected a tuned base to differ from the organ's")
 
 
+def _added(organ: Organ, base: Checkpoint, tuned: Checkpoint) -> Source:
+    """What an organ changed, added to what tuning made of the same layers.
+
+    Source: Ilharco et al. (2023), task arithmetic, arXiv:2212.04089.
+    """
+    before, after = (_named(_cut(host, organ.manifest.span)) for host in (base, tuned))
+    changed = {
+        name: after.read(name) + organ.tensors.read(name) - before.read(name)
+        for name in organ.tensors.names()
+    }
+    return replace(organ.source, tensors=Held(changed))
+
+
+def _named(source: Source) -> Tensors:
+    """A source's tensors, named as an organ's."""
+    where = {
+        f"{n}.{rest}": name for n, layer in source.layers.items() for rest, name in layer.items()
+    }
+    return Renamed(source.tensors, where)
+
+
 def _tried(
     recipient: str,
     host: Checkpoint,
-    organs: Mapping[str, Organ],
+    sources: Mapping[str, Source],
     texts: Mapping[str, Sequence[str]],
     say: Say,
 ) -> list[Row]:
     """Each organ in place of the recipient's own layers, measured on each set of texts."""
-    plans: dict[str, Plan] = {}
-    for name, organ in organs.items():
-        start = organ.manifest.span.start
-        plans[name] = transplant(host.layers, name, len(organ), mode="replace", position=start)
-    sources = {name: organ.source for name, organ in organs.items()}
+    plans = {
+        name: transplant(host.layers, name, len(one.layers), mode="replace", position=one.start)
+        for name, one in sources.items()
+    }
     rows: list[Row] = []
     for text, documents in texts.items():
         say(f"measuring {recipient} on {text}")
