@@ -19,10 +19,14 @@ def percent(change: Change) -> str:
 
 
 def ratio(value: float, *intervals: Sequence[float] | None) -> str:
-    """A ratio, and from where to where its intervals reach together; bold where surely below 1."""
+    """A ratio, and from where to where its intervals reach together.
+
+    Bold where it is surely below 1, which takes all of its intervals: one seed has none over seeds.
+    """
     known = [one for one in intervals if one]
     low, high = min(low for low, _ in known), max(high for _, high in known)
-    said = f"**{value:.3f}**" if high < 1 else f"{value:.3f}"
+    sure = high < 1 and len(known) == len(intervals)
+    said = f"**{value:.3f}**" if sure else f"{value:.3f}"
     return f"{said} ({low:.3f} to {high:.3f})"
 
 

@@ -53,9 +53,10 @@ def groups(texts: Sequence[str]) -> list[int]:
 
 
 def held(texts: Sequence[str], pool: Sequence[str], words: int) -> list[float]:
-    """Of each text, the largest part of its first words' shingles that one document of a pool has.
+    """Which part of the shingles in its first words a pool of documents holds together, by text.
 
-    Documents that share a passage need not be near-duplicates: a long one may hold a short one.
+    Documents that share passages need not be near-duplicates: a long one may hold a short one, and
+    several may hold a piece each. Formulas that all documents of a kind have count, too.
 
     Args:
         texts: What is to be read.
@@ -67,15 +68,8 @@ def held(texts: Sequence[str], pool: Sequence[str], words: int) -> list[float]:
     """
     wanted = [{*_shingles(" ".join(_words(text)[:words]))} for text in texts]
     ours = set[str]().union(*wanted)
-    holders: dict[str, list[int]] = {}
-    for number, text in enumerate(pool):
-        for shingle in ours.intersection(_shingles(text)):
-            holders.setdefault(shingle, []).append(number)
-    found = []
-    for shingles in wanted:
-        counts = Counter(number for one in shingles for number in holders.get(one, ()))
-        found.append(max(counts.values(), default=0) / len(shingles))
-    return found
+    there = set[str]().union(*(ours.intersection(_shingles(text)) for text in pool))
+    return [len(shingles & there) / len(shingles) for shingles in wanted]
 
 
 def _words(text: str) -> list[str]:

@@ -36,7 +36,7 @@ BLOCK_TOKENS = 256
 READ_WORDS = 190
 """About as many words as a block of ``BLOCK_TOKENS`` has, which is what is read of a document."""
 CLOSE = 0.25
-"""A document of which one training document has a larger part is not read."""
+"""A document of which training documents together have a larger part is not read."""
 OWN = 0.9
 """Least part of the seconds of a budget that must be the processor's."""
 MEASURED = 2
@@ -122,8 +122,8 @@ def shuffled(domain: str, report: Report = quiet) -> list[list[str]]:
 def parts(domain: str, report: Report = quiet) -> Parts:
     """Split a domain's documents, near-duplicates on one side, the same for everybody.
 
-    Nor is any read of which one training document holds more than ``CLOSE``, as entries of a
-    catalogue do of each other. What several hold together is not looked at.
+    Nor is any read of which training documents together hold more than ``CLOSE``, as entries of a
+    catalogue do of each other and judgments do of their formulas.
     """
     texts = shuffled(domain, report)
     train = tuple(text for one in texts[TEST + VALIDATION :] for text in one)

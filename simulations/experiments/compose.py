@@ -21,7 +21,7 @@ from not_core.surgery.organ import Label, Organ
 from not_core.surgery.plan import Graft, Mode
 from not_core.surgery.plan import compose as composed
 from simulations import charts
-from simulations.experiments.compose_results import HOST, chart, markdown
+from simulations.experiments.compose_results import HOST, PAIR, chart, markdown
 from simulations.experiments.kept import Kept, Readings
 from simulations.material import domains
 from simulations.tables import percent
@@ -91,7 +91,8 @@ def experiment(
 
     Returns:
         One row a composition and seed: perplexities, their changes against the host, and for two
-        organs the part of each one's gain alone, in log perplexity, that is kept.
+        organs the part of each one's gain alone, in log perplexity, that is kept; for one, the part
+        of another's that it brings.
     """
     host = open_checkpoint(model)
     texts = {
@@ -114,14 +115,12 @@ def experiment(
             for key, reading in readings.items():
                 row[key] = round(reading.perplexity, 2)
                 row[f"{key} change"] = percent(compare(found[HOST][key], reading, seed))
-            if name.startswith("both"):
-                alone = next(one for words, one in ALONE.items() if words in name)
-                for key, single in alone.items():
-                    if single in found:
-                        host_, alone_, pair = (found[one][key] for one in (HOST, single, name))
-                        part, reach = gain_kept(host_, alone_, pair, seed)
-                        row[f"{key} gain kept"] = part
-                        row[f"{key} gain kept, documents"] = list(reach)
+            for key, single in _beside(name).items():
+                if single in found and single != name:
+                    host_, alone, this = (found[one][key] for one in (HOST, single, name))
+                    part, reach = gain_kept(host_, alone, this, seed)
+                    row[f"{key} gain kept"] = part
+                    row[f"{key} gain kept, documents"] = list(reach)
             rows.append(row)
         atomic.write(out / "compose.json", json.dumps(rows, indent=2).encode())
         atomic.write(out / "compose.md", markdown(rows).encode())
@@ -129,15 +128,22 @@ def experiment(
     return rows
 
 
+def _beside(name: str) -> dict[str, str]:
+    """By domain, the organ alone beside which a pair stands, or another organ alone."""
+    if name.startswith(PAIR):
+        return next(one for words, one in ALONE.items() if words in name)
+    return next((one for one in reversed(ALONE.values()) if name in one.values()), {})
+
+
 def gain_kept(
-    host: Reading, alone: Reading, pair: Reading, seed: int
+    host: Reading, alone: Reading, this: Reading, seed: int
 ) -> tuple[float, tuple[float, float]]:
-    """Which part of one organ's gain alone a pair keeps, in log perplexity.
+    """Which part of one organ's gain alone, in log perplexity, a pair keeps or another brings.
 
     Args:
         host: Losses without any organ.
         alone: With the one.
-        pair: With both, all on the same documents.
+        this: With both, or the other, all on the same documents.
         seed: Of the resampling.
 
     Returns:
@@ -146,7 +152,7 @@ def gain_kept(
     import numpy as np
 
     before, one, both = (
-        np.array([loss.nats for loss in reading.losses]) for reading in (host, alone, pair)
+        np.array([loss.nats for loss in reading.losses]) for reading in (host, alone, this)
     )
     part = (before - both).sum() / (before - one).sum()
 

@@ -219,12 +219,12 @@ def brief(found: Mapping[str, Any]) -> str:
                 f"{row['organs over FedAvg']:+.1%} ({low:+.1%} to {high:+.1%})",
                 "its own" if organs["kept"] == site else organs["kept"],
                 f"{by_site[site, OWN]['end']:.2f}",
-                f"{row['part of its bytes']:.1%}",
+                f"{row['part of its bytes']:.1%} ({2 * row['part of its bytes']:.1%})",
                 f"{organs['seconds'] / by_site[site, FEDAVG]['seconds']:.2f}",
             )
         )
     names = ("site", "before", "FedAvg ends at", "organs end at", "organs over FedAvg")
-    ends = ("organ that it keeps", "its own organ alone", "x bytes", "x seconds")
+    ends = ("organ that it keeps", "its own organ alone", "x bytes (float16)", "x seconds")
     return tables.table((*names, *ends), lines)
 
 

@@ -243,9 +243,16 @@ def _turned(table: Sequence[Row], budget: int) -> str:
             )
             costs = [_reach([row[key] for row in own if key in row]) for key in ("x cpu", "x peak")]
             lines.append(
-                [NAMES[method], seeds, *ratios, general, *costs, str(own[0]["artefact MB"])]
+                [NAMES[method], seeds, *ratios, general, *costs, f"{own[0]['trainable'] / 1e6:.2f}"]
             )
-    names = ("seeds", *theirs, "general text", "CPU seconds", "peak memory", "MB to send")
+    names = (
+        "seeds",
+        *theirs,
+        "general text",
+        "CPU seconds",
+        "peak memory",
+        "millions of numbers to send",
+    )
     return tables.table((f"{budget:,} tokens", *names), lines)
 
 
