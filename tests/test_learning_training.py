@@ -1,7 +1,9 @@
 import itertools
 import math
+import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from not_core.errors import PlanError, RecordsError, TrainingError
-from not_core.learning import resumption
+from not_core.learning import lessons, resumption
 from not_core.learning.device import Precision
 from not_core.learning.device import precision as precision_of
 from not_core.learning.evaluation import read_losses
@@ -298,27 +300,22 @@ def test_factors_learn_what_their_product_would(models: dict[str, Path]) -> None
             torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("rank", [None, 4])
+@pytest.mark.parametrize(("rank", "section"), [(None, 16_384), (4, 16_384), (4, 300)])
 def test_training_that_was_killed_goes_on_to_the_same_organ(
     rank: int | None,
+    section: int,
     models: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(lessons, "SECTION_TOKENS", section)
     host, texts = open_checkpoint(models["llama"]), sentences(60, seed=1)
     recipe = replace(RECIPE, rank=rank, tokens=2_000, patience=10)
     validation = sentences(4, seed=9)
     wanted = train(host, SPAN, texts, recipe, validation=validation)
     monkeypatch.setattr(resumption, "SAVE_SECONDS", 0.0)
-    steps: list[int] = []
-
-    def die(tokens: int, loss: float) -> None:
-        steps.append(tokens)
-        if len(steps) == 6:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(host, SPAN, texts, recipe, validation=validation, work=tmp_path, advance=die)
+        train(host, SPAN, texts, recipe, validation=validation, work=tmp_path, advance=dies())
     (kept,) = tmp_path.iterdir()
     assert kept.stat().st_mode & 0o777 == 0o600
     again: list[int] = []
@@ -338,6 +335,54 @@ def test_training_that_was_killed_goes_on_to_the_same_organ(
     for name in wanted.tensors.names():
         assert torch.equal(found.tensors.read(name), wanted.tensors.read(name))
     assert list(tmp_path.iterdir()) == []
+
+
+def dies(steps: int = 6) -> Callable[[int, float], None]:
+    """Told of progress, and dead after some of it."""
+    told = iter(range(1, steps))
+
+    def die(tokens: int, loss: float) -> None:
+        if next(told, None) is None:
+            raise KeyboardInterrupt
+
+    return die
+
+
+def test_no_other_training_goes_on_from_a_state(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same blocks, but other ones of them are to learn from, or another model about them."""
+    monkeypatch.setattr(resumption, "SAVE_SECONDS", 0.0)
+    host, texts = open_checkpoint(models["llama"]), sentences(12, seed=1)
+    recipe = replace(RECIPE, tokens=2_000, patience=10)
+    with pytest.raises(KeyboardInterrupt):
+        train(host, SPAN, texts[:10], recipe, validation=texts[10:], work=tmp_path, advance=dies())
+    (kept,) = tmp_path.iterdir()
+    config = dict(host.config) | {"rms_norm_eps": 0.1}
+    others = (
+        (host, texts[:6], texts[6:]),
+        (replace(host, config=config), texts[:10], texts[10:]),
+    )
+    for base, learned, read in others:
+        told: list[int] = []
+        train(base, SPAN, learned, recipe, validation=read, work=tmp_path,
+              advance=lambda tokens, loss, told=told: told.append(tokens))  # fmt: skip
+        assert told[0] < 300, "it went on from the other's state"
+        assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_a_state_that_nobody_goes_on_from_is_removed_in_time(tmp_path: Path) -> None:
+    kept: list[Path] = []
+    for key, run in (("a", ""), ("b", ""), ("c", "private")):
+        resumption.Resumption(tmp_path, key).save(
+            resumption.Progress(tokens=5, run=run), {"x": torch.zeros(2)}
+        )
+        kept.append(tmp_path / f"training-{key}.safetensors")
+    old = time.time() - (resumption.KEPT_DAYS + 1) * 86_400
+    for path in (kept[1], kept[2]):
+        os.utime(path, (old, old))
+    resumption.sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [kept[0], kept[2]], "what was paid for stays"
 
 
 def test_validation_stops_in_time_and_keeps_the_best(models: dict[str, Path]) -> None:

@@ -49,6 +49,11 @@ class Lessons:
         if not self.there:
             raise RecordsError("no document has two tokens; bring longer records")
 
+    @property
+    def documents(self) -> list[int]:
+        """How many blocks each document to learn from has."""
+        return list(map(len, self._documents))
+
     def tokens(self, pack: Sequence[int]) -> int:
         """Tokens of the blocks of a pack."""
         return sum(self.sizes[number] for number in pack)

@@ -1,7 +1,8 @@
 """Training that goes on after its process died: its state, kept in a private folder as it runs.
 
-The file holds what was learned from private records so far: it is readable by its owner only, and
-removed when training ends.
+The file holds what was learned from private records so far: it is readable by its owner only,
+removed when training ends, or by a later one if nobody went on with it for ``KEPT_DAYS``. Only that
+of a run with differential privacy stays: its charge is paid.
 
 Imported by what trains, inside its functions, because it needs torch to be imported.
 """
@@ -20,6 +21,8 @@ from not_core import atomic
 
 SAVE_SECONDS = 60.0
 """Work that is lost at most."""
+KEPT_DAYS = 30
+"""How long the state of a training that was cut off waits for the same one to go on."""
 
 
 @dataclass(slots=True)
@@ -67,16 +70,28 @@ class Resumption:
 
     def load(self) -> tuple[Progress, dict[str, torch.Tensor]] | None:
         """What was kept; None if nothing was, or if it is damaged."""
-        if not self._path or not self._path.is_file():
-            return None
-        try:
-            with safe_open(self._path, framework="pt") as file:
-                progress = Progress(**json.loads((file.metadata() or {})["progress"]))
-                return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-            return None
+        return _load(self._path) if self._path and self._path.is_file() else None
 
     def clear(self) -> None:
         """Remove what was kept."""
         if self._path:
             self._path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove states that nobody went on from in ``KEPT_DAYS``, but for those of private runs."""
+    oldest = time.time() - KEPT_DAYS * 86_400
+    for path in folder.glob("training-*.safetensors"):
+        if path.stat().st_mtime < oldest:
+            found = _load(path)
+            if not found or not found[0].run:
+                path.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> tuple[Progress, dict[str, torch.Tensor]] | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = Progress(**json.loads((file.metadata() or {})["progress"]))
+            return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None

@@ -25,6 +25,7 @@ from not_core.manifest import NoPrivacy, Privacy, Span, TrainingFacts
 from not_core.surgery import compact
 from not_core.surgery.assemble import Joined
 from not_core.surgery.checkpoint import Checkpoint
+from not_core.surgery.layer_config import fitting_fields
 from not_core.surgery.tensors import Held, Tensors
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def train(
     """
     started = time.monotonic()
     lessons = Lessons(host.tokenizer, texts, validation, recipe)
-    with workplace(host, span, lessons.blocks, recipe, only=only, work=work) as place:
+    key = {"documents": lessons.documents}  # the other blocks are only read
+    with workplace(host, span, lessons.blocks, recipe, only=only, work=work, key=key) as place:
         course = Course(place.scene, place.masters, lessons, recipe, place.kept, advance)
         progress = course.run(started)
         trained = place.outcome(progress)
@@ -156,11 +158,12 @@ def workplace(
     import transformers
 
     from not_core.learning.masters import Masters
-    from not_core.learning.resumption import Resumption
+    from not_core.learning.resumption import Resumption, sweep
     from not_core.learning.scene import Scene
 
     if work:
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sweep(work)
     device = devices.pick(recipe.device)
     dtype = devices.precision(recipe.precision, device)
     layers = standing(host, span, recipe)
@@ -196,6 +199,7 @@ def workplace(
                     "span": str(span),
                     "only": chosen,
                     "base": host.weights_digest,
+                    "config": fitting_fields(host.config, host.anatomy),
                     "blocks": canonical.sha256(repr(blocks).encode()),
                     "run": [device.type, dtype, threads, libraries],
                     "key": key,
