@@ -113,6 +113,11 @@ Stored = Annotated[StoredLayers | StoredFactors, Field(discriminator="form")]
 """What ``organ.safetensors`` holds."""
 
 
+def default_learning_rate(rank: int | None) -> float:
+    """The peak rate where none is named: of factors of some rank, or of whole layers."""
+    return 2e-3 if rank else 1e-3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class TrainingFacts:
     """How the organ was trained; with a recipe's defaults for the rest, enough to repeat it."""

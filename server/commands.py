@@ -263,7 +263,9 @@ def exchange(
             help="When it begins, in UTC where it says no other; at once without.",
         ),
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Peak.")] = 1e-3,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak; default: 2e-3 of factors, 1e-3 of layers.")
+    ] = None,
     rank: Annotated[int, typer.Option(min=0, help="Of factors; 0 trains whole layers.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of training.")] = 0,
     mode: Annotated[
@@ -284,6 +286,7 @@ def exchange(
     """
     import time
 
+    from not_core.manifest import default_learning_rate
     from not_core.page.figures import moment
     from server import keeper
     from server import status as found
@@ -291,7 +294,8 @@ def exchange(
     from server.schedule import COMPLETED
 
     words: dict[str, object] = {"exchange": name, "sites": sites or 0, "span": span, "mode": mode}
-    words |= {"tokens": tokens, "rank": rank, "learning-rate": learning_rate, "seed": seed}
+    words |= {"tokens": tokens, "rank": rank, "seed": seed}
+    words["learning-rate"] = learning_rate or default_learning_rate(rank)
     words |= {"invited": ",".join(site or [])}
     begins = 0.0 if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     if at is not None and begins < datetime.now(UTC).timestamp():

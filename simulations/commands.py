@@ -47,15 +47,16 @@ def exchange(
     ] = None,
     span_: Annotated[
         str | None,
-        typer.Option("--span", help="Layers START:STOP; default: three, a third of the way up."),
+        typer.Option("--span", help="Layers START:STOP; default: three, or with --rank most."),
     ] = None,
     rank: Annotated[
         int, typer.Option(min=0, help="Rank of the factors that learn; 0 trains layers whole.")
     ] = 0,
     tokens: Annotated[int, typer.Option(min=1, help="Training tokens a donor.")] = 12_288,
     learning_rate: Annotated[
-        float, typer.Option(min=1e-7, max=0.5, help="Peak learning rate.")
-    ] = 1e-3,
+        float | None,
+        typer.Option(min=1e-7, max=0.5, help="Peak; default: 2e-3 of factors, 1e-3 of layers."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same organ digests.")] = 0,
     mode: Annotated[ModeName, typer.Option(help="Take layers' place, or add.")] = ModeName.REPLACE,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads a site.")] = 1,
@@ -107,7 +108,7 @@ def exchange(
     cut = span(span_) if span_ else None
     from client import home as site_home
     from not_core.learning.recipe import default_span
-    from not_core.manifest import Span
+    from not_core.manifest import Span, default_learning_rate
     from not_core.protocol import Terms
     from not_core.surgery.checkpoint import open_checkpoint
     from simulations.federation import exchange as simulation
@@ -129,7 +130,7 @@ def exchange(
             span=Span(start=cut[0], stop=cut[1]) if cut else default_span(layers, rank or None),
             rank=rank or None,
             tokens=tokens,
-            learning_rate=learning_rate,
+            learning_rate=learning_rate or default_learning_rate(rank),
             seed=seed,
         ),
         mode=mode.value,

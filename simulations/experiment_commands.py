@@ -283,6 +283,7 @@ def compare_methods(
 
     Example: organ-simulate compare --quick --out runs/quality
     """
+    _alone(searching, quick=quick, kept_only=kept_only)
     from simulations.experiments import quality, quality_results
     from simulations.material.model import base_model
 
@@ -335,11 +336,14 @@ def clinic(
 
     Example: organ-simulate clinic --out docs/results/clinic
     """
+    from simulations import tables
     from simulations.experiments import clinic as clinics
     from simulations.material.model import base_model
 
     base = "" if kept_only else base_model(model, say)
-    listing(clinics.experiment(base, out, say, quick=quick, kept_only=kept_only), as_json)
+    rows = clinics.experiment(base, out, say, quick=quick, kept_only=kept_only)
+    listing(rows if as_json else tables.brief(rows), as_json)
+    say(f"the whole table is in {out / 'clinic.md'}")
 
 
 def attack(
@@ -393,10 +397,12 @@ def bench_dp(
 
     Example: organ-simulate bench-dp --quick --out runs/privacy
     """
+    _alone(searching, quick=quick, kept_only=kept_only)
     from simulations.experiments import bench_dp as private
     from simulations.material.model import base_model
+    from simulations.tables import brief
 
-    base = base_model(model, say)
+    base = "" if kept_only else base_model(model, say)
     if searching:
         listing(private.search(base, out, say), as_json)
         return
@@ -404,10 +410,18 @@ def bench_dp(
     if as_json:
         report(found, as_json)
         return
-    listing(found["cost"], as_json)
-    listing(found["utility"], as_json)
+    listing(brief(found["cost"]), as_json)
+    listing(brief(found["utility"]), as_json)
     for line in found["said"]:
         say(line)
+    say(f"the whole tables are in {out / 'bench-dp.md'}")
+
+
+def _alone(searching: bool, **others: bool) -> None:
+    """Refuse options of tables beside ``--search``, which makes none."""
+    for name, given in others.items():
+        if searching and given:
+            raise typer.BadParameter(f"--search stands alone; leave out --{name.replace('_', '-')}")
 
 
 def plot(

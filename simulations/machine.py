@@ -3,6 +3,7 @@
 import platform
 import resource
 import sys
+import time
 from pathlib import Path
 
 from not_core.learning.device import precision
@@ -22,6 +23,21 @@ def computes_in_bfloat16() -> bool:
     import torch
 
     return precision("auto", torch.device("cpu")) == "bfloat16"
+
+
+class Meter:
+    """What this process takes from here on."""
+
+    def __init__(self) -> None:
+        self._began, self._cpu = time.monotonic(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """Seconds, of them the processor's, and the most memory of the process so far."""
+        return {
+            "seconds": round(time.monotonic() - self._began, 1),
+            "cpu_seconds": round(time.process_time() - self._cpu, 1),
+            "peak_mb": round(peak_bytes() / 1e6),
+        }
 
 
 def peak_bytes(process: int | str = "self") -> int:

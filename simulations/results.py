@@ -36,7 +36,7 @@ def refresh(readme: Path, root: Path) -> bool:
         Whether it changed.
 
     Raises:
-        FormatError: The README lacks the markers of a table.
+        FormatError: The README lacks the markers of a table, or results are not there.
     """
     text = new = readme.read_text(encoding="utf-8")
     for name, (results, table) in TABLES.items():
@@ -47,7 +47,14 @@ def refresh(readme: Path, root: Path) -> bool:
             raise FormatError(
                 f"{readme} lacks {first.strip()} and {last}; put them where the table belongs"
             )
-        new = before + begin + table(json.loads((root / results).read_bytes())) + end + after
+        try:
+            made = table(json.loads((root / results).read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            raise FormatError(
+                f"{root / results} is missing, or not of the form that is shown today; run its "
+                "experiment to its end, which measures nothing that it has kept"
+            ) from None
+        new = before + begin + made + end + after
     if new != text:
         atomic.write(readme, new.encode())
     return new != text

@@ -1,6 +1,6 @@
 """Tables of results for people, in Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from not_core.learning.evaluation import Change
@@ -11,6 +11,19 @@ def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def brief(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without their intervals, for a terminal."""
+    words = ("interval", "seeds", "documents")  # which an interval is over
+    return [
+        {
+            name: value
+            for name, value in row.items()
+            if not isinstance(value, list) and not any(name.endswith(f" {one}") for one in words)
+        }
+        for row in rows
+    ]
 
 
 def percent(change: Change) -> str:

@@ -126,20 +126,21 @@ def test_a_measurement_of_an_experiment_ends_with_it(
         "    time.sleep(600)\n"
         "print(json.dumps({'done': case['seed']}))\n"
     )
-    out, running = tmp_path / "out", tmp_path / "running"
+    out, running = tmp_path / "out", tmp_path / "lora"
     script = (
         "import typer\n"
         "from pathlib import Path\n"
         "from not_core.commands.program import run as program, say\n"
         "from simulations.experiments.clinic import Visit\n"
-        "from simulations.experiments.compare import run\n"
+        "from simulations.experiments import cells\n"
+        "cells._base = lambda model: 'digest'\n"
         "from simulations.experiment_commands import resumed\n"
         "app = typer.Typer()\n"
         "@app.command()\n"
         "@resumed\n"
         "def experiment(out: Path) -> None:\n"
-        "    cases = [Visit(method='running', records=0, seed=seed) for seed in range(2)]\n"
-        "    list(run(cases, 'm', out, say, module='slow'))\n"
+        "    cases = [Visit(method='lora', records=0, seed=seed) for seed in range(2)]\n"
+        "    list(cells.run(cases, 'm', out, say, module='slow'))\n"
         "program(app)\n"
     )
     process = subprocess.Popen(  # noqa: S603 - our own interpreter

@@ -81,6 +81,15 @@ def test_one_document_proves_nothing() -> None:
     assert (change.low, change.high) == (-1.0, math.inf)
 
 
+def test_a_ruined_model_has_a_perplexity_and_is_rejected() -> None:
+    ruined = reading(90_000, 95_000, 99_000)
+    assert ruined.perplexity == math.inf
+    change = compare(reading(300, 310, 290), ruined, seed=0)
+    assert (change.change, change.high) == (math.inf, math.inf)
+    assert judge(change, 0.0, Tolerance()).reason == "perplexity is not finite with it"
+    assert compare(ruined, reading(300, 310, 290), seed=0).change == -1
+
+
 def test_readings_of_other_documents_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="same documents"):
         compare(reading(1, 2), reading(1, 2, tokens=50), seed=0)

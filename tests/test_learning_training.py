@@ -354,7 +354,7 @@ def test_no_other_training_goes_on_from_a_state(
     """The same blocks, but other ones of them are to learn from, or another model about them."""
     monkeypatch.setattr(resumption, "SAVE_SECONDS", 0.0)
     host, texts = open_checkpoint(models["llama"]), sentences(12, seed=1)
-    recipe = replace(RECIPE, tokens=2_000, patience=10)
+    recipe = replace(RECIPE, tokens=2_000, patience=10, block_tokens=256)  # one a document
     with pytest.raises(KeyboardInterrupt):
         train(host, SPAN, texts[:10], recipe, validation=texts[10:], work=tmp_path, advance=dies())
     (kept,) = tmp_path.iterdir()
@@ -514,3 +514,12 @@ def test_the_precision_is_the_devices_unless_it_is_said(
     monkeypatch.setenv("ORGAN_PRECISION", "half")
     with pytest.raises(TrainingError, match="neither float32 nor bfloat16"):
         precision_of("auto", cpu)
+
+
+def test_bfloat16_that_a_gpu_only_emulates_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+    monkeypatch.delenv("ORGAN_PRECISION", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert precision_of("auto", torch.device("cuda")) == "float32"

@@ -16,7 +16,7 @@ from not_core.learning.guard import Clipping
 from not_core.learning.recipe import Recipe
 from not_core.surgery.checkpoint import open_checkpoint
 from simulations import commands, results
-from simulations.experiments import bench_dp, bench_dp_results, compare, quality
+from simulations.experiments import bench_dp, bench_dp_results, compare, documents, quality
 from simulations.experiments.bench_dp import cells, measure, private_case
 from simulations.experiments.compare import Case
 from simulations.experiments.contestants import CONTESTANTS
@@ -97,11 +97,10 @@ def test_a_file_is_named_by_all_that_decides() -> None:
 
 
 def test_what_the_comparison_has_measured_is_read_and_not_measured_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    kept = tmp_path / "cells"
-    kept.mkdir()
-    monkeypatch.setattr(bench_dp, "KEPT", kept)
+    kept = tmp_path / "quality" / "cells"
+    kept.mkdir(parents=True)
     made: list[Case] = []
 
     def collect(cases: Sequence[Case], **how: Any) -> Iterator[dict[str, Any]]:
@@ -121,6 +120,7 @@ def test_what_the_comparison_has_measured_is_read_and_not_measured_again(
     (kept / plain[0].file).write_text(json.dumps({"base": "this"}))
     assert bench_dp._folder(plain[0].file, "this", tmp_path / "out") == kept
     assert bench_dp._folder(plain[0].file, "another", tmp_path / "out") != kept
+    assert bench_dp._folder(plain[0].file, None, tmp_path / "out") == kept
     assert bench_dp._folder(plain[1].file, "this", tmp_path / "out") != kept
 
 
@@ -285,8 +285,8 @@ def test_a_quick_run_measures_once_and_says_what_loses(
 
     monkeypatch.setitem(domains.BUILTIN, "abstracts", lambda report: records(90, 1))  # type: ignore[attr-defined]
     monkeypatch.setattr(domains, "general", lambda: records(6, 3))
-    monkeypatch.setattr(compare, "TEST", 10)
-    monkeypatch.setattr(compare, "VALIDATION", 4)
+    monkeypatch.setattr(documents, "TEST", 10)
+    monkeypatch.setattr(documents, "VALIDATION", 4)
     for name, value in (("QUICK_TOKENS", 4096), ("COST_TOKENS", 4096), ("run", in_process)):
         monkeypatch.setattr(bench_dp, name, value)
     words = ("bench-dp", "--quick", "--out", tmp_path, "--model", model, "--json")

@@ -14,7 +14,7 @@ SIZE = 3_000_000
 
 
 def cost(seconds: float = 1, peak_mb: float = 1) -> Cost:
-    return Cost(seconds=2 * seconds, cpu_seconds=seconds, idle_mb=1, peak_mb=peak_mb)
+    return Cost(seconds=9, cpu_seconds=seconds, idle_mb=1, peak_mb=peak_mb)
 
 
 def test_it_measures_each_in_a_process_of_its_own(

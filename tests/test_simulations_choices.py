@@ -12,7 +12,7 @@ from not_core.errors import ExchangeError, FormatError, SourceError
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.plan import identity
-from simulations.experiments import choices, compare
+from simulations.experiments import cells, choices, compare, documents
 from simulations.experiments.choices import MMLU, QUIZZES, Item, Quiz, ask, chosen, parse
 from simulations.experiments.compare import Case
 from simulations.experiments.contestants import CONTESTANTS
@@ -187,7 +187,7 @@ def test_a_measurement_asks_only_when_told(
 ) -> None:
     texts = tuple(" ".join(WORDS[n : n + 12]) for n in range(4))
     general = [type("Record", (), {"text": text}) for text in texts]
-    monkeypatch.setattr(compare, "parts", lambda domain: compare.Parts(texts, texts, texts))
+    monkeypatch.setattr(compare, "parts", lambda domain: documents.Parts(texts, texts, texts))
     monkeypatch.setattr(compare.domains, "general", lambda: general)
     monkeypatch.setattr(choices, "items", lambda domain, report: tuple(questions(8)))
     model = str(models["llama"])
@@ -201,9 +201,9 @@ def test_a_measurement_asks_only_when_told(
 def test_without_lm_eval_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare, "NEEDED", ("json", "no_such_package"))
+    needs = ("json", "no_such_package")
     with pytest.raises(ExchangeError, match=r"no_such_package .* organ-exchange\[comparison\]"):
-        list(compare.run([CASE], "none", tmp_path, lambda said: None))
+        list(cells.run([CASE], "none", tmp_path, print, module="none", needs=needs))
 
 
 def measured(name: str, seed: int, right: list[int] | None) -> dict[str, Any]:

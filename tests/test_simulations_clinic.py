@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import make_model, sentences
 
-from simulations.experiments import clinic, clinic_results, compare
+from simulations.experiments import cells, clinic, clinic_results
 from simulations.experiments.clinic import METHODS, Visit, documents, experiment, measure, visits
 from simulations.material import domains
 
@@ -48,7 +48,7 @@ def in_process(
     kept_only: bool,
     **more: Any,
 ) -> Iterator[dict[str, Any]]:
-    """As ``compare.run``, without a process for each."""
+    """As ``cells.run``, without a process for each."""
     assert module == "simulations.experiments.clinic"
     out.mkdir(parents=True, exist_ok=True)
     for case in cases:
@@ -131,8 +131,8 @@ def test_a_measurement_runs_in_a_process_of_its_own(
         row = measure(Visit(**json.loads(words[3])), words[4])
         return type("Done", (), {"returncode": 0, "stdout": f"x\n{json.dumps(row)}\n"})
 
-    monkeypatch.setattr(compare.subprocess, "run", ran)
-    (row,) = compare.run(
+    monkeypatch.setattr(cells.subprocess, "run", ran)
+    (row,) = cells.run(
         [Visit(method="stock", records=0, seed=0)],
         model,
         tmp_path,

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from not_core.errors import ExchangeError, FormatError
 from not_core.learning.evaluation import read_losses
 from not_core.learning.lessons import Budget, Lessons
 from not_core.surgery.checkpoint import open_checkpoint
-from simulations import results
-from simulations.experiments import compare, quality
-from simulations.experiments.compare import Case, run
+from simulations import commands, results
+from simulations.experiments import cells, compare, documents, frontier, quality
+from simulations.experiments.cells import run
+from simulations.experiments.compare import Case
 from simulations.experiments.contestants import CONTESTANTS, fit
 from simulations.experiments.quality import CORE, controls
 from simulations.experiments.quality_results import brief, markdown, summary, targets
@@ -30,6 +31,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(make_model(tmp_path_factory.mktemp("quality") / "m", "llama", 6, width=16))
 
 
+MODULE = compare.__name__
+
+
 def row(name: str, perplexity: float, seed: int = 0, **more: Any) -> dict[str, Any]:
     losses = [(10.0 * perplexity / 15 + number, 10) for number in range(6)]
     return {
@@ -38,7 +42,7 @@ def row(name: str, perplexity: float, seed: int = 0, **more: Any) -> dict[str, A
         "budget": 32_000,
         "seed": seed,
         "machine": "m",
-        "measured": compare.MEASURED,
+        "measured": cells.MEASURED,
         "tokens": 32_000,
         "seconds": 101.0,
         "cpu_seconds": 100.0,
@@ -109,8 +113,9 @@ def test_what_chooses_reads_other_general_passages(
     monkeypatch.setattr(domains, "BUILTIN", {"abstracts": lambda report: records})
     monkeypatch.setattr(domains, "general", lambda: records)
     read: dict[str, list[set[str]]] = {"test": [], "validation": []}
-    for name, count in (("TEST", 10), ("VALIDATION", 5), ("GENERAL", 4)):
-        monkeypatch.setattr(compare, name, count)
+    monkeypatch.setattr(documents, "TEST", 10)
+    monkeypatch.setattr(documents, "VALIDATION", 5)
+    monkeypatch.setattr(compare, "GENERAL", 4)
     for part, found in read.items():
         with monkeypatch.context() as patch:
 
@@ -118,7 +123,7 @@ def test_what_chooses_reads_other_general_passages(
                 found.append(set(given[2]))
                 return read_losses(*given, **how)
 
-            patch.setattr(compare, "read_losses", reading)
+            patch.setattr(cells, "read_losses", reading)
             case = Case(
                 domain="abstracts", name="stock", contestant=CONTESTANTS["stock"],
                 budget=("tokens", 1), seed=0, part=part,
@@ -305,6 +310,43 @@ def test_aims_are_judged_beside_each_rival_and_machine() -> None:
     assert ("lora", "peak memory, 1, 1 seed") in met
 
 
+def test_a_page_of_all_measurements_stays_until_all_are_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        yield rows[0]
+        raise KeyboardInterrupt
+
+    def told(rows: Any) -> Any:
+        return cells.tell(tmp_path, "quality", rows, summary, brief, frontier.chart)
+
+    both = [row("lora", 15.0), row("organ", 15.3)]
+    with pytest.raises(ExchangeError, match="the same without --kept-only"):
+        told(iter(()))
+    assert list(tmp_path.iterdir()) == []
+    assert told(both) == summary(both)
+    page = (tmp_path / "quality.md").read_text()
+    monkeypatch.setattr(cells, "SO_FAR_SECONDS", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        told(cut_off(both))
+    assert json.loads((tmp_path / "quality.json").read_bytes()) == summary(both)
+    assert json.loads((tmp_path / "quality-so-far.json").read_bytes()) == summary(both[:1])
+    assert (tmp_path / "quality.md").read_text() == page
+    told(both)
+    assert sorted(one.suffix for one in tmp_path.iterdir()) == [".csv", ".json", ".md", ".png"]
+
+
+@pytest.mark.parametrize("command", ["compare", "bench-dp"])
+@pytest.mark.parametrize("flag", ["--quick", "--kept-only"])
+def test_a_search_stands_alone(
+    command: str, flag: str, tmp_path: Path, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, err = call(command, "--search", flag, "--out", tmp_path, app=commands.app)
+    assert code == 2
+    assert f"leave out {flag}" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_kept_is_not_measured_again(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,26 +357,25 @@ def test_what_is_kept_is_not_measured_again(
         budget=("tokens", 1),
         seed=0,
     )
-    assert list(run([case], model, tmp_path, print, kept_only=True)) == []
+    assert list(run([case], model, tmp_path, print, module=MODULE, kept_only=True)) == []
     kept = {"base": open_checkpoint(model).weights_digest, "measured": 1}
     (tmp_path / case.file).write_text(json.dumps(kept))
-    assert list(run([case], model, tmp_path, print)) == [kept]
+    assert list(run([case], model, tmp_path, print, module=MODULE)) == [kept]
     other = make_model(tmp_path / "other", "llama", 6, seed=1, width=16)
     with pytest.raises(ExchangeError, match="another base model; choose another --out"):
-        list(run([case], str(other), tmp_path, print))
-    with monkeypatch.context() as patch:
-        patch.setattr(compare, "NEEDED", ("no-such-package",))
-        assert list(run([case], "", tmp_path, print, kept_only=True, since=2)) == [kept]
+        list(run([case], str(other), tmp_path, print, module=MODULE))
+    told = run([case], "", tmp_path, print, module=MODULE, needs=["x"], kept_only=True, since=2)
+    assert list(told) == [kept], "it takes no package to tell what is kept"
     row = json.dumps({"base": kept["base"]})
     with monkeypatch.context() as patch:
         done = subprocess.CompletedProcess("", 0, stdout=row, stderr="")
         patch.setattr(subprocess, "run", lambda *command, **how: done)
-        (again,) = run([case], model, tmp_path, print, since=2)
-    assert again["measured"] == compare.MEASURED
+        (again,) = run([case], model, tmp_path, print, module=MODULE, since=2)
+    assert again["measured"] == cells.MEASURED
     asked = Case(**{**{f: getattr(case, f) for f in case.__slots__}, "choices": True})
     assert asked.file != case.file
     with pytest.raises(ExchangeError, match="failed"):
-        list(run([asked], str(tmp_path / "no-model"), tmp_path, lambda line: None))
+        list(run([asked], str(tmp_path / "no-model"), tmp_path, print, module=MODULE))
 
 
 def test_seconds_of_which_others_had_a_part_are_no_budget(
@@ -369,10 +410,10 @@ def test_documents_are_split_alike_for_everybody(monkeypatch: pytest.MonkeyPatch
         for i, text in enumerate(made)
     ]
     monkeypatch.setattr(domains, "BUILTIN", {"abstracts": lambda report: records})
-    monkeypatch.setattr(compare, "TEST", 30)
-    monkeypatch.setattr(compare, "VALIDATION", 10)
-    found = compare.parts("abstracts")
-    assert found == compare.parts("abstracts")
+    monkeypatch.setattr(documents, "TEST", 30)
+    monkeypatch.setattr(documents, "VALIDATION", 10)
+    found = documents.parts("abstracts")
+    assert found == documents.parts("abstracts")
     sides = [set(found.train), set(found.validation), set(found.test)]
     assert sum(map(len, sides)) == len(made) == len(set.union(*sides))
     for first, second in zip(made[:20:2], made[1:20:2], strict=True):
@@ -387,10 +428,10 @@ def test_what_shares_a_passage_with_training_is_not_read(monkeypatch: pytest.Mon
     monkeypatch.setattr(domains, "BUILTIN", {"abstracts": lambda report: records})
     read = []
     for seed in range(12):
-        monkeypatch.setattr(compare, "SPLIT_SEED", seed)
-        monkeypatch.setattr(compare, "TEST", 20)
-        monkeypatch.setattr(compare, "VALIDATION", 10)
-        found = compare.parts("abstracts")
+        monkeypatch.setattr(documents, "SPLIT_SEED", seed)
+        monkeypatch.setattr(documents, "TEST", 20)
+        monkeypatch.setattr(documents, "VALIDATION", 10)
+        found = documents.parts("abstracts")
         read.append((texts[0] in found.train, texts[0] in found.test, texts[1] in found.train))
         assert not set(found.test) & set(found.train)
     assert (False, True, False) in read, "held out, and so is what it is like"
@@ -416,7 +457,12 @@ def test_the_readmes_tables_are_those_of_the_kept_results(tmp_path: Path) -> Non
     for kept, _ in results.TABLES.values():
         (tmp_path / kept).parent.mkdir(parents=True)
         shutil.copy(root / kept, tmp_path / kept)
-    (tmp_path / results.TABLES["quality"][0]).write_text(json.dumps(summary([row("lora", 15.0)])))
+    quality_json = tmp_path / results.TABLES["quality"][0]
+    for bad in ("[", "[{}]"):
+        quality_json.write_text(bad)
+        with pytest.raises(FormatError, match="run its experiment to its end"):
+            results.refresh(readme, tmp_path)
+    quality_json.write_text(json.dumps(summary([row("lora", 15.0)])))
     assert results.refresh(readme, tmp_path)
     text = readme.read_text(encoding="utf-8")
     assert "| 32,000 tokens | seeds | abstracts, LoRA 15.00 |" in text

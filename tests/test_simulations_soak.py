@@ -44,6 +44,20 @@ def test_what_grows_or_is_started_again_is_not_flat(
     assert ("| yes |" in shown(result)) is flat
 
 
+@pytest.mark.parametrize("there", [slice(1, None), slice(None, 4)], ids=["begins", "ends"])
+def test_a_process_that_was_not_always_there_is_told_and_only_judged_if_it_can_be(
+    there: slice,
+) -> None:
+    rows = soaked(lambda number: {})
+    for row in rows[there]:
+        row["processes"].append({**row["processes"][0], "what": "another", "pid": 99})
+    result = judged(rows)
+    _, other = result["processes"]
+    assert (other["first_mb"] is None) is (there.start == 1)
+    assert other["flat"] is (there.start == 1)
+    assert "another" in shown(result)
+
+
 def test_servers_that_were_started_by_hand_are_no_worse_for_it() -> None:
     rows = soaked(lambda number: {"pid": 1 + number // 20})
     for number, row in enumerate(rows):

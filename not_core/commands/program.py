@@ -37,6 +37,8 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+COMPARED_BY = frozenset({"lm_eval", "peft", "psutil", "pyrage"})
+"""Packages of the extra ``comparison``."""
 RATE_SECONDS = 3600.0
 """Past from which a rate is taken: a step may take minutes."""
 
@@ -90,10 +92,10 @@ def run(app: typer.Typer) -> None:
     except NotError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
-        _fail(
-            f"the package {error.name} is not installed; "
-            "install organ-exchange[site], or organ-exchange[simulation] for organ-simulate"
-        )
+        wanted = "organ-exchange[site], or organ-exchange[simulation] for organ-simulate"
+        if error.name in COMPARED_BY:
+            wanted = "organ-exchange[comparison]"
+        _fail(f"the package {error.name} is not installed; install {wanted}")
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or type(error).__name__}; check path, permissions and disk")

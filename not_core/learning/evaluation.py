@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RESAMPLES = 2000
+LARGEST = 709.0
+"""Nats whose exponential a float still holds."""
 BATCH_TOKENS = {"cpu": 1, "mps": 4096, "cuda": 16_384}
 """Padded tokens in one batch; a CPU gains nothing from batches and pays for them in memory."""
 
@@ -47,8 +49,8 @@ class Reading:
 
     @property
     def perplexity(self) -> float:
-        """exp(total nats / total tokens)."""
-        return math.exp(sum(loss.nats for loss in self.losses) / self.tokens)
+        """exp(total nats / total tokens); infinite where that is too large for a float."""
+        return exponential(sum(loss.nats for loss in self.losses) / self.tokens)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -171,7 +173,7 @@ def compare(before: Reading, after: Reading, seed: int) -> Change:
     Returns:
         The change and its 95% interval: percentiles of the bootstrap, expanded as Student's t
         expands the normal, because plain percentiles are too narrow for few documents. One
-        document has no spread: its interval is unbounded.
+        document has no spread: its interval is unbounded, and so is that of an infinite change.
 
     Raises:
         ValueError: The readings are not of the same documents.
@@ -185,14 +187,20 @@ def compare(before: Reading, after: Reading, seed: int) -> Change:
         raise ValueError("expected two readings of the same documents")
     delta = np.array([b.nats - a.nats for a, b in zip(before.losses, after.losses, strict=True)])
     tokens = np.array([loss.tokens for loss in before.losses])
-    change = math.expm1(delta.sum() / tokens.sum())
-    if len(tokens) < 2:
+    change = exponential(float(delta.sum() / tokens.sum())) - 1
+    if len(tokens) < 2 or change == math.inf:
         return Change(change, -1.0, math.inf)
 
     def changes(drawn: Any) -> Any:
-        return np.expm1(delta[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
+        nats = delta[drawn].sum(axis=1) / tokens[drawn].sum(axis=1)
+        return np.expm1(np.minimum(nats, LARGEST))
 
     return Change(change, *resampled(len(tokens), changes, seed))
+
+
+def exponential(nats: float) -> float:
+    """exp(nats): a perplexity, or a ratio of two; infinite where that is too large for a float."""
+    return math.exp(nats) if nats <= LARGEST else math.inf
 
 
 def resampled(count: int, statistic: Callable[[Any], Any], seed: int) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from not_core.learning.device import Precision
-from not_core.manifest import Span
+from not_core.manifest import Span, default_learning_rate
 
 Scaffold = Literal["in-situ", "alone", "emulator", "inserted"]
 Learns = Literal["layers", "norms"]
@@ -101,7 +101,7 @@ class Recipe:
             return self.learning_rate
         if self.learns == "norms":
             return 5e-3
-        return 2e-3 if self.rank else 1e-3
+        return default_learning_rate(self.rank)
 
     @property
     def scaling(self) -> float:

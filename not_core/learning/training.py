@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from not_core import canonical
 from not_core.errors import TrainingError
 from not_core.learning import device as devices
+from not_core.learning.evaluation import exponential
 from not_core.learning.lessons import Budget, Lessons
 from not_core.learning.recipe import Recipe
 from not_core.learning.scaffold import Standing, standing
@@ -339,7 +340,7 @@ class Course:
         self._scene.prepare(held)
         with torch.no_grad():
             nats = sum(float(self._scene.nats([number]).sum()) for number in held)
-        readings.append(math.exp(nats / (self._lessons.tokens(held) - len(held))))
+        readings.append(exponential(nats / (self._lessons.tokens(held) - len(held))))
         if readings[-1] == min(readings):
             self._best = self._masters.values()
 

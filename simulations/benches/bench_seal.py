@@ -317,7 +317,8 @@ def summary(found: dict[str, list[Cost]], size: int) -> list[dict[str, Any]]:
     rows = []
     for name, done in found.items():
         ratios = [
-            mine.seconds / other.seconds for mine, other in zip(done, found[REFERENCE], strict=True)
+            mine.cpu_seconds / other.cpu_seconds
+            for mine, other in zip(done, found[REFERENCE], strict=True)
         ]
         rows.append(
             {

@@ -132,8 +132,9 @@ def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             [one for row in part for one in _of(row, who, what)] for part in (rows[:1], early, late)
         ]
         began = {(row["run"], one["pid"]) for row in rows for one in _of(row, who, what)}
-        memory = [round(statistics.median(one["rss"] for one in part) / 1e6, 1) for part in theirs]
-        files = [round(statistics.median(one["files"] for one in part)) for part in theirs]
+        # A process may begin later than the first exchange, or end before the last.
+        memory = [_median([one["rss"] / 1e6 for one in part], 1) for part in theirs]
+        files = [_median([one["files"] for one in part]) for part in theirs]
         processes.append(
             {
                 "who": who,
@@ -144,9 +145,7 @@ def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "second_quarter_files": files[1],
                 "last_quarter_files": files[2],
                 "starts": len(began),
-                "flat": memory[2] <= MOST_GROWTH * memory[1]
-                and files[2] <= files[1] + MORE_FILES
-                and len(began) == len({run for run, _ in began}),
+                "flat": _flat(memory, files) and len(began) == len({run for run, _ in began}),
             }
         )
     return {
@@ -157,6 +156,20 @@ def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "seconds": round(sum(row["seconds"] for row in rows)),
         "processes": processes,
     }
+
+
+def _median(values: Sequence[float], digits: int = 0) -> float | None:
+    """None of no value."""
+    return round(statistics.median(values), digits or None) if values else None
+
+
+def _flat(memory: Sequence[float | None], files: Sequence[float | None]) -> bool:
+    """Whether the last quarter's are about the second's; what was not there in both is not."""
+    _, before, after = memory
+    _, fewer, more = files
+    if before is None or after is None or fewer is None or more is None:
+        return False
+    return after <= MOST_GROWTH * before and more <= fewer + MORE_FILES
 
 
 def _of(row: dict[str, Any], who: str, what: str) -> list[dict[str, Any]]:

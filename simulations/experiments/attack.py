@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from not_core import atomic, canonical
+from not_core import canonical
+from not_core.commands.program import progress
 from not_core.learning import audit
 from not_core.learning.guard import Guard
 from not_core.learning.private import Private, train_privately
@@ -28,7 +29,8 @@ from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.organ import Label, Organ, describe
 from simulations import charts, tables
 from simulations.charts import Axis, Chart, Panel, Point, Series
-from simulations.experiments.compare import run, shuffled
+from simulations.experiments.cells import run, tell
+from simulations.experiments.documents import shuffled
 from simulations.experiments.kept import recipe_facts
 
 DOMAIN = "abstracts"
@@ -162,20 +164,22 @@ def experiment(
     Returns:
         Rows of the table.
     """
-    from not_core.commands.program import progress
-
     wanted = list(attacks(claims, quick=quick))
+
+    def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        found = dict(zip(wanted, rows, strict=False))
+        return {
+            "table": [row for attack, cell in found.items() for row in _rows(attack, cell, claims)],
+            "curves": {
+                attack.setting: {kind: _roc(cell, kind) for kind in HUES}
+                for attack, cell in found.items()
+            },
+        }
+
     with progress("attacking", len(wanted), "cells") as bar:
-        cells = run(wanted, model, out / "cells", say, module=__name__, advance=bar)
-        found = dict(zip(wanted, cells, strict=True))
-    table = [row for attack, cell in found.items() for row in _rows(attack, cell, claims)]
-    curves = {
-        attack.setting: {kind: _roc(cell, kind) for kind in HUES} for attack, cell in found.items()
-    }
-    whole = {"table": table, "curves": curves}
-    atomic.write(out / "attack.json", json.dumps(whole).encode())
-    atomic.write(out / "attack.md", markdown(table).encode())
-    charts.write(chart(whole), out / "attack")
+        rows = run(wanted, model, out / "cells", say, module=__name__, advance=bar)
+        whole = tell(out, "attack", rows, summary, lambda found: markdown(found["table"]), chart)
+    table: list[dict[str, Any]] = whole["table"]
     return table
 
 

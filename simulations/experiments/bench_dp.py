@@ -1,31 +1,33 @@
 """What privacy costs an organ, beside LoRA under the same privacy: time, memory and perplexity.
 
-Measurements are kept as in ``compare``; those without privacy are the comparison's own, and read
-from its folder where it has made them.
+Measurements are kept as in ``cells``; those without privacy are the comparison's own, and read
+from its folder beside this one's where it has made them.
 """
 
 import itertools
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from not_core import atomic, canonical
-from not_core.learning.evaluation import read_losses
+from not_core.commands.program import progress
 from not_core.learning.guard import Clipping, Guard, plan
 from not_core.learning.recipe import Recipe
 from not_core.learning.records import record_units
 from not_core.surgery.checkpoint import open_checkpoint
-from simulations import charts
-from simulations.experiments.compare import BLOCK_TOKENS, GENERAL, Case, parts, run
+from simulations.experiments import compare
+from simulations.experiments.bench_dp_results import chart, markdown, summary
+from simulations.experiments.cells import read, run, tell
+from simulations.experiments.compare import GENERAL, Case
 from simulations.experiments.contestants import CONTESTANTS, recipe_of
-from simulations.experiments.kept import RESULTS, recipe_facts
+from simulations.experiments.documents import parts
+from simulations.experiments.kept import recipe_facts
 from simulations.experiments.private_contestants import fit_privately
 from simulations.experiments.quality import QUICK_TOKENS, SEEDS, TOKENS
-from simulations.machine import peak_bytes
+from simulations.machine import Meter, peak_bytes
 from simulations.material import domains
 
 
@@ -60,7 +62,6 @@ CLIPPINGS: tuple[Clipping, ...] = ("loop", "samples")
 """Ghost norms are refused in bfloat16, in which the base's tensors are."""
 COST_TOKENS, COST_UNITS, COST_EPSILON = QUICK_TOKENS, 8, 8.0
 """A cost is measured on few tokens, so in small steps; epsilon decides nothing of it."""
-KEPT = RESULTS / "quality" / "cells"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,28 +247,28 @@ def experiment(
     Returns:
         Rows of the tables ``cost`` and ``utility``, and sentences under ``said``.
     """
-    from not_core.commands.program import progress
-    from simulations.experiments import bench_dp_results as results
-
-    base = open_checkpoint(model).weights_digest
-    rows: list[dict[str, Any]] = []
-    found: dict[str, Any] = {}
     wanted = list(dict.fromkeys(cells(quick=quick)))
+    base = None if kept_only else open_checkpoint(model).weights_digest
     with progress("measuring", len(wanted), "cells") as bar:
-        for cell in wanted:
-            module = "bench_dp" if isinstance(cell.case, PrivateCase) else "compare"
-            folder = _folder(cell.case.file, base, out)
-            how: dict[str, Any] = {
-                "module": f"simulations.experiments.{module}",
-                "kept_only": kept_only,
-            }
-            for row in run([cell.case], model, folder, say, advance=bar, **how):
-                rows.append({**row, **cell.tags})
-            found = results.summary(rows)
-            atomic.write(out / "bench-dp.json", json.dumps(found, indent=1).encode())
-            atomic.write(out / "bench-dp.md", results.markdown(found).encode())
-    charts.write(results.chart(found), out / "bench-dp")
-    return found
+        rows = (
+            {**row, **cell.tags}
+            for cell in wanted
+            for row in run(
+                [cell.case],
+                model,
+                _folder(cell.case.file, base, out),
+                say,
+                module=_module(cell.case),
+                needs=compare.NEEDS,
+                kept_only=kept_only,
+                advance=bar,
+            )
+        )
+        return tell(out, "bench-dp", rows, summary, markdown, chart)
+
+
+def _module(case: Case | PrivateCase) -> str:
+    return __name__ if isinstance(case, PrivateCase) else compare.__name__
 
 
 def search(model: str, out: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -289,7 +290,7 @@ def search(model: str, out: Path, say: Callable[[str], None]) -> list[dict[str, 
         case = private_case(
             DOMAINS[0], method, SEARCH_EPSILON, SEARCH_TOKENS, 0, setting, part="validation"
         )
-        for row in run([case], model, out / "cells", say, module=__name__):
+        for row in run([case], model, out / "cells", say, module=__name__, needs=compare.NEEDS):
             rows.append(
                 {
                     "method": method,
@@ -307,14 +308,20 @@ def search(model: str, out: Path, say: Callable[[str], None]) -> list[dict[str, 
     return rows
 
 
-def _folder(file: str, base: str, out: Path) -> Path:
-    """Where a measurement is, or will be: the comparison's folder only if it has it of this base.
+def _folder(file: str, base: str | None, out: Path) -> Path:
+    """Where a measurement is, or will be: in the comparison's folder beside, if that has it.
 
     Nothing is written there.
+
+    Args:
+        file: Its name.
+        base: Digest of the base that it must be of; None for any.
+        out: Folder of these results.
     """
-    kept = KEPT / file
-    if kept.is_file() and json.loads(kept.read_bytes())["base"] == base:
-        return KEPT
+    beside = out.parent / "quality" / "cells"
+    kept = beside / file
+    if kept.is_file() and base in (None, json.loads(kept.read_bytes())["base"]):
+        return beside
     return out / "cells"
 
 
@@ -323,14 +330,14 @@ def measure(case: PrivateCase, model: str) -> dict[str, Any]:
     documents, host = parts(case.domain), open_checkpoint(model)
     _ = host.tokenizer, host.weights_digest  # read once on any site, whatever it does
     units = record_units(documents.train)
-    imports, began = peak_bytes(), time.process_time()
+    imports, planning = peak_bytes(), Meter()
     planned = plan(case.guard, case.recipe, len(units))  # what it finds is kept for the fitting
-    planning = time.process_time() - began
+    took_planning = planning.read()
     contestant = replace(CONTESTANTS[case.method], rank=case.rank)
-    began, cpu = time.monotonic(), time.process_time()
+    meter = Meter()
     done = fit_privately(contestant, host, units, case.guard, case.recipe)
+    took = meter.read()
     row: dict[str, Any] = {
-        "base": host.weights_digest,
         "recipe": recipe_facts(case.recipe),
         "records": len(units),
         "mechanism": asdict(planned.mechanism),
@@ -339,11 +346,9 @@ def measure(case: PrivateCase, model: str) -> dict[str, Any]:
         "planned_tokens": done.fitted.tokens,
         "steps": done.steps,
         "units": done.units,
-        "seconds": round(time.monotonic() - began, 1),
-        "cpu_seconds": round(time.process_time() - cpu, 1),
-        "planning_cpu_seconds": round(planning, 1),
-        "noise_cpu_seconds": round(done.noise_seconds, 3),
-        "peak_mb": round(peak_bytes() / 1e6),
+        **took,
+        "planning_cpu_seconds": took_planning["cpu_seconds"],
+        "noise_cpu_seconds": round(done.noise_seconds(), 3),
         "imports_mb": round(imports / 1e6),
         "trainable": done.fitted.trainable,
         "artefact_bytes": done.fitted.artefact_bytes,
@@ -351,10 +356,8 @@ def measure(case: PrivateCase, model: str) -> dict[str, Any]:
     if case.read:
         body = done.fitted.model()
         general = [record.text for record in domains.general()[:GENERAL]]
-        for name, texts in (("domain", getattr(documents, case.part)), ("general", general)):
-            reading = read_losses(body, host.tokenizer, texts, block_tokens=BLOCK_TOKENS)
-            row[f"{name}_perplexity"] = round(reading.perplexity, 4)
-            row[f"{name}_losses"] = [(round(one.nats, 4), one.tokens) for one in reading.losses]
+        texts = {"domain": getattr(documents, case.part), "general": general}
+        row |= read(body, host.tokenizer, texts)
     return row
 
 

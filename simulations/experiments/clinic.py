@@ -2,23 +2,24 @@
 
 The clinic has 20 to 200 abstracts, the hospital the rest. Everything that learns from the clinic's
 records has the same ones, keeps back the same part of them, and stops and chooses by the same rule
-(``training.Course``). Measurements are kept as in ``compare``.
+(``training.Course``). Measurements are kept as in ``cells``.
 """
 
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from not_core import atomic, canonical
+from not_core import canonical
 from not_core.cache import cache_home
 from not_core.commands.program import progress
 from not_core.learning import device, recovery
-from not_core.learning.evaluation import read_losses
 from not_core.learning.lessons import Lessons
 from not_core.learning.recipe import Recipe, default_span
 from not_core.learning.records import Split, split
@@ -29,12 +30,12 @@ from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.lineage import What
 from not_core.surgery.organ import Label, Organ, describe
 from not_core.surgery.plan import identity, transplant
-from simulations import charts
+from simulations.experiments.cells import read, run, tell
 from simulations.experiments.clinic_results import chart, markdown, summary
-from simulations.experiments.compare import BLOCK_TOKENS, TEST, run, shuffled
 from simulations.experiments.contestants import CONTESTANTS, Whole, fit, with_lora, with_organ
+from simulations.experiments.documents import TEST, shuffled
 from simulations.experiments.kept import LIBRARIES, computes_in, recipe_facts
-from simulations.machine import peak_bytes
+from simulations.machine import Meter
 from simulations.material import domains
 from simulations.material.sources import Report, quiet
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DOMAIN = "abstracts"
+SHARED = "lora-scaled"
+"""What the hospital would share in an organ's stead."""
 SIZES = (20, 50, 200)
 SEEDS = 3
 GENERAL = 16
@@ -107,10 +110,21 @@ class Visit:
     patience: int = recovery.PATIENCE
 
     @property
+    def donor(self) -> Recipe:
+        """How the hospital trains its organ."""
+        return Recipe(tokens=self.donor_tokens, seed=self.seed, threads=1, device="cpu")
+
+    @property
     def file(self) -> str:
         """Name of its result."""
         # With the trainer's defaults, so that nothing measured by others passes for the same.
-        key = canonical.digest([asdict(self), recipe_facts(Recipe(tokens=self.most_tokens))])[:8]
+        decides: list[Any] = [asdict(self), recipe_facts(Recipe(tokens=self.most_tokens))]
+        match METHODS[self.method].begins:
+            case "organ":
+                decides += [recipe_facts(self.donor), computes_in(self.donor)]
+            case "lora":
+                decides.append(json.loads(json.dumps(asdict(CONTESTANTS[SHARED]))))
+        key = canonical.digest(decides)[:8]
         return f"{self.method}-{self.records}-seed{self.seed}-{key}.json"
 
 
@@ -175,26 +189,20 @@ def experiment(
         Rows of the table.
     """
     wanted = list(dict.fromkeys(visits(quick=quick)))
-    rows: list[dict[str, Any]] = []
-    table: list[dict[str, Any]] = []
     with progress("measuring", len(wanted), "cells") as bar:
-        for visit in wanted:
+        rows = (
+            {**row, **asdict(visit)}
+            for visit in wanted
             for row in run(
                 [visit], model, out / "cells", say,
-                module=__name__, kept_only=kept_only, advance=bar,
-            ):  # fmt: skip
-                rows.append({**row, **asdict(visit)})
-                table = summary(rows)
-                atomic.write(out / "clinic.json", json.dumps(table, indent=1).encode())
-                atomic.write(out / "clinic.md", markdown(table).encode())
-    charts.write(chart(table), out / "clinic")
-    return table
+                module=__name__, needs=("peft",), kept_only=kept_only, advance=bar,
+            )
+        )  # fmt: skip
+        return tell(out, "clinic", rows, summary, markdown, chart)
 
 
 def measure(visit: Visit, model: str) -> dict[str, Any]:
     """Tune and measure; in this process, which should do nothing else."""
-    import resource
-
     texts = documents(visit.seed)
     host, method = open_checkpoint(model), METHODS[visit.method]
     own = Split(train=(), held_out=())
@@ -203,39 +211,33 @@ def measure(visit: Visit, model: str) -> dict[str, Any]:
         own = split(texts.clinic[: visit.records], back, visit.seed)
     base, shared = host, None
     if method.begins == "organ":
-        base = open_checkpoint(hospital(host, texts.hospital, visit))
+        # In a process of its own: its memory is the hospital's.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            base = open_checkpoint(pool.submit(hospital, model, texts.hospital, visit).result())
     elif method.begins == "lora":
         budget = {"tokens": visit.donor_tokens}
-        shared = fit(CONTESTANTS["lora-scaled"], host, texts.hospital, budget, visit.seed)
+        shared = fit(CONTESTANTS[SHARED], host, texts.hospital, budget, visit.seed)
     _ = base.tokenizer, base.weights_digest
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    began, cpu = time.monotonic(), usage.ru_utime + usage.ru_stime
+    meter = Meter()
     tuned = Tuned(shared.model()) if shared else tune(method.tuning, base, own, visit)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    row: dict[str, Any] = {
-        "base": host.weights_digest,
+    took = meter.read()
+    general = [record.text for record in domains.general()[:GENERAL]]
+    return {
         "recipe": tuned.recipe and recipe_facts(tuned.recipe),
         "tokens": tuned.tokens,
-        "seconds": round(time.monotonic() - began, 1),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime - cpu, 1),
-        "peak_mb": round(peak_bytes() / 1e6),
+        **took,
         "validation_documents": len(own.held_out),
         "validation": [round(one, 4) for one in tuned.readings],
+        **read(tuned.model, host.tokenizer, {"domain": texts.test, "general": general}),
     }
-    general = [record.text for record in domains.general()[:GENERAL]]
-    for name, read in (("domain", texts.test), ("general", general)):
-        reading = read_losses(tuned.model, host.tokenizer, read, block_tokens=BLOCK_TOKENS)
-        row[f"{name}_perplexity"] = round(reading.perplexity, 4)
-        row[f"{name}_losses"] = [(round(one.nats, 4), one.tokens) for one in reading.losses]
-    return row
 
 
-def hospital(host: Checkpoint, texts: Sequence[str], visit: Visit) -> Path:
+def hospital(model: str, texts: Sequence[str], visit: Visit) -> Path:
     """The model with the hospital's organ in it, by the default recipe; made once for each seed.
 
     It lies in the cache, because a graft is as large as the model.
     """
-    recipe = Recipe(tokens=visit.donor_tokens, seed=visit.seed, threads=1, device="cpu")
+    host, recipe = open_checkpoint(model), visit.donor
     span = default_span(host.layers, recipe.rank)
     libraries = [metadata.version(name) for name in LIBRARIES]
     how = [recipe_facts(recipe), computes_in(recipe)]

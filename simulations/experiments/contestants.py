@@ -21,6 +21,7 @@ from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint
 from not_core.surgery.organ import Label, Organ, describe
 from not_core.surgery.plan import Mode, identity, transplant
+from simulations.experiments.kept import computes_in
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +187,7 @@ def _plain(
 
     with threads(recipe.threads):
         torch.manual_seed(recipe.seed)
-        model: Any = assemble(identity(host.layers), host, {}, dtype=recipe.precision)
+        model: Any = assemble(identity(host.layers), host, {}, dtype=computes_in(recipe))
         rows, tokens = rows_of(model), 0
         if contestant.kind == "lora":
             model = with_lora(model, contestant)

@@ -10,15 +10,15 @@ from not_core.learning.evaluation import DocumentLoss, Reading, compare
 Row = Mapping[str, Any]
 Pair = tuple[Row, Row]
 """Measurements of two methods with the same seed."""
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
-"""97.5% quantiles of Student's t by degrees of freedom."""
 
 
 def interval(logs: Sequence[float]) -> list[float] | None:
     """95% interval over seeds of exp(mean), by Student's t; None for one seed."""
     if len(logs) < 2:
         return None
-    half = STUDENT[len(logs) - 1] * stdev(logs) / math.sqrt(len(logs))
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     return [round(math.exp(fmean(logs) + side * half), 4) for side in (-1, 1)]
 
 

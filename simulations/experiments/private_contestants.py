@@ -4,7 +4,7 @@ Both draw, clip, add noise and step by ``not_core.learning``.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,14 +39,14 @@ class FittedPrivately:
         steps: Taken.
         units: Drawn in all of them.
         read: Tokens of what was drawn.
-        noise_seconds: CPU seconds of one step's sampling and noise, measured apart.
+        noise_seconds: Measures CPU seconds of one step's sampling and noise, apart from the course.
     """
 
     fitted: Fitted
     steps: int
     units: int
     read: int
-    noise_seconds: float
+    noise_seconds: Callable[[], float]
 
 
 def fit_privately(
@@ -69,7 +69,7 @@ def fit_privately(
         run.planned.mechanism.steps,
         run.units,
         run.read,
-        _noise_seconds(shapes, len(units), run.planned.mechanism.sampling_probability),
+        lambda: _noise_seconds(shapes, len(units), run.planned.mechanism.sampling_probability),
     )
 
 

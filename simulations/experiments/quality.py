@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,11 +10,11 @@ from typing import Any
 
 from not_core import atomic
 from not_core.commands.program import progress
-from simulations import charts
-from simulations.experiments import frontier
-from simulations.experiments.compare import MEASURED, OWN, Case, run
+from simulations.experiments import compare, frontier
+from simulations.experiments.cells import MEASURED, run, tell
+from simulations.experiments.compare import OWN, Case
 from simulations.experiments.contestants import CONTESTANTS
-from simulations.experiments.quality_results import NOTE, TIMED, markdown, summary, targets
+from simulations.experiments.quality_results import TIMED, page, summary
 from simulations.machine import computes_in_bfloat16, processor
 
 DOMAINS = ("abstracts", "cases", "weaknesses", "finance")
@@ -47,31 +47,20 @@ def quality(
     Returns:
         Rows of the table.
     """
-    rows: list[dict[str, Any]] = []
-    table: list[dict[str, Any]] = []
     rounds = list(_rounds(quick=quick, kept_only=kept_only))
     with progress("measuring", sum(map(len, rounds)), "cells") as bar:
-        measure = partial(
-            run,
-            model=model,
-            out=out / "cells",
-            say=say,
-            since=MEASURED,
-            kept_only=kept_only,
-            advance=bar,
-        )
-        for round_ in rounds:
-            rows += round_.measure(measure, say)
-            table = summary(rows)
-            atomic.write(out / "quality.json", json.dumps(table, indent=1).encode())
-            page = "\n".join([markdown(table), NOTE, targets(table)])
-            atomic.write(out / "quality.md", page.encode())
-    charts.write(frontier.chart(table), out / "quality")
-    return table
+        measure = partial(_run, model=model, out=out, say=say, kept_only=kept_only, advance=bar)
+        rows = (row for round_ in rounds for row in round_.measure(measure, say))
+        return tell(out, "quality", rows, summary, page, frontier.chart)
+
+
+def _run(cases: Sequence[Case], **how: Any) -> Iterator[dict[str, Any]]:
+    out = how.pop("out") / "cells"
+    return run(cases, out=out, module=compare.__name__, needs=compare.NEEDS, since=MEASURED, **how)
 
 
 Measure = Callable[..., Iterator[dict[str, Any]]]
-"""``compare.run`` for one model and folder."""
+"""``cells.run`` for one model and folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +173,7 @@ def search(model: str, out: Path, say: Callable[[str], None]) -> list[dict[str, 
             seed=0,
             part="validation",
         )
-        for row in run([case], model, out / "cells", say, since=MEASURED):
+        for row in _run([case], model=model, out=out, say=say):
             rows.append(
                 {
                     "method": name,

@@ -9,7 +9,7 @@ from typing import Any
 
 from not_core.errors import ExchangeError
 from simulations import tables
-from simulations.experiments.compare import MEASURED
+from simulations.experiments.cells import MEASURED
 from simulations.experiments.frontier import METHODS
 from simulations.experiments.intervals import Pair, Row, by_documents, interval
 
@@ -219,6 +219,11 @@ def markdown(table: Sequence[Row]) -> str:
     return tables.table(COLUMNS, [[_cell(row, name) for name in COLUMNS] for row in rows])
 
 
+def page(table: Sequence[Row]) -> str:
+    """All of it for people."""
+    return "\n".join([markdown(table), NOTE, targets(table)])
+
+
 def shown(row: Row) -> dict[str, Any]:
     """What of a row fits a terminal."""
     return {name: row.get(name, "") for name in TERMINAL}
@@ -231,7 +236,7 @@ def brief(table: Sequence[Row]) -> str:
 
 def _turned(table: Sequence[Row], budget: int) -> str:
     rows = {(row["method"], row["domain"]): row for row in table if row["tokens"] == budget}
-    domains = sorted({domain for _, domain in rows})
+    domains = sorted(domain for method, domain in rows if method == BASELINE)
     theirs = [f"{domain}, LoRA {rows[BASELINE, domain]['perplexity']:.2f}" for domain in domains]
     lines = []
     for method in NAMES:

@@ -15,6 +15,7 @@ from client.policy import Policy
 from not_core import atomic, canonical
 from not_core.errors import HomeError, OutputExistsError
 from not_core.protocol import Terms
+from not_core.surgery.checkpoint import open_checkpoint
 from not_core.surgery.plan import Mode
 from not_core.trust import authority, keys
 from not_core.trust.federation import Trust, load_trust
@@ -81,6 +82,7 @@ class Scenario:
     @property
     def fingerprint(self) -> str:
         """Digest of what decides the outcome; homes made for another scenario are not resumed."""
+        base = open_checkpoint(self.model)
         return canonical.digest(
             {
                 "sites": [
@@ -89,12 +91,13 @@ class Scenario:
                     for site in self.federation.sites
                 ],
                 "seed": self.federation.seed,
-                "model": self.model,
+                "model": [base.weights_digest, base.tokenizer_digest],
                 "terms": asdict(self.terms),
                 "mode": self.mode,
                 "threads": self.threads,
                 "donors": asdict(self.donors),
                 "marks": self.marks,
+                "keep_messages": self.keep_messages,
             }
         )
 
