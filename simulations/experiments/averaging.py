@@ -79,7 +79,7 @@ def packs(lessons: Lessons, setting: Setting, number: int) -> list[list[int]]:
     return found
 
 
-def learn(model: Any, tokenizer: Any, texts: Sequence[str], setting: Setting, number: int) -> int:
+def learn(model: Any, lessons: Lessons, setting: Setting, number: int) -> int:
     """Learn for one round; what learns are the model's factors.
 
     Returns:
@@ -92,15 +92,13 @@ def learn(model: Any, tokenizer: Any, texts: Sequence[str], setting: Setting, nu
 
     from not_core.learning.packing import rows_of
 
-    recipe = setting.recipe(setting.round_tokens * setting.rounds)
-    lessons = Lessons(tokenizer, texts, (), recipe)
     rows = rows_of(model.get_base_model())
     learning = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=rate(setting, number), weight_decay=0.0, fused=True)
     model.train()
-    tokens = 0
+    tokens, clip = 0, setting.recipe(setting.round_tokens).clip
     for pack in packs(lessons, setting, number):
-        step(model, optimizer, rows, [lessons.blocks[n] for n in pack], recipe.clip)
+        step(model, optimizer, rows, [lessons.blocks[n] for n in pack], clip)
         tokens += lessons.tokens(pack)
     model.eval()
     return tokens
@@ -114,12 +112,13 @@ def site_app(contest: Contest) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         """Learn from the averaged adapter on, and send the site's own."""
         number, documents = _place(context), contest.documents_of(_name(contest, context))
-        host, model = _stand(contest.model, setting)
+        _, model = _stand(contest.model, setting)
+        lessons = _lessons(contest.model, setting, documents.train)
         began = time.process_time()
         with device.threads(1):
             _load(model, message)
             round_number = message.content[CONFIG]["server-round"]
-            tokens = learn(model, host.tokenizer, documents.train, setting, int(str(round_number)))
+            tokens = learn(model, lessons, setting, int(str(round_number)))
         metrics: dict[str, Any] = {
             "num-examples": len(documents.train),
             "site": number,
@@ -151,6 +150,13 @@ def _stand(model: str, setting: Setting) -> tuple[Checkpoint, Any]:
     """The model with factors, made once a process: in a deployment it stays in memory too."""
     host = open_checkpoint(model)
     return host, adapted(host, setting).eval()
+
+
+@lru_cache(maxsize=8)
+def _lessons(model: str, setting: Setting, texts: tuple[str, ...]) -> Lessons:
+    """A site's records as tokens, made once a process, too."""
+    host, _ = _stand(model, setting)
+    return Lessons(host.tokenizer, texts, (), setting.recipe(setting.round_tokens * setting.rounds))
 
 
 def _place(context: Context) -> int:
