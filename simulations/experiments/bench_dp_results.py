@@ -154,15 +154,15 @@ def _at(row: Row, ratio: str) -> str:
 def brief(found: Mapping[str, Any]) -> str:
     """One row a domain: perplexity untrained, and of organ and LoRA at each epsilon."""
     rows = {(row["domain"], row["epsilon"], row["method"]): row for row in found["utility"]}
-    epsilons = list(dict.fromkeys(epsilon for _, epsilon, _ in rows))
+    epsilons = sorted({one for _, one, _ in rows if one != "none"}, reverse=True)
     lines = []
     for domain in dict.fromkeys(domain for domain, _, _ in rows):
         cells = [f"{rows[domain, 'none', 'stock']['perplexity']:.1f}"]
-        for epsilon in (*(one for one in epsilons if one != "none"), "none"):
-            pair = [rows[domain, epsilon, method]["perplexity"] for method in ("organ", "lora")]
-            cells.append(", ".join(f"{one:.1f}" for one in pair))
+        for epsilon in (*epsilons, "none"):
+            pair = [rows.get((domain, epsilon, method)) for method in ("organ", "lora")]
+            cells.append(", ".join(f"{one['perplexity']:.1f}" for one in pair if one))
         lines.append((domain, *cells))
-    names = [f"ε = {one:g}: organ, LoRA" for one in epsilons if one != "none"]
+    names = [f"ε = {one:g}: organ, LoRA" for one in epsilons]
     return tables.table(("domain", "untrained", *names, "no privacy: organ, LoRA"), lines)
 
 
