@@ -37,10 +37,10 @@ docs: $(READY)
 	$(BIN)/python docs/api/build.py build/docs
 
 bench-speed: $(READY) fetch
-	$(BIN)/organ-simulate bench-speed --out docs/results/speed
+	$(BIN)/organ-simulate bench-speed --out docs/results/speed $(FLAGS)
 
 bench-memory: $(READY)
-	$(BIN)/organ-simulate bench-memory --out runs/bench-memory
+	$(BIN)/organ-simulate bench-memory --out runs/bench-memory $(FLAGS)
 
 bench-seal: $(READY)
 	$(BIN)/organ-simulate bench-seal --out docs/results/seal $(FLAGS)

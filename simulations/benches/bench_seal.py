@@ -257,7 +257,7 @@ def measure(out: Path, size: int, runs: int, say: Callable[[str], None]) -> dict
     """Measure all, in turns; write ``bench-seal.json`` and ``bench-seal.md``.
 
     Args:
-        out: Folder for the results and, meanwhile, five times ``size`` of files.
+        out: Folder for the results and, meanwhile, six times ``size`` of files.
         size: Bytes of the organ's weights.
         runs: Measurements of each contestant.
         say: Told what is being done.

@@ -117,7 +117,7 @@ def measure(out: Path, megabytes: int, say: Callable[[str], None]) -> dict[str, 
     """Pass an organ from site to site; write ``bench-served.json`` and ``bench-served.md``.
 
     Args:
-        out: Folder for the results and, meanwhile, about eight times the organ's bytes.
+        out: Folder for the results and, meanwhile, ten times the organ's bytes.
         megabytes: About so large an organ, in 10^6 bytes.
         say: Told what is being done.
 

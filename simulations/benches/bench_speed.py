@@ -375,13 +375,15 @@ def markdown(found: Mapping[str, Any]) -> str:
         found: What ``measure`` returns.
     """
     rows, facts = found["work"], found["arithmetic"]
+    trained = max(run["tokens"] for run in found["runs"][train_organ.__name__])
     shares = ", ".join(f"{name} {share}" for name, share in facts["profile"].items())
     return "\n".join(
         [
             tables.table(list(rows[0]), [list(row.values()) for row in rows]),
-            f"On {found['machine']}, one thread, {found['tokens']:,} tokens of abstracts, seed "
+            f"On {found['machine']}, one thread, {trained:,} tokens of abstracts to train on, seed "
             f"{found['seed']}: median (least to most) of {len(found['gigaflops'])} runs in turns. "
-            f"A token of training by factors takes {facts['megaflops a token']} million "
+            "Training is timed with the building of its model, which so few steps do not make up "
+            f"for. A token of training by factors takes {facts['megaflops a token']} million "
             f"operations; in float32 that is {facts[PART]} of what the machine multiplies at best "
             f"({facts['gigaflops of the machine']} gigaflops). The profile: {shares}.",
             "",
