@@ -8,23 +8,19 @@ is the way from site to site; to donate and to try an organ takes what the model
 import json
 import shutil
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
-from flwr.app import Context, Message
 
-from client import app as site
-from client import donor
 from not_core import atomic
 from not_core.errors import ExchangeError
-from not_core.manifest import Span, TrainingFacts
-from not_core.protocol import SEGMENT_BYTES, Terms
+from not_core.manifest import Span
+from not_core.protocol import SEGMENT_BYTES
 from not_core.service import supervisor
 from server import home as coordinator_home
 from server.schedule import COMPLETED
@@ -35,71 +31,18 @@ from simulations.federation.served import Deployment
 from simulations.machine import peak_bytes
 from simulations.tables import table, word
 
-if TYPE_CHECKING:
-    from client.home import Site
-    from client.training import Training
-    from not_core.learning.training import TrainedOrgan
-    from not_core.surgery.checkpoint import Checkpoint
-
 BOUND_MB = 700
 """What any process may take while an organ passes, in 10^6 bytes, imports among it."""
-COSTS = "costs.jsonl"
 WITH_MODEL = frozenset({"donate", "transplant"})
 """Messages that are answered with the model in memory; no other may take more than the bound."""
-TOKENS, VOCABULARY = 64, 1024
+VOCABULARY = 1024
 LOOK_SECONDS = 0.5
 COORDINATOR = "coordinator"
+COSTS, TOKENS = "costs.jsonl", 64
+"""Where a site notes what each message took, and what its organ says it was trained on."""
+SITE_APP = "simulations.benches.served_site:app"
+"""Is imported by the sites only: it takes the place of their own app and of their training."""
 SITES = {"donor": True, "reader": False}
-
-
-def _answer(
-    message: Message, find_home: Callable[[Context], Path], context: Context, *rest: Any
-) -> Message:
-    """Answer as a site does, and note what it took of this process, which answers once."""
-    started = time.monotonic()
-    reply = _as_it_is(message, find_home, context, *rest)
-    note = {
-        "message": message.metadata.message_type.rpartition(".")[2],
-        "seconds": time.monotonic() - started,
-        "peak_mb": peak_bytes() / 1e6,
-    }
-    with (find_home(context) / COSTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(note) + "\n")
-    return reply
-
-
-def _prepare(site: "Site", host: "Checkpoint", terms: Terms) -> "Training":
-    """Training that leaves the base's layers as they are, and reads them when they are written."""
-    from client.training import Training
-    from not_core.learning.training import TrainedOrgan
-    from not_core.surgery.organ import extract
-
-    def train(planted: tuple[str, ...], advance: Callable[[int, float], None]) -> "TrainedOrgan":
-        facts = TrainingFacts(
-            scaffold="in-situ",
-            rank=None,
-            tokens=terms.tokens,
-            steps=1,
-            seed=terms.seed,
-            learning_rate=terms.learning_rate,
-            block_tokens=TOKENS,
-            step_tokens=TOKENS,
-            head_sample=None,
-            precision="bfloat16",
-            device="none",
-            threads=1,
-            libraries={},
-        )
-        return TrainedOrgan(extract(host, terms.span), None, facts, (), ())
-
-    return Training(terms.tokens, {}, train)
-
-
-_as_it_is = site.answer
-setattr(site, "answer", _answer)  # noqa: B010 - a name of another module
-setattr(donor, "prepare", _prepare)  # noqa: B010
-app = site.site_app(site.configured_home)
-"""What takes the place of ``client.app:app`` at these sites."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +107,7 @@ def judge(result: Mapping[str, Any]) -> None:
 
 def _pass(scenario: exchange.Scenario, say: Callable[[str], None]) -> dict[str, Any]:
     exchange.prepare(scenario, say)
-    deployment = Deployment(scenario, site_app=f"{__name__}:app")
+    deployment = Deployment(scenario, site_app=SITE_APP)
     homes = {COORDINATOR: deployment.coordinator, **deployment.sites}
     with deployment.serving(), _Watch(homes) as watch:
         say("the exchange")
