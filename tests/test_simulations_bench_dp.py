@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -324,6 +325,18 @@ def test_a_quick_run_measures_once_and_says_what_loses(
     code, _, err = call(*words, app=commands.app)
     assert code == 0
     assert "measuring" not in err
+
+
+def test_the_tables_are_those_of_the_kept_measurements(tmp_path: Path) -> None:
+    kept = Path(__file__).parent.parent / results.RESULTS
+    for name in ("quality", "privacy"):
+        shutil.copytree(kept / name / "cells", tmp_path / name / "cells")
+    bench_dp.experiment("", tmp_path / "privacy", print, kept_only=True)
+    for name in ("bench-dp.json", "bench-dp.md", "bench-dp.csv"):
+        made, there = (folder / "privacy" / name for folder in (tmp_path, kept))
+        assert made.read_text(encoding="utf-8") == there.read_text(encoding="utf-8"), (
+            "run organ-simulate bench-dp --out docs/results/privacy --kept-only"
+        )
 
 
 def test_the_readme_says_of_which_delta_it_is() -> None:

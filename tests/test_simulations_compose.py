@@ -96,9 +96,11 @@ def test_a_part_of_a_gain_is_sure_only_where_documents_agree() -> None:
         return Reading(tuple(DocumentLoss(one, 10) for one in nats))
 
     host, alone = reading(*[30.0] * 8), reading(*[20.0] * 8)
-    part, (low, high) = compose.gain_kept(host, alone, reading(*[22.0] * 8), 0)
-    assert (part, low, high) == (0.8, 0.8, 0.8)
-    part, (low, high) = compose.gain_kept(host, alone, reading(*[30.0, 14.0] * 4), 0)
+    assert compose.gain_kept(host, alone, reading(*[22.0] * 8), 0) == (0.8, (0.8, 0.8))
+    assert compose.gain_kept(host, host, alone, 0) is None, "there is nothing to keep"
+    found = compose.gain_kept(host, alone, reading(*[30.0, 14.0] * 4), 0)
+    assert found
+    part, (low, high) = found
     assert part == 0.8
     assert low < 0.5
     assert high > 1.1

@@ -118,9 +118,9 @@ def experiment(
             for key, single in _beside(name).items():
                 if single in found and single != name:
                     host_, alone, this = (found[one][key] for one in (HOST, single, name))
-                    part, reach = gain_kept(host_, alone, this, seed)
-                    row[f"{key} gain kept"] = part
-                    row[f"{key} gain kept, documents"] = list(reach)
+                    if part := gain_kept(host_, alone, this, seed):
+                        row[f"{key} gain kept"] = part[0]
+                        row[f"{key} gain kept, documents"] = list(part[1])
             rows.append(row)
         atomic.write(out / "compose.json", json.dumps(rows, indent=2).encode())
         atomic.write(out / "compose.md", markdown(rows).encode())
@@ -137,7 +137,7 @@ def _beside(name: str) -> dict[str, str]:
 
 def gain_kept(
     host: Reading, alone: Reading, this: Reading, seed: int
-) -> tuple[float, tuple[float, float]]:
+) -> tuple[float, tuple[float, float]] | None:
     """Which part of one organ's gain alone, in log perplexity, a pair keeps or another brings.
 
     Args:
@@ -147,14 +147,17 @@ def gain_kept(
         seed: Of the resampling.
 
     Returns:
-        The part, and its 95% interval over documents, made as ``evaluation.compare`` makes one.
+        The part, and its 95% interval over documents, made as ``evaluation.compare`` makes one;
+        None where the one organ gains nothing.
     """
     import numpy as np
 
     before, one, both = (
         np.array([loss.nats for loss in reading.losses]) for reading in (host, alone, this)
     )
-    part = (before - both).sum() / (before - one).sum()
+    if (gain := (before - one).sum()) <= 0:
+        return None
+    part = (before - both).sum() / gain
 
     def parts(drawn: Any) -> Any:
         return (before - both)[drawn].sum(axis=1) / (before - one)[drawn].sum(axis=1)
