@@ -20,8 +20,7 @@ from simulations import commands, results
 from simulations.experiments import bench_dp, bench_dp_results, compare, documents, quality
 from simulations.experiments.bench_dp import cells, measure, private_case
 from simulations.experiments.compare import Case
-from simulations.experiments.contestants import CONTESTANTS
-from simulations.experiments.private_contestants import lora_place
+from simulations.experiments.contestants import CONTESTANTS, lora_place
 from simulations.material import domains
 
 BLOCKS = [tuple(range(2 + i, 2 + i + size)) for i, size in enumerate((9, 4, 12, 2, 20, 7))]
@@ -38,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_loras_clipped_sum_is_that_of_a_loop_over_units(way: Clipping, model: str) -> None:
     recipe = Recipe(tokens=1, rank=4, precision="float32", threads=1)
     lora = replace(CONTESTANTS["lora"], rank=4)
-    with lora_place(lora, open_checkpoint(model), BLOCKS, recipe) as (place, body):
+    with lora_place(lora, open_checkpoint(model), BLOCKS, recipe, apart=True) as (place, body):
         learning = place.masters.parameters
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():  # half of the factors begin with zeros, where the others do nothing

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from not_core import canonical
 from not_core.cache import cache_home
 from not_core.commands.program import progress
-from not_core.learning import device, recovery
+from not_core.learning import recovery
 from not_core.learning.lessons import Lessons
 from not_core.learning.recipe import Recipe, default_span
 from not_core.learning.records import Split, split
@@ -32,7 +32,7 @@ from not_core.surgery.organ import Label, Organ, describe
 from not_core.surgery.plan import identity, transplant
 from simulations.experiments.cells import read, run, tell
 from simulations.experiments.clinic_results import chart, markdown, summary
-from simulations.experiments.contestants import CONTESTANTS, Whole, fit, with_lora, with_organ
+from simulations.experiments.contestants import CONTESTANTS, fit, lora_place, with_organ
 from simulations.experiments.documents import TEST, shuffled
 from simulations.experiments.kept import LIBRARIES, computes_in, recipe_facts
 from simulations.machine import Meter
@@ -296,22 +296,11 @@ def tune(tuning: str, base: Checkpoint, own: Split, visit: Visit) -> Tuned:
 
 def _lora(base: Checkpoint, own: Split, recipe: Recipe) -> Tuned:
     """PEFT's LoRA in the course that ours takes: same packs, readings, patience and choice."""
-    import torch
-
-    from not_core.learning.masters import Masters
-    from not_core.learning.packing import rows_of
-    from not_core.learning.resumption import Resumption
-
-    with device.threads(recipe.threads):
-        torch.manual_seed(recipe.seed)
-        body = assemble(identity(base.layers), base, {}, dtype=recipe.precision)
-        lessons = Lessons(base.tokenizer, own.train, own.held_out, recipe)
-        scene = Whole(body, lessons.blocks, rows_of(body))
-        model = with_lora(body, CONTESTANTS["lora"])  # its factors are put into the body
-        learning = {name: one for name, one in model.named_parameters() if one.requires_grad}
-        masters = Masters(learning, recipe.clip)
+    lessons = Lessons(base.tokenizer, own.train, own.held_out, recipe)
+    lora = CONTESTANTS["lora"]
+    with lora_place(lora, base, lessons.blocks, recipe, apart=False) as (place, model):
         course = Course(
-            scene, masters, lessons, recipe, Resumption(None, ""), lambda tokens, loss: None
+            place.scene, place.masters, lessons, recipe, place.kept, lambda tokens, loss: None
         )
         progress = course.run(time.monotonic())
     fitted = model.merge_and_unload().eval()

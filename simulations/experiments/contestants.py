@@ -6,13 +6,14 @@ cosine and clipping; what differs is what learns, and in which precision the res
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from not_core.errors import TrainingError
-from not_core.learning.device import Precision
+from not_core.learning.device import Precision, threads
 from not_core.learning.lessons import Budget, Lessons
 from not_core.learning.recipe import Recipe, default_span
 from not_core.learning.training import TrainedOrgan, train
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from not_core.learning.masters import Masters
     from not_core.learning.packing import Rows
+    from not_core.learning.resumption import Resumption
     from not_core.learning.text_blocks import Block
 
 
@@ -182,7 +185,6 @@ def _plain(
     """LoRA by PEFT, or every parameter, in a plain loop with the class's own loss."""
     import torch
 
-    from not_core.learning.device import threads
     from not_core.learning.packing import rows_of
 
     with threads(recipe.threads):
@@ -295,6 +297,49 @@ class Whole:
         return torch.nn.functional.cross_entropy(
             logits.flatten(0, 1).float(), labels.flatten(), reduction="none"
         ).view(labels.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a course runs: what it asks of a ``Workplace``."""
+
+    scene: Whole
+    masters: "Masters"
+    kept: "Resumption"
+
+
+@contextmanager
+def lora_place(
+    contestant: Contestant,
+    host: Checkpoint,
+    blocks: "Sequence[Block]",
+    recipe: Recipe,
+    *,
+    apart: bool,
+) -> Iterator[tuple[Place, Any]]:
+    """The whole model with PEFT's factors in it, set up as ``workplace`` sets up an organ.
+
+    Args:
+        contestant: LoRA.
+        host: The model.
+        blocks: All that will be read.
+        recipe: How.
+        apart: Whether each block is a row of its own.
+    """
+    import torch
+
+    from not_core.learning.masters import Masters
+    from not_core.learning.packing import Rows, rows_of
+    from not_core.learning.resumption import Resumption
+
+    with threads(recipe.threads):
+        torch.manual_seed(recipe.seed)
+        body = assemble(identity(host.layers), host, {}, dtype=computes_in(recipe))
+        model = with_lora(body, contestant)  # its factors are put into the body
+        learning = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        masters = Masters(learning, recipe.clip)
+        rows = Rows(packed=False) if apart else rows_of(body)
+        yield Place(Whole(body, blocks, rows), masters, Resumption(None, "")), model
 
 
 def adapter(model: Any) -> "dict[str, torch.Tensor]":

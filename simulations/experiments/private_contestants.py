@@ -4,30 +4,24 @@ Both draw, clip, add noise and step by ``not_core.learning``.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from not_core.learning import device
 from not_core.learning.guard import Guard, Planned, plan
 from not_core.learning.private import PrivateCourse, UnitLessons
 from not_core.learning.recipe import Recipe, default_span
 from not_core.learning.records import Unit
-from not_core.learning.text_blocks import Block
 from not_core.learning.training import workplace
 from not_core.privacy.account import Uncharged
-from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint
-from not_core.surgery.plan import identity
-from simulations.experiments.contestants import Contestant, Fitted, Whole, of_organ, with_lora
+from simulations.experiments.contestants import Contestant, Fitted, lora_place, of_organ
 
 if TYPE_CHECKING:
     import torch
 
     from not_core.learning.clipping import Clipped
-    from not_core.learning.masters import Masters
-    from not_core.learning.resumption import Progress, Resumption
+    from not_core.learning.resumption import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +65,6 @@ def fit_privately(
         run.read,
         lambda: _noise_seconds(shapes, len(units), run.planned.mechanism.sampling_probability),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a private course runs: what it asks of a ``Workplace``."""
-
-    scene: Whole
-    masters: "Masters"
-    kept: "Resumption"
 
 
 @dataclass(slots=True)
@@ -138,7 +123,7 @@ def _organ(contestant: Contestant, host: Checkpoint, run: _Run) -> Fitted:
 
 
 def _lora(contestant: Contestant, host: Checkpoint, run: _Run) -> Fitted:
-    with lora_place(contestant, host, run.lessons.blocks, run.recipe) as (place, model):
+    with lora_place(contestant, host, run.lessons.blocks, run.recipe, apart=True) as (place, model):
         progress = run.go(place, model)
     return Fitted(
         lambda: model.merge_and_unload().eval(),
@@ -146,26 +131,6 @@ def _lora(contestant: Contestant, host: Checkpoint, run: _Run) -> Fitted:
         sum(one.numel() for one in run.learned),
         sum(one.numel() * one.element_size() for one in run.learned),
     )
-
-
-@contextmanager
-def lora_place(
-    contestant: Contestant, host: Checkpoint, blocks: Sequence[Block], recipe: Recipe
-) -> Iterator[tuple[Place, Any]]:
-    """The whole model with PEFT's factors in it, set up as ``workplace`` sets up an organ."""
-    import torch
-
-    from not_core.learning.masters import Masters
-    from not_core.learning.packing import Rows
-    from not_core.learning.resumption import Resumption
-
-    with device.threads(recipe.threads):
-        torch.manual_seed(recipe.seed)
-        body = assemble(identity(host.layers), host, {}, dtype=recipe.precision)
-        model = with_lora(body, contestant)  # its factors are put into the body
-        learning = {name: one for name, one in model.named_parameters() if one.requires_grad}
-        masters = Masters(learning, recipe.clip)
-        yield Place(Whole(body, blocks, Rows(packed=False)), masters, Resumption(None, "")), model
 
 
 def _noise_seconds(shapes: "Sequence[torch.Size]", units: int, probability: float) -> float:
