@@ -21,6 +21,7 @@ from not_core.learning.recipe import Recipe
 from not_core.learning.records import read_records, split
 from not_core.surgery.checkpoint import open_checkpoint
 from simulations.federation.sites import Federation, materialise
+from simulations.machine import processor
 from simulations.material.sources import Report
 
 PARTS = ("choosing", "measuring")
@@ -127,9 +128,13 @@ class Contest:
         return dict(json.loads(path.read_bytes())) if path.is_file() else None
 
     def keep(self, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Write a result, whole or not at all, and return it as it will be read."""
-        atomic.write(self.cells / f"{name}.json", json.dumps(row, indent=1).encode())
-        return dict(json.loads(json.dumps(row)))
+        """Write a result, whole or not at all, and return it as it will be read.
+
+        With the processor that it was measured on; what else decides it is in the folder's name.
+        """
+        text = json.dumps({"machine": processor(), **row}, indent=1)
+        atomic.write(self.cells / f"{name}.json", text.encode())
+        return dict(json.loads(text))
 
 
 def prepare(
