@@ -127,7 +127,7 @@ def test_the_average_is_weighted_by_documents(ready: Contest) -> None:
         torch.testing.assert_close(value, mean, rtol=1e-5, atol=1e-7)
         assert value.dtype == torch.float32
     first, *_, last = averaging.finished(ready)
-    before, after = (averaging.perplexities(row, "measuring") for row in (first, last))
+    before, after = (contest.perplexities(row, "measuring") for row in (first, last))
     assert all(after[site] < before[site] for site in ready.sites)
 
 

@@ -8,7 +8,7 @@ packs of blocks as organs learn from, every site in every round, and a round tha
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,15 @@ from not_core.learning.lessons import Budget, Lessons
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.plan import identity
-from simulations.experiments.contest import PARTS, Contest, Setting, flat, losses, reading
+from simulations.experiments.contest import (
+    PARTS,
+    Contest,
+    Round,
+    Setting,
+    flat,
+    losses,
+    perplexities,
+)
 from simulations.experiments.contestants import Contestant, adapter, step, with_lora
 from simulations.federation.engine import play
 from simulations.material.sources import Report
@@ -33,9 +41,6 @@ from simulations.material.sources import Report
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 LEAST = 0.1
 """Learning rate of the last round, as a fraction of the first one's; an organ's falls to it too."""
-
-Round = Mapping[str, Any]
-"""One finished round as it is kept: number, learning rate and, by site, what it took and gave."""
 
 
 def rate(setting: Setting, number: int) -> float:
@@ -183,11 +188,6 @@ def finished(contest: Contest) -> list[Round]:
     while row := contest.kept(f"round-{len(found):03d}"):
         found.append(row)
     return found
-
-
-def perplexities(row: Round, part: str) -> dict[str, float]:
-    """Perplexity by site after a round."""
-    return {name: reading(site[part]).perplexity for name, site in row["sites"].items()}
 
 
 def settled(rounds: Sequence[Round], setting: Setting) -> bool:

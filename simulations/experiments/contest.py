@@ -28,6 +28,10 @@ PARTS = ("choosing", "measuring")
 """Held-out documents: those by which a site chooses what to keep, and those reported on."""
 
 
+Round = Mapping[str, Any]
+"""One finished round as it is kept: number, learning rate and, by site, what it took and gave."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """What decides the course of a contest, beside model and documents.
@@ -207,3 +211,8 @@ def flat(series: Sequence[Mapping[str, float]], tolerance: float, steps: int = 2
         for before, after in itertools.pairwise(last)
         for site in after
     )
+
+
+def perplexities(row: Round, part: str) -> dict[str, float]:
+    """Perplexity by site after a round."""
+    return {name: reading(site[part]).perplexity for name, site in row["sites"].items()}

@@ -13,8 +13,7 @@ from typing import Any
 from not_core.learning.evaluation import compare
 from simulations import charts, tables
 from simulations.charts import Axis, Chart, Look, Panel, Point, Series
-from simulations.experiments.averaging import Round, perplexities
-from simulations.experiments.contest import Setting, flat, reading
+from simulations.experiments.contest import Round, Setting, flat, perplexities, reading
 
 FEDAVG, ORGANS, OWN = "FedAvg, LoRA", "organs", "its own organ, unshared"
 AIM = 0.1
