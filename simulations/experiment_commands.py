@@ -302,6 +302,9 @@ def federated(
     quick: Annotated[
         bool, typer.Option("--quick", help="Three sites, two rounds, few tokens: 8 minutes.")
     ] = False,
+    only: Annotated[
+        str, typer.Option(help="Sites with commas between, as of one field; default: all.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Compare one exchange of organs with federated averaging of LoRA, Flower's own, until flat.
@@ -309,13 +312,14 @@ def federated(
     The same sites, records and tokens; perplexity over bytes and over seconds. Hours on one core.
     A run that was cut off goes on.
 
-    Example: organ-simulate federated --quick --out runs/federated
+    Example: organ-simulate federated --only hospital,clinic --out runs/medicine
     """
     from simulations.experiments.federated import against_fedavg
     from simulations.experiments.federated_results import sentence
     from simulations.material.model import base_model
 
-    found = against_fedavg(base_model(model, say), out, say, quick=quick)
+    sites = [name.strip() for name in only.split(",") if name.strip()]
+    found = against_fedavg(base_model(model, say), out, say, quick=quick, only=sites)
     listing(found["table"], as_json)
     for row in found["comparison"]:
         say(sentence(row))

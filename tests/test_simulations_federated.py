@@ -14,6 +14,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from safetensors.torch import load_file
 
 from not_core.errors import ExchangeError
+from simulations import commands
 from simulations.experiments import (
     averaging,
     contest,
@@ -339,3 +340,13 @@ def test_a_contest_on_flowers_engine(model: str, sites: Path, tmp_path: Path) ->
     said.clear()
     assert federated.experiment(*given) == found
     assert said == []
+
+
+def test_a_site_that_nobody_is_called_is_named(
+    tmp_path: Path, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    words = ("federated", "--only", "clinic,nobody", "--model", tmp_path, "--out", tmp_path / "out")
+    code, _, err = call(*words, app=commands.app)
+    assert code == 1
+    assert "no site is called nobody; expected some of hospital, clinic, " in err
+    assert not (tmp_path / "out").exists()

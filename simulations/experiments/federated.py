@@ -1,12 +1,13 @@
 """Organ exchange against federated averaging: the same sites, records, tokens and documents."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from not_core import atomic
+from not_core.errors import ExchangeError
 from simulations import charts
 from simulations.experiments import averaging, one_shot
 from simulations.experiments.contest import PARTS, Setting, prepare
@@ -17,7 +18,12 @@ QUICK_SITES = 3
 
 
 def against_fedavg(
-    model: str, out: Path, say: Callable[[str], None], *, quick: bool = False
+    model: str,
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    quick: bool = False,
+    only: Collection[str] = (),
 ) -> dict[str, Any]:
     """Compare both methods at the demo's sites and write what they say together.
 
@@ -28,18 +34,25 @@ def against_fedavg(
         out: Folder for federated.json, .md, .png and .csv; ``cells`` in it holds a file a result.
         say: Told of progress.
         quick: Three sites, two rounds, few tokens.
+        only: Names of sites, such as those of one field; none for all.
 
     Returns:
         What federated.json holds.
 
     Raises:
-        ExchangeError: The simulation could not be carried out.
+        ExchangeError: There is no such site, or the simulation could not be carried out.
         RecordsError: A site holds too few documents.
         SourceError: Text cannot be fetched.
     """
     setting = QUICK if quick else Setting()
     federation = load_sites(None, None, setting.seed)
-    if quick:
+    if unknown := {*only} - {site.name for site in federation.sites}:
+        names = ", ".join(site.name for site in federation.sites)
+        raise ExchangeError(f"no site is called {min(unknown)}; expected some of {names}")
+    if only:
+        sites = tuple(site for site in federation.sites if site.name in only)
+        federation = replace(federation, sites=sites)
+    elif quick:
         federation = replace(federation, sites=federation.sites[:QUICK_SITES])
     return experiment(setting, federation, model, out, say)
 
