@@ -4,13 +4,11 @@ Organs of two domains are trained on the demo's texts; every composition is meas
 documents of both domains and on general text, beside the host and each organ alone.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from not_core import atomic
 from not_core.learning.evaluation import Reading, compare, resampled
 from not_core.learning.recipe import Recipe, default_span
 from not_core.learning.records import Split, split
@@ -20,7 +18,7 @@ from not_core.surgery.merge import Average, Method, Ties, merge
 from not_core.surgery.organ import Label, Organ
 from not_core.surgery.plan import Graft, Mode
 from not_core.surgery.plan import compose as composed
-from simulations import charts
+from simulations.experiments.cells import tell
 from simulations.experiments.compose_results import HOST, PAIR, chart, markdown
 from simulations.experiments.kept import Kept, Readings
 from simulations.material import domains
@@ -101,31 +99,38 @@ def experiment(
     }
     held_out = {name: parts.held_out for name, parts in texts.items()}
     held_out["general"] = tuple(_texts(domains.general(say))[:GENERAL])
-    kept, rows = Kept(out, host, say), []
+    kept = Kept(out, host, say)
     kept.tell(Recipe(tokens=tokens, threads=THREADS, device="cpu"), seeds)
-    for seed in range(seeds):
-        organs = dict(_organs(kept, texts, tokens, seed))
-        found = {
-            one.name: _measure(one, kept, organs, held_out)
-            for one in COMPOSITIONS
-            if all(key in organs for key, _, _ in one.grafts)
-        }
-        for name, readings in found.items():
-            row: dict[str, Any] = {"composition": name, "seed": seed}
-            for key, reading in readings.items():
-                row[key] = round(reading.perplexity, 2)
-                row[f"{key} change"] = percent(compare(found[HOST][key], reading, seed))
-            for key, single in _beside(name).items():
-                if single in found and single != name:
-                    host_, alone, this = (found[one][key] for one in (HOST, single, name))
-                    if part := gain_kept(host_, alone, this, seed):
-                        row[f"{key} gain kept"] = part[0]
-                        row[f"{key} gain kept, documents"] = list(part[1])
-            rows.append(row)
-        atomic.write(out / "compose.json", json.dumps(rows, indent=2).encode())
-        atomic.write(out / "compose.md", markdown(rows).encode())
-    charts.write(chart(rows), out / "compose")
-    return rows
+    rows = (row for seed in range(seeds) for row in _composed(kept, texts, held_out, tokens, seed))
+    return tell(out, "compose", rows, lambda found: [*map(dict, found)], markdown, chart)
+
+
+def _composed(
+    kept: Kept,
+    texts: dict[str, Split],
+    held_out: dict[str, tuple[str, ...]],
+    tokens: int,
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    """The rows of one seed."""
+    organs = dict(_organs(kept, texts, tokens, seed))
+    found = {
+        one.name: _measure(one, kept, organs, held_out)
+        for one in COMPOSITIONS
+        if all(key in organs for key, _, _ in one.grafts)
+    }
+    for name, readings in found.items():
+        row: dict[str, Any] = {"composition": name, "seed": seed}
+        for key, reading in readings.items():
+            row[key] = round(reading.perplexity, 2)
+            row[f"{key} change"] = percent(compare(found[HOST][key], reading, seed))
+        for key, single in _beside(name).items():
+            if single in found and single != name:
+                host_, alone, this = (found[one][key] for one in (HOST, single, name))
+                if part := gain_kept(host_, alone, this, seed):
+                    row[f"{key} gain kept"] = part[0]
+                    row[f"{key} gain kept, documents"] = list(part[1])
+        yield row
 
 
 def _beside(name: str) -> dict[str, str]:

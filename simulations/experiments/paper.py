@@ -83,7 +83,6 @@ def positions(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[R
         for mode in MODES:
             say(f"trying {way}, {mode}")
             rows += _positions(way, mode, scan(host, source, mode, documents))
-            _write(out / "positions.json", rows)
     for way, recipe in WAYS.items():
         say(f"trying {way}, {MADE_THERE}")
         made = _made_there(kept, way, _with(recipe, tokens, seed), len(span), parts.train)
@@ -91,7 +90,6 @@ def positions(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[R
         plans = {start: _plan(host, sources, way, MADE_THERE, start) for start in made}
         found = read_plans(host, sources, plans, documents)
         rows += _positions(way, MADE_THERE, Scan(found.before, found.after, {}))
-        _write(out / "positions.json", rows)
     others = document_blocks(host.tokenizer, parts.held_out[TRIED:], BLOCK_TOKENS, 1)
     _read_the_best(rows, host, sources, others)
     _write(out / "positions.json", rows)
@@ -206,7 +204,6 @@ def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Ro
     given = {GIVEN: organs[GIVEN], f"{GIVEN}, three layers": short}
     tried = {name: organ.source for name, organ in (organs | given).items()}
     rows = _tried("base", host, tried, held_out, say)
-    _write(out / "transfer.json", rows)
     with tempfile.TemporaryDirectory(dir=out) as folder:
         say(f"tuning the base on {TUNED_ON} by LoRA")
         lora = fit(CONTESTANTS["lora"], host, parts[TUNED_ON].train, {"tokens": tokens}, seed)
