@@ -84,7 +84,7 @@ def run(
             continue
         if there and not kept_only:
             row = json.loads(kept.read_bytes())
-            if row["base"] != _base(model):
+            if row.get("base") != _base(model):
                 raise ExchangeError(f"{kept} is of another base model; choose another --out")
             there = row.get("measured", 1) >= since
         if not there:
