@@ -8,11 +8,17 @@ from typing import Any
 from not_core import atomic
 from not_core.errors import FormatError
 from simulations.benches import bench_speed
-from simulations.experiments import bench_dp_results, federated_results, quality_results
+from simulations.experiments import (
+    bench_dp_results,
+    clinic_results,
+    federated_results,
+    quality_results,
+)
 from simulations.experiments.kept import RESULTS
 
 TABLES: dict[str, tuple[Path, Callable[[Any], str]]] = {
     "quality": (RESULTS / "quality" / "quality.json", quality_results.brief),
+    "clinic": (RESULTS / "clinic" / "clinic.json", clinic_results.brief),
     "federated": (RESULTS / "federated" / "federated.json", federated_results.brief),
     "privacy": (RESULTS / "privacy" / "bench-dp.json", bench_dp_results.brief),
     "speed": (RESULTS / "speed" / "bench-speed.json", bench_speed.markdown),

@@ -105,6 +105,7 @@ def test_the_note_says_how_many_seeds(counts: list[int], said: str) -> None:
     "name",
     [
         "attack/attack",
+        "clinic/clinic",
         "compose/compose",
         "federated/federated",
         "positions/positions",
