@@ -211,9 +211,16 @@ def _scale(ticks: Any, set_scale: Any, set_limits: Any, axis: Axis) -> None:
         ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ticks.set_minor_locator(NullLocator())
     if not axis.places:
-        ticks.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.6g}"))
+        ticks.set_major_formatter(FuncFormatter(lambda value, place: _short(value)))
     if axis.limits:
         set_limits(*axis.limits)
+
+
+def _short(value: float) -> str:
+    """A number at a tick: 50k for 50,000, 2M for two million."""
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:.6g}M"
+    return f"{value / 1e3:.6g}k" if abs(value) >= 1e4 else f"{value:,.6g}"
 
 
 def _series(axes: Any, series: Series, beside: float) -> None:

@@ -25,7 +25,7 @@ METHODS = {
 AXES = (
     ("trained tokens", "tokens trained on", False),
     ("cpu seconds", "CPU seconds", False),
-    ("artefact MB", "MB to send", True),
+    ("trainable", "numbers to send", True),
 )
 
 
