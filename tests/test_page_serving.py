@@ -1,15 +1,18 @@
 """A page's server: who dawdles, who sends too much, who comes too often, and how it ends."""
 
+import asyncio
 import socket
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from pages import site
 from servers import in_thread
+from uvicorn.server import ServerState
 
 from client.page import app as site_page
 from not_core.errors import ServiceError
@@ -108,6 +111,43 @@ def test_one_address_does_not_shut_out_others(
     finally:
         for one in crowd:
             one.close()
+
+
+class Caller:
+    """A transport to nobody, which is shut in the next round of the loop, as asyncio's are."""
+
+    def __init__(self, peer: str) -> None:
+        self.peer, self.shut = peer, False
+
+    def get_extra_info(self, name: str) -> Any:
+        return (self.peer, 1) if name == "peername" else None
+
+    def is_closing(self) -> bool:
+        return self.shut
+
+    def abort(self) -> None:
+        self.shut = True
+
+
+def test_who_is_being_shut_takes_nobodys_place(place: Place, tmp_path: Path) -> None:
+    """Many at once: those over the bound are still known when another address comes."""
+
+    async def crowd() -> tuple[list[Caller], Caller]:
+        config = serving.config_of(site_page.page_of(site(tmp_path / "two"), place, "t"), place)
+        config.load()
+        state = ServerState()
+
+        def call(peer: str) -> Caller:
+            caller = Caller(peer)
+            serving.Connection(config, state, {}).connection_made(caller)  # type: ignore[arg-type]
+            return caller
+
+        return [call("127.0.0.1") for _ in range(serving.Connection.most + 10)], call(ELSEWHERE)
+
+    callers, other = asyncio.run(crowd())
+    bound = serving.Connection.most_of_one
+    assert [one.shut for one in callers] == [number >= bound for number in range(len(callers))]
+    assert not other.shut
 
 
 def test_a_port_that_is_taken_is_said_before_an_address_is(tmp_path: Path) -> None:

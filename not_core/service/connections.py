@@ -97,11 +97,13 @@ class Bounded(H11Protocol):
         super().connection_made(transport)
         if self.door is not None:
             self.door.entered(transport.get_extra_info("peername"))
-        crowds = Counter(origin(one.client) for one in self.connections)
+        # Those that are being shut are no longer there, though the loop has yet to take them out.
+        standing = [one for one in self.connections if not one.transport.is_closing()]
+        crowds = Counter(origin(one.client) for one in standing)
         if crowds[origin(self.client)] > self.most_of_one:
             transport.abort()
             return
-        if len(self.connections) > self.most:
+        if len(standing) > self.most:
             self._make_room(crowds)
         self._look()
 
@@ -121,7 +123,9 @@ class Bounded(H11Protocol):
         quiet = [
             (-crowds[origin(one.client)], one._since, one.transport)
             for one in self.connections
-            if isinstance(one, Bounded) and one._since is not None
+            if isinstance(one, Bounded)
+            and one._since is not None
+            and not one.transport.is_closing()
         ]
         _, _, longest = min(quiet, key=lambda one: one[:2], default=(0, 0.0, self.transport))
         longest.abort()
