@@ -6,6 +6,7 @@ import resource
 import socket
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -104,7 +105,7 @@ class Bounded(H11Protocol):
             transport.abort()
             return
         if len(standing) > self.most:
-            self._make_room(crowds)
+            self._make_room(standing, crowds)
         self._look()
 
     def data_received(self, data: bytes) -> None:
@@ -118,14 +119,12 @@ class Bounded(H11Protocol):
         self._between, self._since = True, time.monotonic()
         super().on_response_complete()
 
-    def _make_room(self, crowds: Counter[str]) -> None:
+    def _make_room(self, standing: Sequence[Any], crowds: Counter[str]) -> None:
         """Shut the connection that has waited longest, of the origin that has most of them."""
         quiet = [
             (-crowds[origin(one.client)], one._since, one.transport)
-            for one in self.connections
-            if isinstance(one, Bounded)
-            and one._since is not None
-            and not one.transport.is_closing()
+            for one in standing
+            if isinstance(one, Bounded) and one._since is not None
         ]
         _, _, longest = min(quiet, key=lambda one: one[:2], default=(0, 0.0, self.transport))
         longest.abort()

@@ -21,6 +21,7 @@ from not_core.errors import ExchangeError
 from not_core.learning.evaluation import read_losses
 from not_core.surgery.checkpoint import open_checkpoint
 from simulations import charts
+from simulations.experiments.intervals import Row
 from simulations.experiments.kept import BLOCK_TOKENS, LIBRARIES
 from simulations.machine import processor
 
@@ -32,7 +33,6 @@ MEASURED = 2
 other defaults. It stands in what is kept; 1 is what does not say."""
 SO_FAR_SECONDS = 60.0
 """How old what measurements say may be while others go on."""
-Row = Mapping[str, Any]
 Found = TypeVar("Found")
 
 
@@ -82,8 +82,8 @@ def run(
         there = kept.is_file()
         if kept_only and not there:
             continue
+        row = json.loads(kept.read_bytes()) if there else {}
         if there and not kept_only:
-            row = json.loads(kept.read_bytes())
             if row.get("base") != _base(model):
                 raise ExchangeError(f"{kept} is of another base model; choose another --out")
             there = row.get("measured", 1) >= since
@@ -100,10 +100,11 @@ def run(
                     f"{kept.stem} failed, the same command goes on from there; it said: "
                     f"{done.stderr[-2000:]}"
                 )
-            row = {"base": _base(model), **json.loads(done.stdout.splitlines()[-1])}
-            atomic.write(kept, json.dumps({**_about(case, needs), **row}, indent=1).encode())
+            row = _about(case, needs) | {"base": _base(model)}
+            row |= json.loads(done.stdout.splitlines()[-1])
+            atomic.write(kept, json.dumps(row, indent=1).encode())
         advance(1, kept=there)
-        yield json.loads(kept.read_bytes())
+        yield row
 
 
 @lru_cache(maxsize=1)
@@ -176,8 +177,13 @@ def tell(
     if not measured:
         raise ExchangeError(f"nothing is measured in {out}; run the same without --kept-only")
     found = summary(measured)
-    atomic.write(out / f"{name}.json", json.dumps(found, indent=1).encode())
-    atomic.write(out / f"{name}.md", markdown(found).encode())
-    charts.write(chart(found), out / name)
+    publish(out, name, found, markdown(found), chart(found))
     so_far.unlink(missing_ok=True)
     return found
+
+
+def publish(out: Path, name: str, found: Any, page: str, chart: charts.Chart) -> None:
+    """Write what was found as JSON, as a page and as a chart."""
+    atomic.write(out / f"{name}.json", json.dumps(found, indent=1).encode())
+    atomic.write(out / f"{name}.md", page.encode())
+    charts.write(chart, out / name)

@@ -1,15 +1,13 @@
 """Organ exchange against federated averaging: the same sites, records, tokens and documents."""
 
-import json
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from not_core import atomic
 from not_core.errors import ExchangeError
-from simulations import charts
 from simulations.experiments import averaging, one_shot
+from simulations.experiments.cells import publish
 from simulations.experiments.contest import PARTS, Setting, prepare
 from simulations.federation.sites import Federation, load_sites
 
@@ -73,7 +71,5 @@ def experiment(
         for part in (max(1, tokens // share) for share in setting.shares)
     ]
     found = summary(setting, rounds, exchanges)
-    atomic.write(out / "federated.json", json.dumps(found, indent=1).encode())
-    atomic.write(out / "federated.md", markdown(found).encode())
-    charts.write(chart(found), out / "federated")
+    publish(out, "federated", found, markdown(found), chart(found))
     return found

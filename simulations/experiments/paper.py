@@ -27,8 +27,8 @@ from not_core.surgery.organ import Organ
 from not_core.surgery.plan import Mode, Plan, transplant
 from not_core.surgery.source import Source
 from not_core.surgery.tensors import Held, Renamed, Tensors
-from simulations import charts
 from simulations.experiments import paper_results
+from simulations.experiments.cells import publish
 from simulations.experiments.contestants import CONTESTANTS, fit
 from simulations.experiments.kept import BLOCK_TOKENS, Kept
 from simulations.material import domains
@@ -92,8 +92,8 @@ def positions(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[R
         rows += _positions(way, MADE_THERE, Scan(found.before, found.after, {}))
     others = document_blocks(host.tokenizer, parts.held_out[TRIED:], BLOCK_TOKENS, 1)
     _read_the_best(rows, host, sources, others)
-    _write(out / "positions.json", rows)
-    _shown(out / "positions", paper_results.positions(rows), paper_results.positions_chart(rows))
+    chart = paper_results.positions_chart(rows)
+    publish(out, "positions", rows, paper_results.positions(rows), chart)
     return rows
 
 
@@ -214,8 +214,8 @@ def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Ro
         tried |= {f"{name}, added": _added(one, host, tuned) for name, one in given.items()}
         chosen = {name: held_out[name] for name in (GIVEN, TUNED_ON, "general")}
         rows += _tried(f"base tuned on {TUNED_ON}", tuned, tried, chosen, say)
-    _write(out / "transfer.json", rows)
-    _shown(out / "transfer", paper_results.transfer(rows), paper_results.transfer_chart(rows))
+    chart = paper_results.transfer_chart(rows)
+    publish(out, "transfer", rows, paper_results.transfer(rows), chart)
     return rows
 
 
@@ -310,7 +310,7 @@ def encoders(out: Path) -> list[Row]:
                 rows.append({"family": family, "refused": str(error)})
             else:
                 raise ValueError(f"expected {family} to be refused")
-    _write(out / "encoders.json", rows)
+    atomic.write(out / "encoders.json", json.dumps(rows, indent=1).encode())
     return rows
 
 
@@ -320,12 +320,3 @@ def _texts(domain: str, say: Say) -> list[str]:
 
 def _with(recipe: Recipe, tokens: int, seed: int) -> Recipe:
     return replace(recipe, tokens=tokens, seed=seed, threads=THREADS, device="cpu")
-
-
-def _shown(stem: Path, page: str, chart: charts.Chart) -> None:
-    atomic.write(stem.with_suffix(".md"), page.encode())
-    charts.write(chart, stem)
-
-
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    atomic.write(path, json.dumps(rows, indent=1).encode())

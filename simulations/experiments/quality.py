@@ -54,9 +54,9 @@ def quality(
         return tell(out, "quality", rows, summary, page, frontier.chart)
 
 
-def _run(cases: Sequence[Case], **how: Any) -> Iterator[dict[str, Any]]:
-    out = how.pop("out") / "cells"
-    return run(cases, out=out, module=compare.__name__, needs=compare.NEEDS, since=MEASURED, **how)
+def _run(cases: Sequence[Case], *, out: Path, **how: Any) -> Iterator[dict[str, Any]]:
+    how |= {"module": compare.__name__, "needs": compare.NEEDS, "since": MEASURED}
+    return run(cases, out=out / "cells", **how)
 
 
 Measure = Callable[..., Iterator[dict[str, Any]]]
