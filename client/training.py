@@ -8,11 +8,12 @@ from client.home import Site
 from client.policy import check_passes
 from client.records import own_split, own_units
 from not_core.errors import RecordsError
+from not_core.learning.course import Advance
 from not_core.learning.guard import Guard, around, check_base, plan
 from not_core.learning.private import Private, train_privately
 from not_core.learning.recipe import Recipe
 from not_core.learning.records import record_units, text_digest
-from not_core.learning.training import Advance, TrainedOrgan, train
+from not_core.learning.training import TrainedOrgan, train
 from not_core.privacy.account import Charged
 from not_core.privacy.charge import Bound
 from not_core.protocol import Terms

@@ -1,10 +1,14 @@
 """What a result says of the machine that it was measured on: its processor, a process's memory."""
 
+import os
 import platform
 import resource
 import sys
 import time
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from not_core.learning.device import precision
 
@@ -23,6 +27,31 @@ def computes_in_bfloat16() -> bool:
     import torch
 
     return precision("auto", torch.device("cpu")) == "bfloat16"
+
+
+def system() -> dict[str, Any]:
+    """The system, its processor, and the libraries that sealing is measured by."""
+    told: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores allowed": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    cpus = Path("/proc/cpuinfo")
+    if cpus.is_file():
+        lines = [line.split(":", 1) for line in cpus.read_text().splitlines() if ":" in line]
+        cpu = {key.strip(): value.strip() for key, value in lines}
+        told["processor"] = cpu.get("model name", "")
+        flags = set(cpu.get("flags", "").split()) | set(cpu.get("Features", "").split())
+        told["has"] = sorted(flags & {"aes", "vaes", "pclmulqdq", "vpclmulqdq", "sha_ni", "sha2"})
+    from cryptography.hazmat.backends.openssl import backend
+
+    told["openssl"] = backend.openssl_version_text()
+    for name in ("cryptography", "pyrage"):
+        if find_spec(name):
+            told[name] = metadata.version(name)
+    return told
 
 
 class Meter:

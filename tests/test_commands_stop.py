@@ -70,12 +70,12 @@ def test_training_that_is_stopped_says_what_is_kept_and_goes_on(
     if number == signal.SIGTERM:  # what is kept is the same
         return
     script = (
-        "from not_core.learning import training\n"
-        "step, taken = training.Course._step, []\n"
+        "from not_core.learning import course\n"
+        "step, taken = course.Course._step, []\n"
         "def counted(*given):\n"
         "    taken.append(1)\n"
         "    step(*given)\n"
-        "training.Course._step = counted\n"
+        "course.Course._step = counted\n"
         "import atexit, sys\n"
         "atexit.register(lambda: print('steps taken:', len(taken), file=sys.stderr))"
     )

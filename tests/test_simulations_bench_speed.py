@@ -26,7 +26,7 @@ def test_all_is_measured_in_turns_and_told(tmp_path: Path, monkeypatch: pytest.M
 
     def child(name: str, model: str, tokens: int) -> dict[str, Any]:
         asked.append(name)
-        if name == "machine":
+        if name == "rate":
             return {"gigaflops": 50.0}
         if name == "profile":
             return {"flops_a_token": 1e8, "shares": {"all else": "100%"}}
@@ -51,7 +51,7 @@ def test_all_is_measured_in_turns_and_told(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_machine_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arithmetic, "SHAPES", ((64, 64, 64),))
-    assert arithmetic.machine()["gigaflops"] > 0
+    assert arithmetic.best_rate()["gigaflops"] > 0
 
 
 def test_arithmetic_is_counted_and_time_is_shared_out() -> None:

@@ -20,8 +20,8 @@ import torch
 
 from not_core.errors import PrivacyError
 from not_core.learning import samplers
+from not_core.learning.course import Losses
 from not_core.learning.guard import Clipping
-from not_core.learning.training import Losses
 
 Unit = list[int]
 """Blocks of one unit, by index; at least one."""

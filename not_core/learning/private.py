@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from not_core.errors import RecordsError
+from not_core.learning.course import Advance
 from not_core.learning.guard import Guard, Planned, plan
 from not_core.learning.lessons import SECTION_TOKENS
 from not_core.learning.recipe import Recipe
 from not_core.learning.records import Unit
 from not_core.learning.text_blocks import document_blocks
-from not_core.learning.training import Advance, TrainedOrgan, Workplace, workplace
+from not_core.learning.training import TrainedOrgan, Workplace, workplace
 from not_core.manifest import Span
 from not_core.privacy.account import Account
 from not_core.privacy.accounting import Mechanism

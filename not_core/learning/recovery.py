@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from not_core.errors import OrganError
+from not_core.learning.course import Advance
 from not_core.learning.private import Private, train_privately
 from not_core.learning.recipe import Recipe
-from not_core.learning.training import Advance, train
+from not_core.learning.training import train
 from not_core.manifest import Span
 from not_core.surgery import graft as grafts
 from not_core.surgery.assemble import assemble

@@ -10,11 +10,12 @@ from not_core import atomic
 from not_core.errors import PrivacyError
 from not_core.learning import audit as audits
 from not_core.learning import recovery
+from not_core.learning.course import Advance
 from not_core.learning.guard import Guard, around, check_base
 from not_core.learning.private import Private, train_privately
 from not_core.learning.recipe import Recipe, default_span
 from not_core.learning.records import Split, read_records, read_units, record_units, split_part
-from not_core.learning.training import Advance, TrainedOrgan
+from not_core.learning.training import TrainedOrgan
 from not_core.learning.training import train as train_openly
 from not_core.manifest import TENSORS, Manifest, Span
 from not_core.privacy.account import Charged

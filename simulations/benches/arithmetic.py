@@ -14,7 +14,7 @@ SHARES = {
 }
 
 
-def machine() -> dict[str, float]:
+def best_rate() -> dict[str, float]:
     """The most that this machine multiplies, in 10^9 operations a second on one thread."""
     import torch
 

@@ -42,11 +42,10 @@ from server.page.rows import Wanted
 from server.page.views import Views
 from server.witnesses import request, signed_head
 from simulations.benches.bench import check_room
-from simulations.benches.bench_seal import machine
 from simulations.benches.clock import Clock
 from simulations.benches.pipe_grid import STEPS, WAITING, Pipe, PipeGrid
 from simulations.benches.superlink import looks
-from simulations.machine import peak_bytes
+from simulations.machine import peak_bytes, system
 
 if TYPE_CHECKING:
     from simulations.benches.bare_sites import BareSites
@@ -280,7 +279,7 @@ def measure(
                 done.append({"sites": sites, "donors": donors, **run})
             result = {
                 "bytes": size,
-                "machine": machine(),
+                "machine": system(),
                 "model": model(done),
                 "superlink": flower,
                 "runs": done,

@@ -7,7 +7,6 @@ cache when they are read, and are not waited for when they are written.
 
 import json
 import os
-import platform
 import random
 import shutil
 import subprocess
@@ -15,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from not_core import atomic, canonical
 from not_core.errors import ExchangeError
 from not_core.manifest import CARD, MANIFEST, TENSORS, BaseFacts, Manifest, NoPrivacy, Span
 from simulations.benches.bench import check_room, spread
-from simulations.machine import peak_bytes
+from simulations.machine import peak_bytes, system
 from simulations.tables import table
 
 PIECE = 1024 * 1024
@@ -302,7 +300,7 @@ def _keep(out: Path, size: int, found: dict[str, list[Cost]], absent: list[str])
     """Write what has been measured so far."""
     result = {
         "bytes": size,
-        "machine": machine(),
+        "machine": system(),
         "absent": absent,
         "rows": summary(found, size),
         "runs": {name: [asdict(cost) for cost in done] for name, done in found.items()},
@@ -331,31 +329,6 @@ def summary(found: dict[str, list[Cost]], size: int) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def machine() -> dict[str, Any]:
-    """What was measured on."""
-    facts: dict[str, Any] = {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores allowed": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "python": platform.python_version(),
-    }
-    cpus = Path("/proc/cpuinfo")
-    if cpus.is_file():
-        lines = [line.split(":", 1) for line in cpus.read_text().splitlines() if ":" in line]
-        told = {key.strip(): value.strip() for key, value in lines}
-        facts["processor"] = told.get("model name", "")
-        flags = set(told.get("flags", "").split()) | set(told.get("Features", "").split())
-        facts["has"] = sorted(flags & {"aes", "vaes", "pclmulqdq", "vpclmulqdq", "sha_ni", "sha2"})
-    from cryptography.hazmat.backends.openssl import backend
-
-    facts["openssl"] = backend.openssl_version_text()
-    for name in ("cryptography", "pyrage"):
-        if find_spec(name):
-            facts[name] = metadata.version(name)
-    return facts
 
 
 def markdown(result: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from not_core import atomic
 from not_core.errors import ExchangeError
 from simulations import tables
-from simulations.benches.arithmetic import machine, profile
+from simulations.benches.arithmetic import best_rate, profile
 from simulations.benches.bench import spread
 from simulations.machine import computes_in_bfloat16, peak_bytes, processor
 
@@ -321,7 +321,7 @@ def measure(
     result: dict[str, Any] = {"machine": processor(), "tokens": tokens, "seed": SEED, "threads": 1}
     for number in range(runs):
         say(f"run {number + 1} of {runs}: the machine's matrix products")
-        rates.append(_child("machine", model, tokens)["gigaflops"])
+        rates.append(_child("rate", model, tokens)["gigaflops"])
         for contestant in itertools.chain(*titles.values()):
             name = contestant.__name__
             say(f"run {number + 1} of {runs}: {name}")
@@ -407,8 +407,8 @@ def _child(name: str, model: str, tokens: int) -> dict[str, Any]:
 
 
 def _main(name: str, model: str, tokens: int) -> dict[str, Any]:
-    if name == "machine":
-        return machine()
+    if name == "rate":
+        return best_rate()
     if name == "profile":
         return profile(train_organ(model, 4 * BLOCK_TOKENS))
     import transformers  # noqa: F401 - and torch: what importing takes is nobody's work

@@ -2,7 +2,7 @@
 
 The clinic has 20 to 200 abstracts, the hospital the rest. Everything that learns from the clinic's
 records has the same ones, keeps back the same part of them, and stops and chooses by the same rule
-(``training.Course``). Measurements are kept as in ``cells``.
+(``Course``). Measurements are kept as in ``cells``.
 """
 
 import json
@@ -20,10 +20,11 @@ from not_core import canonical
 from not_core.cache import cache_home
 from not_core.commands.program import progress
 from not_core.learning import recovery
+from not_core.learning.course import Course
 from not_core.learning.lessons import Lessons
 from not_core.learning.recipe import Recipe, default_span
 from not_core.learning.records import Split, split
-from not_core.learning.training import Course, train
+from not_core.learning.training import train
 from not_core.surgery import graft
 from not_core.surgery.assemble import assemble
 from not_core.surgery.checkpoint import Checkpoint, open_checkpoint

@@ -33,7 +33,7 @@ def chart(table: Sequence[dict[str, Any]]) -> Chart:
     """Rows of ``quality_results.summary`` as a chart; lower left is best everywhere."""
     domains = list(dict.fromkeys(row["domain"] for row in table))
     trained = [row for row in table if row["method"] != "stock"]
-    machine = _machine(trained)
+    machine = _processor(trained)
     return Chart(
         title="Organs beside LoRA and full fine-tuning",
         note=f"{over_seeds(row['seeds'] for row in trained)}. Lines join one method's budgets. "
@@ -49,7 +49,7 @@ def chart(table: Sequence[dict[str, Any]]) -> Chart:
     )
 
 
-def _machine(trained: Sequence[dict[str, Any]]) -> str:
+def _processor(trained: Sequence[dict[str, Any]]) -> str:
     """The kind of machine that most organs were timed on."""
     organs = [row["machine"] for row in trained if row["method"] == "organ"]
     return str(Counter(organs or [row["machine"] for row in trained]).most_common(1)[0][0])
