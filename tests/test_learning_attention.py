@@ -73,7 +73,7 @@ def test_no_scores_are_made_of_places_that_nobody_sees(monkeypatch: pytest.Monke
         (0, 0, 32),
         (32, 32, 64),
         (64, 32, 96),
-        (96, 64, 112),
+        (96, 64, 128),
     ]
 
 

@@ -13,7 +13,7 @@ from not_core.learning.text_blocks import UNSEEN, Block
 
 OPEN = 32
 """Packs that stand open at one time for a later block to fill."""
-FILL = 16
+FILL = 32
 """A row's length is a multiple of it, by tokens that no block sees: what libraries keep for each
 length that they have met does not grow without end."""
 

@@ -24,14 +24,12 @@ from not_core.surgery.tensors import Held
 
 PACK_TOKENS = 1024
 """Tokens that run at once."""
-AT_ONCE = 4
-"""Layers that are in memory together."""
 
 
 class Prefix:
     """Activations above some layers, by block; a context manager that holds their file.
 
-    The layers are loaded a few at a time and only while they run, so memory is that of a few.
+    The layers are loaded one by one and only while they run, so memory is that of one.
 
     Args:
         host: Where host layers come from.
@@ -60,7 +58,7 @@ class Prefix:
     ) -> None:
         self._host, self._sources, self._frame = host, sources, frame
         self._blocks, self._rows = blocks, rows
-        self._groups = [tuple(layers[i : i + AT_ONCE]) for i in range(0, len(layers), AT_ONCE)]
+        self._layers = layers
         self._device, self._dtype = device, dtype
         self._sizes = [len(block) for block in blocks]
         self._starts = list(itertools.accumulate(self._sizes, initial=0))
@@ -80,21 +78,21 @@ class Prefix:
         missing = sorted(set(wanted) - self._there)
         packs = pack(missing, self._sizes, PACK_TOKENS)
         below = False
-        for group in self._groups if missing else ():
+        for layer in self._layers if missing else ():
             stage = Stage(
                 self._host,
                 self._sources,
-                group,
+                [layer],
                 device=self._device,
                 dtype=self._dtype,
                 frame=self._frame,
                 quick=True,
             )
-            stage.stack(group, replayed=below)
+            stage.stack([layer], replayed=below)
             for numbers in packs:
                 if below:
                     stage.replay(self.output(numbers))
-                self._run(stage, numbers, group[-1])
+                self._run(stage, numbers, layer)
             below = True
         self._there.update(missing)
 

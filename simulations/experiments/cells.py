@@ -28,7 +28,7 @@ from simulations.machine import processor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MEASURED = 2
+MEASURED = 3
 """Raised when the trainer or its rivals come to compute otherwise or at another cost, or are given
 other defaults. It stands in what is kept; 1 is what does not say."""
 SO_FAR_SECONDS = 60.0
