@@ -120,7 +120,11 @@ def default_learning_rate(rank: int | None) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class TrainingFacts:
-    """How the organ was trained; with a recipe's defaults for the rest, enough to repeat it."""
+    """How the organ was trained; with a recipe's defaults for the rest, enough to repeat it.
+
+    What part of what was learned is left (``Recipe.scale``), and whether documents that were kept
+    back chose the organ, is not told.
+    """
 
     scaffold: Literal["in-situ", "alone", "emulator", "inserted"]
     rank: Positive | None

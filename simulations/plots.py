@@ -16,6 +16,7 @@ from simulations.experiments import (
     frontier,
     paper_results,
 )
+from simulations.experiments.cells import SO_FAR
 
 CHARTS: dict[str, Callable[[Any], charts.Chart]] = {
     "attack": attack.chart,
@@ -27,7 +28,7 @@ CHARTS: dict[str, Callable[[Any], charts.Chart]] = {
     "quality": frontier.chart,
     "transfer": paper_results.transfer_chart,
 }
-"""By the name of the file of results, without ``.json``."""
+"""By the name of the file of results, without ``.json`` and what part of them it is."""
 
 
 def plot(folder: Path) -> list[Path]:
@@ -42,15 +43,20 @@ def plot(folder: Path) -> list[Path]:
     Raises:
         FormatError: The folder holds no known results, or results of another form.
     """
-    found = [name for name in CHARTS if (folder / f"{name}.json").is_file()]
+    found = {
+        path.stem: chart
+        for name, chart in CHARTS.items()
+        for path in (folder / f"{name}.json", *sorted(folder.glob(f"{name}-*.json")))
+        if path.is_file() and not path.stem.endswith(SO_FAR)
+    }
     if not found:
         raise FormatError(
             f"no results in {folder}; expected one of {', '.join(f'{one}.json' for one in CHARTS)}"
         )
-    for name in found:
+    for name, chart_of in found.items():
         path = folder / f"{name}.json"
         try:
-            chart = CHARTS[name](json.loads(path.read_bytes()))
+            chart = chart_of(json.loads(path.read_bytes()))
         except (ValueError, KeyError, TypeError, IndexError):
             raise FormatError(
                 f"{path} is not of the form that is drawn today; run its experiment again, which "

@@ -57,8 +57,8 @@ def refresh(readme: Path, root: Path) -> bool:
             made = table(json.loads((root / results).read_bytes()))
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             raise FormatError(
-                f"{root / results} is missing, or not of the form that is shown today; run its "
-                "experiment to its end, which measures nothing that it has kept"
+                f"{root / results} is missing, or not of the form that is shown today; run "
+                "its experiment to its end"
             ) from None
         new = before + begin + made + end + after
     if new != text:

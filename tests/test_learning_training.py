@@ -334,6 +334,8 @@ def test_training_that_was_killed_goes_on_to_the_same_organ(
     assert found.validation == wanted.validation
     for name in wanted.tensors.names():
         assert torch.equal(found.tensors.read(name), wanted.tensors.read(name))
+    assert list(tmp_path.iterdir()) == [kept], "the organ is not written yet"
+    found.finished()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -366,7 +368,7 @@ def test_no_other_training_goes_on_from_a_state(
     for base, learned, read in others:
         told: list[int] = []
         train(base, SPAN, learned, recipe, validation=read, work=tmp_path,
-              advance=lambda tokens, loss, told=told: told.append(tokens))  # fmt: skip
+              advance=lambda tokens, loss, told=told: told.append(tokens)).finished()  # fmt: skip
         assert told[0] < 300, "it went on from the other's state"
         assert list(tmp_path.iterdir()) == [kept]
 
@@ -383,6 +385,14 @@ def test_a_state_that_nobody_goes_on_from_is_removed_in_time(tmp_path: Path) -> 
         os.utime(path, (old, old))
     resumption.sweep(tmp_path)
     assert sorted(tmp_path.iterdir()) == [kept[0], kept[2]], "what was paid for stays"
+
+
+def test_nothing_is_chosen_by_documents_of_which_nothing_can_be_read(
+    models: dict[str, Path],
+) -> None:
+    host, texts = open_checkpoint(models["llama"]), sentences(8, seed=1)
+    with pytest.raises(RecordsError, match="kept back to choose by"):
+        train(host, SPAN, texts, RECIPE, validation=["the", ""])
 
 
 def test_validation_stops_in_time_and_keeps_the_best(models: dict[str, Path]) -> None:

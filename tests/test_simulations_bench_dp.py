@@ -308,8 +308,9 @@ def test_a_quick_run_measures_once_and_says_what_loses(
         ("lora", 8.0),
     ]
     assert len(found["said"]) == 3
-    assert json.loads((tmp_path / "bench-dp.json").read_bytes()) == found
-    assert (tmp_path / "bench-dp.png").is_file()
+    assert json.loads((tmp_path / "bench-dp-quick.json").read_bytes()) == found
+    assert (tmp_path / "bench-dp-quick.png").is_file()
+    assert not (tmp_path / "bench-dp.json").exists(), "it passes for all of them"
     private = [
         json.loads((tmp_path / "cells" / cell.case.file).read_bytes())
         for cell in cells(quick=True)

@@ -49,6 +49,25 @@ def test_all_is_measured_in_turns_and_told(tmp_path: Path, monkeypatch: pytest.M
     assert f"in float32 that is {found['arithmetic'][bench_speed.PART]} of what" in page
 
 
+def test_what_was_measured_whole_stays_until_all_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def child(name: str, model: str, tokens: int) -> dict[str, Any]:
+        if name == "profile":
+            raise KeyboardInterrupt
+        return (
+            {"seconds": 1, "tokens": tokens, "peak_mb": 1} if name != "rate" else {"gigaflops": 1}
+        )
+
+    monkeypatch.setattr(bench_speed, "_child", child)
+    (tmp_path / "bench-speed.json").write_text("whole")
+    with pytest.raises(KeyboardInterrupt):
+        bench_speed.measure("model", tmp_path, 100, 2, lambda line: None)
+    assert (tmp_path / "bench-speed.json").read_text() == "whole"
+    kept = json.loads((tmp_path / "bench-speed-so-far.json").read_bytes())
+    assert {len(runs) for runs in kept["runs"].values()} == {2}
+
+
 def test_the_machine_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arithmetic, "SHAPES", ((64, 64, 64),))
     assert arithmetic.best_rate()["gigaflops"] > 0

@@ -123,12 +123,15 @@ def test_pictures_in_the_documents_are_of_the_results_beside_them(name: str) -> 
 
 
 def test_what_is_kept_is_drawn_without_measuring(tmp_path: Path, call: Call) -> None:
-    shutil.copy(RESULTS / "privacy" / "bench-dp.json", tmp_path)
+    names = ("bench-dp", "bench-dp-quick")
+    for name in (*names, "bench-dp-so-far"):
+        shutil.copy(RESULTS / "privacy" / "bench-dp.json", tmp_path / f"{name}.json")
     code, out, err = call("plot", tmp_path, "--json", app=commands.app)
     assert code == 0, err
-    assert json.loads(out) == {"drawn": [str(tmp_path / "bench-dp.png")]}
+    assert json.loads(out) == {"drawn": [str(tmp_path / f"{name}.png") for name in names]}
     kept = (RESULTS / "privacy" / "bench-dp.csv").read_text()
-    assert (tmp_path / "bench-dp.csv").read_text() == kept
+    for name in names:
+        assert (tmp_path / f"{name}.csv").read_text() == kept
 
 
 @pytest.mark.parametrize(

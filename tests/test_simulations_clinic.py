@@ -1,6 +1,7 @@
 """The clinic experiment on a small model: fair splits, kept cells, a table that hides nothing."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import make_model, sentences
 
+from simulations import results
 from simulations.experiments import cells, clinic, clinic_results
 from simulations.experiments.clinic import METHODS, Visit, documents, experiment, measure, visits
 from simulations.material import domains
@@ -85,7 +87,7 @@ def test_every_method_is_measured_once_and_what_loses_is_printed(
     table = experiment(model, tmp_path / "out", said.append, quick=True)
     assert [row["method"] for row in table] == list(METHODS)
     assert len(said) == len(METHODS)
-    assert json.loads((tmp_path / "out" / "clinic.json").read_bytes()) == table
+    assert json.loads((tmp_path / "out" / "clinic-quick.json").read_bytes()) == table
     by_name = {row["method"]: row for row in table}
     assert by_name["stock"]["trained tokens"] == by_name["organ"]["trained tokens"] == 0
     assert by_name["stock"]["x organ"] > 1, "the organ taught nothing"
@@ -94,12 +96,12 @@ def test_every_method_is_measured_once_and_what_loses_is_printed(
     assert "x lora" not in by_name["lora"]
     said_briefly = clinic_results.brief(table).splitlines()[2:]
     assert [line.split(" | ")[0][2:] for line in said_briefly] == [*clinic_results.WORDS.values()]
-    text = (tmp_path / "out" / "clinic.md").read_text()
+    text = (tmp_path / "out" / "clinic-quick.md").read_text()
     for row in table:
         assert f"| {row['method']} |" in text
         if row.get("x organ", 0) > 1:
             assert f"{row['method']} loses to organ" in text
-    assert (tmp_path / "out" / "clinic.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "clinic-quick.png").read_bytes().startswith(b"\x89PNG")
     # All that learned had the same documents, and read the same ones before the first step.
     cells = [json.loads(path.read_text()) for path in (tmp_path / "out" / "cells").iterdir()]
     assert {cell["validation_documents"] for cell in cells} == {0, 1}
@@ -196,3 +198,22 @@ def test_the_table_knows_wins_from_losses_and_chance(monkeypatch: pytest.MonkeyP
     assert "- 20 records: organ+all beats LoRA" in text
     assert "stock loses to organ" in text
     assert "organ+all loses" not in text
+
+
+def test_whoever_is_measured_is_drawn_and_told() -> None:
+    assert {*METHODS} == {*clinic_results.STYLE} == {*clinic_results.WORDS}
+
+
+def test_the_tables_are_those_of_the_kept_measurements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the real sizes
+    kept = Path(__file__).parent.parent / results.RESULTS / "clinic"
+    shutil.copytree(kept / "cells", tmp_path / "cells")
+    monkeypatch.setenv("ORGAN_PRECISION", "float32")  # on any machine
+    experiment("", tmp_path, print, kept_only=True)
+    for name in ("clinic.json", "clinic.md", "clinic.csv"):
+        made, there = (folder / name for folder in (tmp_path, kept))
+        assert made.read_text(encoding="utf-8") == there.read_text(encoding="utf-8"), (
+            "run organ-simulate clinic --out docs/results/clinic --kept-only"
+        )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_model, sentences
+from transformers import AutoModelForCausalLM
 
 from not_core.errors import ExchangeError, FormatError
 from not_core.learning.evaluation import read_losses
@@ -22,7 +23,7 @@ from simulations.experiments.cells import run
 from simulations.experiments.compare import Case
 from simulations.experiments.contestants import CONTESTANTS, fit
 from simulations.experiments.quality import CORE, controls
-from simulations.experiments.quality_results import brief, markdown, summary, targets
+from simulations.experiments.quality_results import NAMES, brief, markdown, summary, targets
 from simulations.material import domains
 
 
@@ -156,6 +157,38 @@ def test_a_search_gives_lora_as_many_trials(
     ]
     assert grids[0] == grids[1], "as many trials for LoRA as for ours"
     assert len(rows) == len(asked) == 2 * len(grids[0])
+
+
+def test_a_search_that_is_cut_off_leaves_the_whole_one(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(cases: list[Case], *given: Any, **how: Any) -> Iterator[dict[str, Any]]:
+        if cases[0].contestant.scale != 1.0:
+            raise KeyboardInterrupt
+        return iter([row(cases[0].name, 15.0)])
+
+    monkeypatch.setattr(quality, "run", measured)
+    (tmp_path / "search.json").write_text("whole")
+    with pytest.raises(KeyboardInterrupt):
+        quality.search(model, tmp_path, print)
+    assert (tmp_path / "search.json").read_text() == "whole"
+
+
+def test_all_are_measured_in_float32_whatever_the_model_is_in(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m", "llama", 3, width=16)
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    host, texts = open_checkpoint(folder), sentences(8, seed=1)
+    for name in ("stock", "lora", "full", "organ", "organ-whole"):
+        fitted = fit(CONTESTANTS[name], host, texts, {"tokens": 100}, 0).model()
+        assert {one.dtype for one in fitted.parameters()} == {torch.float32}, name
+
+
+def test_whoever_is_measured_is_told() -> None:
+    assert {*CONTESTANTS} <= {*NAMES}
+
+
+def test_a_chart_can_be_drawn_of_the_first_measurement() -> None:
+    frontier.chart(summary([row("stock", 20.0)]))
 
 
 def test_another_machines_seconds_are_no_budget_here(monkeypatch: pytest.MonkeyPatch) -> None:

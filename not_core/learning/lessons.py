@@ -31,7 +31,7 @@ class Lessons:
         validation: Indices of those that are only read.
 
     Raises:
-        RecordsError: There is nothing to learn from.
+        RecordsError: There is nothing to learn from, or nothing to read of what is kept back.
     """
 
     def __init__(
@@ -48,6 +48,11 @@ class Lessons:
         self.there = sum(self.sizes[: starts[-1]])
         if not self.there:
             raise RecordsError("no document has two tokens; bring longer records")
+        if validation and not self.validation:
+            raise RecordsError(
+                "no document that is kept back to choose by has two tokens; bring longer records, "
+                "or keep none back"
+            )
 
     @property
     def documents(self) -> list[int]:

@@ -8,7 +8,7 @@ what learns.
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +80,8 @@ def train(
         validation: Documents to read while training; the best organ on them is kept (before it
             is scaled), which may be the host's own layers.
         work: Private folder, made if need be, for activations and for a state to go on from should
-            the process die; None for the system's temporary one, and no state.
+            the process die, which is kept until ``TrainedOrgan.finished`` is called; None for the
+            system's temporary one, and no state.
         advance: Told of progress.
 
     Raises:
@@ -98,9 +99,7 @@ def train(
     with workplace(host, span, lessons.blocks, recipe, only=only, work=work, key=key) as place:
         course = Course(place.scene, place.masters, lessons, recipe, place.kept, advance)
         progress = course.run(started)
-        trained = place.outcome(progress)
-        place.kept.clear()
-    return trained
+        return replace(place.outcome(progress), finished=place.kept.clear)
 
 
 @dataclass(frozen=True, slots=True)

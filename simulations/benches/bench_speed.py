@@ -302,7 +302,7 @@ def measure(
 
     Args:
         model: Folder of the base model.
-        out: Folder for bench-speed.json, and at the end bench-speed.md.
+        out: Folder for bench-speed.json and bench-speed.md, which are made at the end.
         tokens: Of each measurement.
         runs: Measurements of each contestant.
         say: Told of progress.
@@ -318,6 +318,7 @@ def measure(
     titles = contests()
     found: dict[str, list[Run]] = {}
     rates: list[float] = []
+    so_far = out / "bench-speed-so-far.json"
     result: dict[str, Any] = {"machine": processor(), "tokens": tokens, "seed": SEED, "threads": 1}
     for number in range(runs):
         say(f"run {number + 1} of {runs}: the machine's matrix products")
@@ -328,7 +329,7 @@ def measure(
             found.setdefault(name, []).append(Run(**_child(name, model, tokens)))
         result["runs"] = {name: [asdict(run) for run in done] for name, done in found.items()}
         result["gigaflops"] = rates
-        atomic.write(out / "bench-speed.json", json.dumps(result, indent=1).encode())
+        atomic.write(so_far, json.dumps(result, indent=1).encode())
     say("profile of training")
     seen = _child("profile", model, tokens)
     result["work"] = [
@@ -338,6 +339,7 @@ def measure(
     result["arithmetic"] = _arithmetic(found[train_organ.__name__], rates, seen)
     atomic.write(out / "bench-speed.json", json.dumps(result, indent=1).encode())
     atomic.write(out / "bench-speed.md", markdown(result).encode())
+    so_far.unlink()
     return result
 
 

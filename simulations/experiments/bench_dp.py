@@ -8,6 +8,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from not_core.commands.program import progress
 from not_core.learning.guard import Clipping, Guard, plan
 from not_core.learning.recipe import Recipe
 from not_core.learning.records import record_units
+from not_core.privacy import randomness
 from not_core.surgery.checkpoint import open_checkpoint
 from simulations.experiments import compare
-from simulations.experiments.bench_dp_results import chart, markdown, summary
-from simulations.experiments.cells import read, run, tell
+from simulations.experiments.bench_dp_results import NOISELESS, chart, markdown, summary
+from simulations.experiments.cells import QUICK, read, run, stem, tell
 from simulations.experiments.compare import GENERAL, Case
 from simulations.experiments.contestants import CONTESTANTS, recipe_of
 from simulations.experiments.documents import parts
@@ -57,11 +59,9 @@ LEARNABLE = {"organ": (None, 16), "lora": (16, 4)}
 RATES = (2e-3, 4e-3, 1e-2, 2e-2)
 DOMAINS = ("abstracts", "cases")
 EPSILONS = (8.0, 3.0, 1.0)
-CONTROL = 100.0
-"""With hardly any noise: what of the cost is that of the course. With the first seed only."""
 DELTA = 1e-5
 CLIPPINGS: tuple[Clipping, ...] = ("loop", "samples")
-"""Ghost norms are refused in bfloat16, in which the base's tensors are."""
+"""Ghost norms are refused in bfloat16, in which the frozen part may compute."""
 COST_TOKENS, COST_UNITS, COST_EPSILON = QUICK_TOKENS, 8, 8.0
 """A cost is measured on few tokens, so in small steps; epsilon decides nothing of it."""
 
@@ -81,6 +81,8 @@ class PrivateCase:
         seed: Of first values; sampling and noise have none.
         read: Whether perplexities are measured, too.
         part: Documents to measure on: ``test``, or ``validation`` while choosing.
+        noiseless: Whether the noise is left out, and with it all privacy: a control that tells
+            what the rest of the course costs.
     """
 
     domain: str
@@ -93,6 +95,7 @@ class PrivateCase:
     seed: int
     read: bool = True
     part: str = "test"
+    noiseless: bool = False
 
     @property
     def recipe(self) -> Recipe:
@@ -106,11 +109,14 @@ class PrivateCase:
     @property
     def file(self) -> str:
         """Name of its result."""
-        decides = json.loads(json.dumps([asdict(self), recipe_facts(self.recipe)]))
+        facts = asdict(self)
+        if not self.noiseless:
+            del facts["noiseless"]  # as it was named before there was such a control
+        decides = json.loads(json.dumps([facts, recipe_facts(self.recipe)]))
         words = [
             self.domain,
             self.method,
-            f"epsilon{self.guard.epsilon:g}",
+            "noiseless" if self.noiseless else f"epsilon{self.guard.epsilon:g}",
             self.guard.clipping,
             f"tokens{self.tokens}",
             f"seed{self.seed}",
@@ -140,7 +146,7 @@ class Cell:
             "table": self.table,
             "domain": case.domain,
             "method": case.method if isinstance(case, PrivateCase) else case.name,
-            "epsilon": guard and guard.epsilon,
+            "epsilon": NOISELESS if getattr(case, "noiseless", False) else guard and guard.epsilon,
             "clipping": guard and guard.clipping,
             "seed": case.seed,
         }
@@ -164,11 +170,11 @@ def private_case(
         tokens: Planned.
         seed: Of first values.
         setting: How it learns.
-        changes: To the guard; and ``read`` and ``part``.
+        changes: To the guard; and ``read``, ``part`` and ``noiseless``.
     """
     chosen = asdict(setting or SETTINGS[method])
     own = {name: chosen.pop(name) for name in ("learning_rate", "rank", "block_tokens")}
-    own |= {name: changes.pop(name) for name in ("read", "part") if name in changes}
+    own |= {name: changes.pop(name) for name in ("read", "part", "noiseless") if name in changes}
     guard = Guard(epsilon=epsilon, delta=DELTA, **chosen | changes)
     return PrivateCase(domain=domain, method=method, guard=guard, tokens=tokens, seed=seed, **own)
 
@@ -218,7 +224,7 @@ def cells(*, quick: bool) -> Iterator[Cell]:
         for domain in DOMAINS[:1] if quick else DOMAINS:
             yield Cell("utility", plain_case(domain, "stock", tokens, 0))
             epsilons = EPSILONS[:1] if quick else EPSILONS
-            for epsilon in (None, *epsilons, *([] if quick or seed else [CONTROL])):
+            for epsilon in (None, *epsilons):
                 for method in SETTINGS:
                     if epsilon is None:
                         yield Cell("utility", plain_case(domain, method, tokens, seed))
@@ -228,6 +234,10 @@ def cells(*, quick: bool) -> Iterator[Cell]:
                     else:
                         case = private_case(domain, method, epsilon, tokens, seed)
                         yield Cell("utility", case)
+            if not quick and not seed:
+                for method in SETTINGS:
+                    case = private_case(domain, method, EPSILONS[0], tokens, seed, noiseless=True)
+                    yield Cell("utility", case)
 
 
 def experiment(
@@ -267,7 +277,7 @@ def experiment(
                 advance=bar,
             )
         )
-        return tell(out, "bench-dp", rows, summary, markdown, chart)
+        return tell(out, stem("bench-dp", QUICK * quick), rows, summary, markdown, chart)
 
 
 def _module(case: Case | PrivateCase) -> str:
@@ -307,7 +317,7 @@ def search(model: str, out: Path, say: Callable[[str], None]) -> list[dict[str, 
                     "cpu seconds": row["cpu_seconds"],
                 }
             )
-        atomic.write(out / "search.json", json.dumps(rows, indent=1).encode())
+    atomic.write(out / "search.json", json.dumps(rows, indent=1).encode())
     return rows
 
 
@@ -337,14 +347,16 @@ def measure(case: PrivateCase, model: str) -> dict[str, Any]:
     planned = plan(case.guard, case.recipe, len(units))  # what it finds is kept for the fitting
     took_planning = planning.read()
     contestant = replace(CONTESTANTS[case.method], rank=case.rank)
+    noise = {"noise_multiplier": 0.0} if case.noiseless else {}
     meter = Meter()
-    done = fit_privately(contestant, host, units, case.guard, case.recipe)
+    with without_noise() if case.noiseless else nullcontext():
+        done = fit_privately(contestant, host, units, case.guard, case.recipe)
     took = meter.read()
     row: dict[str, Any] = {
         "recipe": recipe_facts(case.recipe),
         "records": len(units),
-        "mechanism": asdict(planned.mechanism),
-        "epsilon_spent": planned.epsilon,
+        "mechanism": asdict(planned.mechanism) | noise,
+        "epsilon_spent": None if case.noiseless else planned.epsilon,
         "tokens": done.read,
         "planned_tokens": done.fitted.tokens,
         "steps": done.steps,
@@ -362,6 +374,17 @@ def measure(case: PrivateCase, model: str) -> dict[str, Any]:
         texts = {"domain": getattr(documents, case.part), "general": general}
         row |= read(body, host.tokenizer, texts)
     return row
+
+
+@contextmanager
+def without_noise() -> Iterator[None]:
+    """Private training without its noise, for a control; nothing else of it changes."""
+    adding = randomness.add_noise
+    randomness.add_noise = lambda *given: None
+    try:
+        yield
+    finally:
+        randomness.add_noise = adding
 
 
 def _case(given: Mapping[str, Any]) -> PrivateCase:

@@ -10,6 +10,8 @@ from simulations.charts import Axis, Chart, Look, Panel, Point, Series, over_see
 from simulations.experiments.intervals import interval
 
 Row = Mapping[str, Any]
+NOISELESS = "no noise"
+"""In the place of an epsilon: the same course, and no privacy."""
 DRAWN = {
     "organ": ("organ", charts.BLUE, 0),
     "lora": ("LoRA", charts.ORANGE, 1),
@@ -130,7 +132,7 @@ def _sentences(table: Sequence[Row]) -> Iterator[str]:
                 row
                 for row in table
                 if (row["domain"], row["method"]) == (domain, method)
-                and row["epsilon"] != "none"
+                and not isinstance(row["epsilon"], str)
                 and row[ratio]
             ]
             if rows:
@@ -154,15 +156,17 @@ def _at(row: Row, ratio: str) -> str:
 def brief(found: Mapping[str, Any]) -> str:
     """One row a domain: perplexity untrained, and of organ and LoRA at each epsilon."""
     rows = {(row["domain"], row["epsilon"], row["method"]): row for row in found["utility"]}
-    epsilons = sorted({one for _, one, _ in rows if one != "none"}, reverse=True)
+    epsilons = sorted({one for _, one, _ in rows if not isinstance(one, str)}, reverse=True)
+    control = [NOISELESS] * any(one == NOISELESS for _, one, _ in rows)
     lines = []
     for domain in dict.fromkeys(domain for domain, _, _ in rows):
         cells = [f"{rows[domain, 'none', 'stock']['perplexity']:.1f}"]
-        for epsilon in (*epsilons, "none"):
+        for epsilon in (*epsilons, *control, "none"):
             pair = [rows.get((domain, epsilon, method)) for method in ("organ", "lora")]
             cells.append(", ".join(f"{one['perplexity']:.1f}" for one in pair if one))
         lines.append((domain, *cells))
     names = [f"ε = {one:g}: organ, LoRA" for one in epsilons]
+    names += [f"{one}: organ, LoRA" for one in control]
     return tables.table(("domain", "untrained", *names, "no privacy: organ, LoRA"), lines)
 
 
@@ -199,8 +203,10 @@ def chart(found: Mapping[str, Any]) -> Chart:
 
 def _curves(domain: str, table: Sequence[Row]) -> Panel:
     rows = [row for row in table if row["domain"] == domain]
-    budgets = sorted({row["epsilon"] for row in rows if row["epsilon"] != "none"})
-    places = {one: place for place, one in enumerate([*budgets, "none"])}
+    found = {row["epsilon"] for row in rows}
+    budgets = sorted(one for one in found if not isinstance(one, str))
+    words = [one for one in (NOISELESS, "none") if one in found]
+    places = {one: place for place, one in enumerate([*budgets, *words])}
     series = []
     for method, (name, hue, style) in DRAWN.items():
         own = sorted(

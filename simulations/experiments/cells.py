@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 MEASURED = 3
 """Raised when the trainer or its rivals come to compute otherwise or at another cost, or are given
 other defaults. It stands in what is kept; 1 is what does not say."""
+QUICK = "quick"
+"""What results of an experiment's quick part are called after."""
+SO_FAR = "-so-far"
 SO_FAR_SECONDS = 60.0
 """How old what measurements say may be while others go on."""
 Found = TypeVar("Found")
@@ -143,6 +146,11 @@ def read(
     return row
 
 
+def stem(name: str, *of: str) -> str:
+    """What the results of a part are called, so that they do not pass for those of all."""
+    return "-".join([name, *filter(None, of)])
+
+
 def tell(
     out: Path,
     name: str,
@@ -168,7 +176,7 @@ def tell(
         ExchangeError: There is no measurement.
     """
     measured: list[Row] = []
-    so_far, told = out / f"{name}-so-far.json", time.monotonic()
+    so_far, told = out / f"{name}{SO_FAR}.json", time.monotonic()
     for row in rows:
         measured.append(row)
         if time.monotonic() - told > SO_FAR_SECONDS:

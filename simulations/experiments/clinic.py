@@ -31,7 +31,7 @@ from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.lineage import What
 from not_core.surgery.organ import Label, Organ, describe
 from not_core.surgery.plan import identity, transplant
-from simulations.experiments.cells import read, run, tell
+from simulations.experiments.cells import QUICK, read, run, stem, tell
 from simulations.experiments.clinic_results import chart, markdown, summary
 from simulations.experiments.contestants import CONTESTANTS, fit, lora_place, with_organ
 from simulations.experiments.documents import TEST, shuffled
@@ -115,14 +115,26 @@ class Visit:
         """How the hospital trains its organ."""
         return Recipe(tokens=self.donor_tokens, seed=self.seed, threads=1, device="cpu")
 
+    def recipe(self, there: int) -> Recipe:
+        """How the clinic tunes on records of so many tokens."""
+        return Recipe(
+            tokens=min(round(self.passes * there), self.most_tokens),
+            patience=self.patience,
+            precision="float32",
+            scale=1.0,  # validation chooses among what is read, which is not scaled
+            seed=self.seed,
+            threads=1,
+            device="cpu",
+        )
+
     @property
     def file(self) -> str:
         """Name of its result."""
         # With the trainer's defaults, so that nothing measured by others passes for the same.
-        decides: list[Any] = [asdict(self), recipe_facts(Recipe(tokens=self.most_tokens))]
+        decides: list[Any] = [asdict(self), recipe_facts(self.recipe(self.most_tokens))]
         match METHODS[self.method].begins:
             case "organ":
-                decides += [recipe_facts(self.donor), computes_in(self.donor)]
+                decides.append(recipe_facts(self.donor))
             case "lora":
                 decides.append(json.loads(json.dumps(asdict(CONTESTANTS[SHARED]))))
         key = canonical.digest(decides)[:8]
@@ -156,7 +168,6 @@ def documents(seed: int, report: Report = quiet) -> Documents:
 
 def visits(*, quick: bool) -> Iterator[Visit]:
     """All measurements, the fewest records first, with every seed."""
-    tokens = QUICK_TOKENS if quick else DONOR_TOKENS
     for size in SIZES[:1] if quick else SIZES:
         for seed in range(1 if quick else SEEDS):
             for name, method in METHODS.items():
@@ -164,8 +175,8 @@ def visits(*, quick: bool) -> Iterator[Visit]:
                     method=name,
                     records=0 if method.tuning == "none" else size,
                     seed=seed if name != "stock" else 0,
-                    donor_tokens=tokens,
-                    most_tokens=tokens,
+                    donor_tokens=QUICK_TOKENS if quick else DONOR_TOKENS,
+                    most_tokens=QUICK_TOKENS if quick else MOST_TOKENS,
                 )
 
 
@@ -199,7 +210,7 @@ def experiment(
                 module=__name__, needs=("peft",), kept_only=kept_only, advance=bar,
             )
         )  # fmt: skip
-        return tell(out, "clinic", rows, summary, markdown, chart)
+        return tell(out, stem("clinic", QUICK * quick), rows, summary, markdown, chart)
 
 
 def measure(visit: Visit, model: str) -> dict[str, Any]:
@@ -270,18 +281,10 @@ class Tuned:
 def tune(tuning: str, base: Checkpoint, own: Split, visit: Visit) -> Tuned:
     """Tune a model on the clinic's records."""
     if tuning == "none":
-        return Tuned(assemble(identity(base.layers), base, {}))
+        return Tuned(assemble(identity(base.layers), base, {}, dtype="float32"))
     one = Recipe(tokens=1)
     there = Lessons(base.tokenizer, own.train, (), one).there
-    recipe = Recipe(
-        tokens=min(round(visit.passes * there), visit.most_tokens),
-        patience=visit.patience,
-        precision="float32",
-        scale=1.0,  # validation chooses among what is read, which is not scaled
-        seed=visit.seed,
-        threads=1,
-        device="cpu",
-    )
+    recipe = visit.recipe(there)
     if tuning == "lora":
         return _lora(base, own, recipe)
     if tuning == "low-rank":

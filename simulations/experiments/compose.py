@@ -100,9 +100,10 @@ def experiment(
     held_out = {name: parts.held_out for name, parts in texts.items()}
     held_out["general"] = tuple(_texts(domains.general(say))[:GENERAL])
     kept = Kept(out, host, say)
-    kept.tell(Recipe(tokens=tokens, threads=THREADS, device="cpu"), seeds)
     rows = (row for seed in range(seeds) for row in _composed(kept, texts, held_out, tokens, seed))
-    return tell(out, "compose", rows, lambda found: [*map(dict, found)], markdown, chart)
+    told = tell(out, "compose", rows, lambda found: [*map(dict, found)], markdown, chart)
+    kept.tell(Recipe(tokens=tokens, threads=THREADS, device="cpu"), seeds)
+    return told
 
 
 def _composed(
@@ -114,11 +115,7 @@ def _composed(
 ) -> Iterator[dict[str, Any]]:
     """The rows of one seed."""
     organs = dict(_organs(kept, texts, tokens, seed))
-    found = {
-        one.name: _measure(one, kept, organs, held_out)
-        for one in COMPOSITIONS
-        if all(key in organs for key, _, _ in one.grafts)
-    }
+    found = {one.name: _measure(one, kept, organs, held_out) for one in COMPOSITIONS}
     for name, readings in found.items():
         row: dict[str, Any] = {"composition": name, "seed": seed}
         for key, reading in readings.items():

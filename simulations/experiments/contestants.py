@@ -140,7 +140,7 @@ def fit(
     started = time.monotonic()
     recipe = recipe_of(contestant, budget, seed)
     if contestant.kind == "none":
-        return Fitted(lambda: assemble(identity(host.layers), host, {}), 0, 0, 0)
+        return Fitted(lambda: assemble(identity(host.layers), host, {}, dtype="float32"), 0, 0, 0)
     if contestant.kind == "organ":
         return _organ(contestant, host, texts, recipe)
     return _plain(contestant, host, texts, recipe, started)
@@ -168,11 +168,11 @@ def of_organ(host: Checkpoint, span: Span, trained: TrainedOrgan) -> Fitted:
 
 
 def with_organ(host: Checkpoint, span: Span, trained: TrainedOrgan) -> "PreTrainedModel":
-    """The model with what was trained in the place for which it was."""
+    """The model, in float32, with what was trained in the place for which it was."""
     manifest = describe(host, span, trained.tensors, Label(name="o"), training=trained.facts)
     mode: Mode = "insert" if trained.facts.scaffold == "inserted" else "replace"
     plan = transplant(host.layers, "o", len(span), mode=mode, position=span.start)
-    return assemble(plan, host, {"o": Organ(manifest, trained.tensors).source})
+    return assemble(plan, host, {"o": Organ(manifest, trained.tensors).source}, dtype="float32")
 
 
 def _plain(

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from not_core.errors import ExchangeError
-from simulations.experiments import averaging, one_shot
-from simulations.experiments.cells import publish
+from simulations.experiments import averaging, cells, one_shot
 from simulations.experiments.contest import PARTS, Setting, prepare
 from simulations.federation.sites import Federation, load_sites
 
@@ -52,11 +51,17 @@ def against_fedavg(
         federation = replace(federation, sites=sites)
     elif quick:
         federation = replace(federation, sites=federation.sites[:QUICK_SITES])
-    return experiment(setting, federation, model, out, say)
+    name = cells.stem("federated", cells.QUICK * quick, *only)
+    return experiment(setting, federation, model, out, say, name)
 
 
 def experiment(
-    setting: Setting, federation: Federation, model: str, out: Path, say: Callable[[str], None]
+    setting: Setting,
+    federation: Federation,
+    model: str,
+    out: Path,
+    say: Callable[[str], None],
+    name: str = "federated",
 ) -> dict[str, Any]:
     """Carry out a contest, or what is left of it, and report on it; see ``against_fedavg``."""
     from simulations.experiments.federated_results import chart, markdown, summary
@@ -71,5 +76,5 @@ def experiment(
         for part in (max(1, tokens // share) for share in setting.shares)
     ]
     found = summary(setting, rounds, exchanges)
-    publish(out, "federated", found, markdown(found), chart(found))
+    cells.publish(out, name, found, markdown(found), chart(found))
     return found

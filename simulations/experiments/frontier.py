@@ -52,7 +52,8 @@ def chart(table: Sequence[dict[str, Any]]) -> Chart:
 def _processor(trained: Sequence[dict[str, Any]]) -> str:
     """The kind of machine that most organs were timed on."""
     organs = [row["machine"] for row in trained if row["method"] == "organ"]
-    return str(Counter(organs or [row["machine"] for row in trained]).most_common(1)[0][0])
+    found = Counter(organs or [row["machine"] for row in trained]).most_common(1)
+    return str(found[0][0]) if found else "one machine"
 
 
 def _drawn(row: dict[str, Any], axis: str, machine: str) -> bool:

@@ -71,7 +71,6 @@ def positions(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[R
     """
     host = open_checkpoint(model)
     kept, parts = Kept(out, host, say), split(_texts(GIVEN, say), HELD_OUT, 0)
-    kept.tell(_with(WAYS["in place"], tokens, seed))
     span = default_span(host.layers, None)
     documents = document_blocks(host.tokenizer, parts.held_out[:TRIED], BLOCK_TOKENS, 1)
     sources: dict[str, Source] = {"untrained copy": _cut(host, span)}
@@ -93,6 +92,7 @@ def positions(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[R
     others = document_blocks(host.tokenizer, parts.held_out[TRIED:], BLOCK_TOKENS, 1)
     _read_the_best(rows, host, sources, others)
     chart = paper_results.positions_chart(rows)
+    kept.tell(_with(WAYS["in place"], tokens, seed))
     publish(out, "positions", rows, paper_results.positions(rows), chart)
     return rows
 
@@ -185,7 +185,6 @@ def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Ro
     """
     host = open_checkpoint(model)
     kept = Kept(out, host, say)
-    kept.tell(_with(Recipe(tokens=1), tokens, seed))
     parts = {name: split(_texts(name, say), HELD_OUT, 0) for name in domains.BUILTIN}
     held_out = {name: part.held_out for name, part in parts.items()}
     general = domains.general(say)
@@ -215,6 +214,7 @@ def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Ro
         chosen = {name: held_out[name] for name in (GIVEN, TUNED_ON, "general")}
         rows += _tried(f"base tuned on {TUNED_ON}", tuned, tried, chosen, say)
     chart = paper_results.transfer_chart(rows)
+    kept.tell(_with(Recipe(tokens=1), tokens, seed))
     publish(out, "transfer", rows, paper_results.transfer(rows), chart)
     return rows
 
@@ -293,7 +293,7 @@ def _tried(
 
 
 def encoders(out: Path) -> list[Row]:
-    """What is said of models that are no decoders: made small, saved, opened.
+    """What is said of models that are no decoders, of which only the config is read.
 
     Raises:
         ValueError: One was opened.
