@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_model, sentences
@@ -15,6 +16,7 @@ from conftest import make_model, sentences
 from not_core.learning.clipping import Learner, Unit, clipped
 from not_core.learning.guard import Clipping
 from not_core.learning.recipe import Recipe
+from not_core.privacy import randomness
 from not_core.surgery.checkpoint import open_checkpoint
 from simulations import commands, results
 from simulations.experiments import bench_dp, bench_dp_results, compare, documents, quality
@@ -94,6 +96,28 @@ def test_a_file_is_named_by_all_that_decides() -> None:
     assert bench_dp._case(json.loads(json.dumps(asdict(one)))) == one
     wanted = {cell.case for cell in cells(quick=False)}
     assert len({case.file for case in wanted}) == len(wanted)
+
+
+def test_the_control_is_the_same_course_without_noise(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = sentences(40, 1, (0, 25))
+    records = [domains.Record(id=str(i), text=text, group=str(i)) for i, text in enumerate(made)]
+    monkeypatch.setitem(domains.BUILTIN, "abstracts", lambda report: records)  # type: ignore[attr-defined]
+    monkeypatch.setattr(documents, "TEST", 4)
+    monkeypatch.setattr(documents, "VALIDATION", 4)
+    noisy = private_case("abstracts", "organ", 8.0, 512, 0, read=False)
+    control = private_case("abstracts", "organ", 8.0, 512, 0, read=False, noiseless=True)
+    row = measure(control, model)
+    assert (row["epsilon_spent"], row["mechanism"]["noise_multiplier"]) == (None, 0.0)
+    assert bench_dp.Cell("utility", control).tags["epsilon"] == bench_dp_results.NOISELESS
+    assert bench_dp.Cell("utility", noisy).tags["epsilon"] == 8.0
+    added = torch.zeros(8)
+    with bench_dp.without_noise():
+        randomness.add_noise(added, 1.0, np.random.default_rng(0))
+        assert not added.any()
+    randomness.add_noise(added, 1.0, np.random.default_rng(0))
+    assert added.any(), "private training is left without noise"
 
 
 def test_what_the_comparison_has_measured_is_read_and_not_measured_again(

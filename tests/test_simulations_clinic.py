@@ -191,7 +191,7 @@ def test_the_table_knows_wins_from_losses_and_chance(monkeypatch: pytest.MonkeyP
         True,
     )
     stock = next(one for one in table if one["method"] == "stock")
-    assert stock["seeds"] == 3
+    assert stock["seeds"] == 1, "beside all, but measured once"
     assert stock["x lora"] > 1
     monkeypatch.setattr(clinic_results, "CLAIMED", "organ+all")
     text = clinic_results.markdown(table)

@@ -303,7 +303,7 @@ def test_seconds_are_of_pairs_and_of_one_trainer() -> None:
     found = {one["method"]: one for one in summary(rows)}
     assert (found["organ"]["x cpu"], found["organ"]["cpu seconds"]) == (0.4, 40.0)
     assert found["organ"]["timed on"] == "m, 1 of 2"
-    assert found["lora-bf16"]["timed on"] == "m, by an earlier trainer, 1 of 1"
+    assert found["lora-bf16"]["timed on"] == "m, by trainer 1, 1 of 1"
     assert "x cpu" not in found["lora-bf16"]
     assert "m, 1 seed" in targets(summary(rows))
 

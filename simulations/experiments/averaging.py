@@ -249,7 +249,7 @@ def average(contest: Contest, grid: Grid, report: Report) -> None:
             _path(contest, number - 1).unlink(missing_ok=True)
 
 
-def run(contest: Contest, report: Report, parallel: int = 1) -> list[Round]:
+def run(contest: Contest, report: Report) -> list[Round]:
     """Average on Flower's simulation engine, unless that was done before.
 
     Returns:
@@ -267,7 +267,7 @@ def run(contest: Contest, report: Report, parallel: int = 1) -> list[Round]:
     def main(grid: Grid, context: Context) -> None:
         average(contest, grid, report)
 
-    play(app, site_app(contest), len(contest.sites), threads=1, parallel=parallel)
+    play(app, site_app(contest), len(contest.sites), threads=1, parallel=1)
     return finished(contest)
 
 

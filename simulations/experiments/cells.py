@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MEASURED = 3
 """Raised when the trainer or its rivals come to compute otherwise or at another cost, or are given
-other defaults. It stands in what is kept; 1 is what does not say."""
+other defaults. It stands in what is kept; 0 is what does not say."""
 QUICK = "quick"
 """What results of an experiment's quick part are called after."""
 SO_FAR = "-so-far"
@@ -57,7 +57,7 @@ def run(
     *,
     module: str,
     needs: Sequence[str] = (),
-    since: int = 1,
+    since: int = 0,
     kept_only: bool = False,
     advance: Callable[..., None] = lambda *units, **how: None,
 ) -> Iterator[dict[str, Any]]:
@@ -89,7 +89,7 @@ def run(
         if there and not kept_only:
             if row.get("base") != _base(model):
                 raise ExchangeError(f"{kept} is of another base model; choose another --out")
-            there = row.get("measured", 1) >= since
+            there = row.get("measured", 0) >= since
         if not there:
             say(f"measuring {kept.stem}")
             done = subprocess.run(  # noqa: S603 - our own interpreter and module

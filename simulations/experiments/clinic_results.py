@@ -61,7 +61,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {
             "records": size,
             "method": method,
-            "seeds": len(found),
+            "seeds": len({row["seed"] for row in found.values()}),
             "perplexity": _mean(found.values(), "domain_perplexity", 3),
             "by seed": [row["domain_perplexity"] for row in found.values()],
             "general": _mean(found.values(), "general_perplexity", 3),
@@ -177,10 +177,10 @@ def chart(table: Sequence[Mapping[str, Any]]) -> Chart:
         )
         if points:
             series.append(Series(name=method, points=points, hue=hue, style=style))
+    seeds = (row["seeds"] for row in table if row["method"] != "stock")
     return Chart(
         title="A clinic with few records",
-        note=f"{over_seeds((row['seeds'] for row in table), 'lowest seed to highest')}. stock: the "
-        "untrained model.",
+        note=f"{over_seeds(seeds, 'lowest seed to highest')}. stock: the untrained model.",
         rows=(
             (
                 Panel(

@@ -1,4 +1,4 @@
-"""The chart of the comparison: perplexity over tokens, seconds and bytes, a row a domain."""
+"""The chart of the comparison: perplexity over tokens, seconds and what is sent, a row a domain."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -41,7 +41,6 @@ Say = Callable[[str], None]
 Row = dict[str, Any]
 
 THREADS = 1
-RANK = 16
 TRIED, HELD_OUT, GENERAL = 8, 24, 24
 """Documents to try positions on; of each domain, and general ones, to measure on."""
 PROSE = 900
@@ -191,7 +190,7 @@ def transfer(model: str, out: Path, tokens: int, seed: int, say: Say) -> list[Ro
     held_out["general"] = tuple(record.text for record in general[:GENERAL])
     apart = {record.group for record in general[:GENERAL]}
     prose = [record.text for record in general if record.group not in apart]
-    wide, narrow = default_span(host.layers, RANK), default_span(host.layers, None)
+    wide, narrow = default_span(host.layers, Recipe(tokens=1).rank), default_span(host.layers, None)
     learned = {**{name: part.train for name, part in parts.items()}, "general": prose[:PROSE]}
     organs = {
         name: kept.organ(name, name, wide, texts, _with(Recipe(tokens=1), tokens, seed))

@@ -111,9 +111,9 @@ def _pairs(group: Sequence[Row], rivals: Sequence[Row]) -> list[Pair]:
 
 
 def _where(row: Row) -> str:
-    """The kind of machine, and whether by another trainer: only what agrees in both compares."""
-    earlier = row.get("measured", 1) < MEASURED
-    return f"{row['machine']}, by an earlier trainer" if earlier else str(row["machine"])
+    """The kind of machine, and which trainer if not today's: only what agrees in both compares."""
+    by = row.get("measured", 0)
+    return f"{row['machine']}, by trainer {by}" if by < MEASURED else str(row["machine"])
 
 
 def _machines(rows: Sequence[Row]) -> list[str]:
