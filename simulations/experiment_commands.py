@@ -285,7 +285,7 @@ def compare_methods(
     """
     _alone(searching, quick=quick, kept_only=kept_only)
     from simulations.experiments import quality, quality_results
-    from simulations.experiments.cells import QUICK, stem
+    from simulations.experiments.cells import stem
     from simulations.material.model import base_model
 
     if searching:
@@ -294,7 +294,7 @@ def compare_methods(
         base = "" if kept_only else base_model(model, say)
         rows = quality.quality(base, out, say, quick=quick, kept_only=kept_only)
         listing(rows if as_json else [quality_results.shown(row) for row in rows], as_json)
-        say(f"the whole table is in {out / stem('quality', QUICK * quick)}.md")
+        say(f"the whole table is in {out / stem('quality', quick=quick)}.md")
 
 
 def federated(
@@ -343,13 +343,13 @@ def clinic(
     """
     from simulations import tables
     from simulations.experiments import clinic as clinics
-    from simulations.experiments.cells import QUICK, stem
+    from simulations.experiments.cells import stem
     from simulations.material.model import base_model
 
     base = "" if kept_only else base_model(model, say)
     rows = clinics.experiment(base, out, say, quick=quick, kept_only=kept_only)
     listing(rows if as_json else tables.brief(rows), as_json)
-    say(f"the whole table is in {out / stem('clinic', QUICK * quick)}.md")
+    say(f"the whole table is in {out / stem('clinic', quick=quick)}.md")
 
 
 def attack(

@@ -29,7 +29,7 @@ from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.organ import Label, Organ, describe
 from simulations import charts, tables
 from simulations.charts import Axis, Chart, Panel, Point, Series
-from simulations.experiments.cells import QUICK, run, stem, tell
+from simulations.experiments.cells import run, stem, tell
 from simulations.experiments.documents import shuffled
 from simulations.experiments.kept import recipe_facts
 
@@ -178,7 +178,7 @@ def experiment(
 
     with progress("attacking", len(wanted), "cells") as bar:
         rows = run(wanted, model, out / "cells", say, module=__name__, advance=bar)
-        name = stem("attack", QUICK * quick)
+        name = stem("attack", quick=quick)
         whole = tell(out, name, rows, summary, lambda found: markdown(found["table"]), chart)
     table: list[dict[str, Any]] = whole["table"]
     return table

@@ -22,7 +22,7 @@ from not_core.privacy import randomness
 from not_core.surgery.checkpoint import open_checkpoint
 from simulations.experiments import compare
 from simulations.experiments.bench_dp_results import NOISELESS, chart, markdown, summary
-from simulations.experiments.cells import QUICK, read, run, stem, tell
+from simulations.experiments.cells import read, run, stem, tell
 from simulations.experiments.compare import GENERAL, Case
 from simulations.experiments.contestants import CONTESTANTS, recipe_of
 from simulations.experiments.documents import parts
@@ -277,7 +277,7 @@ def experiment(
                 advance=bar,
             )
         )
-        return tell(out, stem("bench-dp", QUICK * quick), rows, summary, markdown, chart)
+        return tell(out, stem("bench-dp", quick=quick), rows, summary, markdown, chart)
 
 
 def _module(case: Case | PrivateCase) -> str:

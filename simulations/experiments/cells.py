@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 MEASURED = 3
 """Raised when the trainer or its rivals come to compute otherwise or at another cost, or are given
 other defaults. It stands in what is kept; 0 is what does not say."""
-QUICK = "quick"
-"""What results of an experiment's quick part are called after."""
 SO_FAR = "-so-far"
 SO_FAR_SECONDS = 60.0
 """How old what measurements say may be while others go on."""
@@ -146,9 +144,9 @@ def read(
     return row
 
 
-def stem(name: str, *of: str) -> str:
+def stem(name: str, *of: str, quick: bool = False) -> str:
     """What the results of a part are called, so that they do not pass for those of all."""
-    return "-".join([name, *filter(None, of)])
+    return "-".join([name, *(["quick"] if quick else []), *of])
 
 
 def tell(

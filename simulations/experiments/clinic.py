@@ -31,7 +31,7 @@ from not_core.surgery.checkpoint import Checkpoint, open_checkpoint
 from not_core.surgery.lineage import What
 from not_core.surgery.organ import Label, Organ, describe
 from not_core.surgery.plan import identity, transplant
-from simulations.experiments.cells import QUICK, read, run, stem, tell
+from simulations.experiments.cells import read, run, stem, tell
 from simulations.experiments.clinic_results import chart, markdown, summary
 from simulations.experiments.contestants import CONTESTANTS, fit, lora_place, with_organ
 from simulations.experiments.documents import TEST, shuffled
@@ -210,7 +210,7 @@ def experiment(
                 module=__name__, needs=("peft",), kept_only=kept_only, advance=bar,
             )
         )  # fmt: skip
-        return tell(out, stem("clinic", QUICK * quick), rows, summary, markdown, chart)
+        return tell(out, stem("clinic", quick=quick), rows, summary, markdown, chart)
 
 
 def measure(visit: Visit, model: str) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def against_fedavg(
         federation = replace(federation, sites=sites)
     elif quick:
         federation = replace(federation, sites=federation.sites[:QUICK_SITES])
-    name = cells.stem("federated", cells.QUICK * quick, *only)
+    name = cells.stem("federated", *only, quick=quick)
     return experiment(setting, federation, model, out, say, name)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from not_core import atomic
 from not_core.commands.program import progress
 from simulations.experiments import compare, frontier
-from simulations.experiments.cells import MEASURED, QUICK, run, stem, tell
+from simulations.experiments.cells import MEASURED, run, stem, tell
 from simulations.experiments.compare import OWN, Case
 from simulations.experiments.contestants import CONTESTANTS
 from simulations.experiments.quality_results import TIMED, page, summary
@@ -51,7 +51,7 @@ def quality(
     with progress("measuring", sum(map(len, rounds)), "cells") as bar:
         measure = partial(_run, model=model, out=out, say=say, kept_only=kept_only, advance=bar)
         rows = (row for round_ in rounds for row in round_.measure(measure, say))
-        return tell(out, stem("quality", QUICK * quick), rows, summary, page, frontier.chart)
+        return tell(out, stem("quality", quick=quick), rows, summary, page, frontier.chart)
 
 
 def _run(cases: Sequence[Case], *, out: Path, **how: Any) -> Iterator[dict[str, Any]]:
