@@ -117,9 +117,10 @@ def _where(row: Row) -> str:
 
 
 def _machines(rows: Sequence[Row]) -> list[str]:
-    """Kinds of machines, that of most rows first; of equals, that of the last."""
+    """Kinds of machines, today's trainer's first, then of most rows; of equals, of the last."""
     counts = Counter(map(_where, reversed(rows)))
-    return [machine for machine, _ in counts.most_common()]
+    today = {_where(row) for row in rows if row.get("measured", 0) >= MEASURED}
+    return sorted((one for one, _ in counts.most_common()), key=lambda one: one not in today)
 
 
 def _beside(group: Sequence[Row], rivals: Sequence[Row]) -> dict[str, Any]:
